@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Config loading in which one knob is one knob, and checks before a run.
+
+MMEngine evaluates a base config before the one that inherits it, and merges
+``--cfg-options`` after both. So ``max_epochs = 50`` in either place changes a
+number at the top level while the training loop, the scheduler and the hooks
+keep what the base computed from the old one. :func:`load_config` gives such
+an assignment the meaning its author had in mind.
+"""
+import ast
+import difflib
+import inspect
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional, Set
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+_BASE_KEY = '_base_'
+
+
+def load_config(filename: str,
+                cfg_options: Optional[Dict[str, Any]] = None) -> Config:
+    """Load a config; a value assigned late counts everywhere.
+
+    A plain value (number, string, None, or a sequence of them) that a config
+    or ``cfg_options`` assigns at the top level acts as if the line that
+    assigns the same name in an inherited file had been edited, so everything
+    that file derives from it follows. Anything else is MMEngine's: dicts are
+    merged, dotted options are merged last. Files of other packages
+    (``mmyolo::...``) are left as they are.
+
+    Args:
+        filename (str): Path of the config.
+        cfg_options (dict, optional): Overrides as parsed from
+            ``--cfg-options``, by (dotted) name.
+
+    Returns:
+        Config: The config; ``filename`` is the given one.
+
+    Raises:
+        FileNotFoundError: If the config or a base of it does not exist.
+        ValueError: If an option names nothing that exists, or its value is of
+            another kind than the one it replaces.
+    """
+    options = dict(cfg_options or {})
+    if not str(filename).endswith('.py'):
+        cfg = Config.fromfile(filename)
+    else:
+        knobs = {k: v for k, v in options.items() if '.' not in k}
+        used: Set[str] = set()
+        with tempfile.TemporaryDirectory() as folder:
+            edited = _edit(Path(filename).resolve(), knobs, Path(folder), used)
+            cfg = Config.fromfile(str(edited))
+        # the temporary name must not outlive its folder
+        cfg = Config(cfg._cfg_dict, cfg_text=cfg.text, filename=str(filename))
+        options = {k: v for k, v in options.items() if k not in used}
+    _refuse_unknown(options, cfg)
+    cfg.merge_from_dict(options)
+    return cfg
+
+
+def _edit(path: Path, knobs: Dict[str, Any], folder: Path,
+          used: Set[str]) -> Path:
+    """Write a copy of a config and its bases with other plain values.
+
+    Args:
+        path (Path): The config.
+        knobs (dict): Values by name.
+        folder (Path): Where the copies go.
+        used (set[str]): Receives the names that were found and replaced.
+
+    Returns:
+        Path: The copy.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f'config file not found: {path}')
+    text = path.read_bytes()
+    own, changes, bases = {}, [], []
+    for node in ast.parse(text, str(path)).body:
+        if not (isinstance(node, ast.Assign)
+                and isinstance(node.targets[0], ast.Name)):
+            continue
+        name = node.targets[0].id
+        plain, value = _plain_value(node.value)
+        if name == _BASE_KEY:
+            bases = [value] if isinstance(value, str) else value
+            base_node = node.value
+        elif name in knobs and not _is_structure(node.value):
+            new = _alike(name, value, knobs[name]) if plain else knobs[name]
+            changes.append((node.value, new))
+            used.add(name)
+        elif plain:
+            own[name] = value
+    if bases:
+        changes.append((base_node, [
+            base if '::' in base else str(
+                _edit((path.parent / base).resolve(), {
+                    **own,
+                    **knobs
+                }, folder, used)) for base in bases
+        ]))
+
+    # ast counts columns in bytes of UTF-8
+    starts = [0]
+    for line in text.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+    for node, new in sorted(changes, key=lambda c: c[0].lineno, reverse=True):
+        begin = starts[node.lineno - 1] + node.col_offset
+        end = starts[node.end_lineno - 1] + node.end_col_offset
+        text = text[:begin] + repr(new).encode() + text[end:]
+    copy = Path(tempfile.mkdtemp(dir=folder)) / path.name
+    copy.write_bytes(text)
+    return copy
+
+
+def _is_structure(node: ast.expr) -> bool:
+    """Whether an expression builds a dict, which MMEngine merges itself."""
+    return any(
+        isinstance(n, ast.Dict) or isinstance(n, ast.Call)
+        and isinstance(n.func, ast.Name) and n.func.id == 'dict'
+        for n in ast.walk(node))
+
+
+def _plain_value(node: ast.expr) -> tuple:
+    """``(True, value)`` for a literal without dicts, else ``(False, None)``."""
+    if _is_structure(node):
+        return False, None
+    try:
+        return True, ast.literal_eval(node)
+    except ValueError:
+        return False, None
+
+
+def _alike(name: str, old: Any, new: Any) -> Any:
+    """``new`` in the kind of ``old``, or an error that shows both."""
+    sequence = (list, tuple)
+    if isinstance(old, sequence) and not isinstance(new, sequence):
+        hint = f'; a tuple of one needs its comma: ({new!r},)' if isinstance(
+            new, str) else ''
+        raise ValueError(f'{name} must be a sequence like {_short(old)}, got '
+                         f'{new!r}{hint}')
+    number = (int, float)
+    if isinstance(old, number) and not isinstance(old, bool) and not (
+            isinstance(new, number) or new is None):
+        raise ValueError(f'{name} must be a number like {old!r}, got {new!r}')
+    if isinstance(old, sequence) and all(isinstance(v, number) for v in old):
+        if len(new) != len(old) or not all(isinstance(v, number) for v in new):
+            raise ValueError(
+                f'{name} must be {len(old)} numbers like {old!r}, got {new!r}')
+    return type(old)(new) if isinstance(old, sequence) else new
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else text[:56] + ' ...'
+
+
+def _refuse_unknown(options: Dict[str, Any], cfg: Config) -> None:
+    """A mistyped top-level name would be merged and never read."""
+    known = {*cfg, *inspect.signature(Runner.__init__).parameters}
+    for key in options:
+        name = key.split('.')[0]
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=3)
+            hint = f'; did you mean {" or ".join(close)}?' if close else ''
+            raise ValueError(
+                f'--cfg-options {key}: nothing in {cfg.filename} is called '
+                f'{name!r}{hint}')
+
+
+def require_data(cfg: Config, *splits: str) -> None:
+    """Check that the files of the data loaders exist, before anything runs.
+
+    Args:
+        cfg (Config): The config.
+        *splits (str): ``'train'``, ``'val'`` or ``'test'``.
+
+    Raises:
+        FileNotFoundError: Naming the missing path, the key that holds it, how
+            to get COCO if that is what is missing, and a config that needs no
+            download.
+    """
+    for split in splits:
+        dataset = cfg.get(f'{split}_dataloader', None)
+        while dataset is not None and 'dataset' in dataset:
+            dataset = dataset['dataset']
+        # DigitsDataset writes its own files; `s3://` and the like are remote
+        if dataset is None or 'Digits' in str(dataset.type) or \
+                '://' in str(dataset.get('data_root')):
+            continue
+        root = Path(dataset.get('data_root') or '')
+        for key in ('ann_file', 'data_prefix.img'):
+            value = dataset.get('ann_file') if key == 'ann_file' else \
+                dataset.get('data_prefix', {}).get('img', '')
+            if value is not None and not (root / value).exists():
+                raise FileNotFoundError(
+                    _missing(cfg, split, key, str(root / value)))
+
+
+def _missing(cfg: Config, split: str, key: str, path: str) -> str:
+    lines = [
+        f'{split} data not found: {path}',
+        f'  looked for by {split}_dataloader.dataset.{key} of {cfg.filename}, '
+        f'from {Path.cwd()}'
+    ]
+    if 'coco' in path:
+        lines += [
+            '  COCO: download train2017, val2017 and annotations from '
+            'https://cocodataset.org/#download and unpack them there, or',
+            '        python tools/misc/download_dataset.py of mmyolo, '
+            '--dataset-name coco2017 --save-dir data/coco --unzip --delete'
+        ]
+    if 'bccd' in path:
+        lines += [
+            '  BCCD: git clone https://github.com/Shenggan/BCCD_Dataset and '
+            'convert it with',
+            '        python tools/dataset_converters/voc2coco.py '
+            'BCCD_Dataset/BCCD data/bccd'
+        ]
+    lines += [
+        '  your own data: --cfg-options data_root=... train_ann_file=... '
+        'train_data_prefix=... val_ann_file=... val_data_prefix=...',
+        '  no download at all: python tools/train.py '
+        'configs/yolov8_fasternet_n_digits.py'
+    ]
+    return '\n'.join(lines)
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn a mistake in the command line into one message, exit status 1."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f'error: {error}')
+
+
+def prepare_launch(cfg: Config, launcher: str) -> None:
+    """Set the launcher, and a backend that the machine has.
+
+    Args:
+        cfg (Config): The config, changed in place.
+        launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+    """
+    cfg.launcher = launcher
+    if launcher != 'none' and not torch.cuda.is_available():
+        cfg.env_cfg.dist_cfg.backend = 'gloo'

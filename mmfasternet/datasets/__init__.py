@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+from importlib.util import find_spec
+
+__all__ = []
+
+if find_spec('mmyolo') is not None:
+    from mmfasternet.compat import import_mmyolo
+    import_mmyolo()
+    from .digits import DigitsDataset
+    __all__ += ['DigitsDataset']

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-3.0-only
+# GPL because it extends a class of mmyolo, which is GPL-3.0.
+"""mmyolo's detector for a backbone of any widths."""
+from typing import Sequence, Tuple
+
+import torch
+from mmdet.utils import ConfigType
+from mmengine.device import is_cuda_available
+from mmyolo.models.detectors import YOLODetector
+
+from mmfasternet.registry import MODELS
+
+
+@MODELS.register_module()
+class AnyBackboneYOLODetector(YOLODetector):
+    """mmyolo's ``YOLODetector`` with the neck fitted to the backbone.
+
+    Where ``neck.in_channels`` is absent it is taken from the backbone, so
+    that another backbone, or another size of one, is a change of its config
+    alone. Levels, widths and strides are compared before anything is built.
+
+    Args:
+        backbone (dict): Config of any backbone of any scope.
+        neck (dict): Config of the neck; ``in_channels`` may be left out.
+        bbox_head (dict): Config of the head.
+        use_syncbn (bool): Convert BN to SyncBN in distributed training.
+            PyTorch has it for CUDA only; without, BN stays. Defaults to True.
+        **kwargs: See :class:`mmdet.models.SingleStageDetector`.
+
+    Raises:
+        ValueError: If the backbone does not fit the neck or the head, naming
+            the level and the config key.
+    """
+
+    def __init__(self,
+                 backbone: ConfigType,
+                 neck: ConfigType,
+                 bbox_head: ConfigType,
+                 use_syncbn: bool = True,
+                 **kwargs) -> None:
+        channels, strides = backbone_levels(backbone)
+        _check_levels(channels, strides, neck,
+                      bbox_head['head_module']['featmap_strides'])
+        super().__init__(
+            backbone=backbone,
+            neck=dict(neck, in_channels=list(channels)),
+            bbox_head=bbox_head,
+            use_syncbn=use_syncbn and is_cuda_available(),
+            **kwargs)
+
+
+def backbone_levels(
+        backbone: ConfigType) -> Tuple[Tuple[int, ...], Tuple[int, ...]]:
+    """Channels and strides of the outputs of a backbone config.
+
+    They are read from ``out_channels`` and ``out_strides`` if the backbone
+    has both, and otherwise from the shapes of a forward pass on the meta
+    device, which computes nothing and changes no state.
+
+    Args:
+        backbone (dict): Config of the backbone.
+
+    Returns:
+        tuple[tuple[int], tuple[int]]: Channels and strides, in order.
+
+    Raises:
+        ValueError: If the backbone cannot run on the meta device.
+    """
+    with torch.device('meta'):
+        model = MODELS.build(dict(backbone))
+        if hasattr(model, 'out_channels') and hasattr(model, 'out_strides'):
+            return tuple(model.out_channels), tuple(model.out_strides)
+        size = 256
+        image = torch.zeros(1, backbone.get('in_channels', 3), size, size)
+        try:
+            with torch.no_grad():
+                outs = model.eval()(image)
+        except Exception as error:
+            raise ValueError(
+                f'cannot find the output widths of model.backbone '
+                f'({backbone["type"]}): it has no out_channels and '
+                f'out_strides, and a dry run failed with: {error}') from error
+    if isinstance(outs, torch.Tensor):
+        outs = (outs, )
+    return (tuple(out.shape[1] for out in outs),
+            tuple(size // out.shape[-1] for out in outs))
+
+
+def _check_levels(channels: Sequence[int], strides: Sequence[int],
+                  neck: ConfigType, head_strides: Sequence[int]) -> None:
+    if len(strides) != len(head_strides):
+        raise ValueError(
+            f'model.backbone gives {len(strides)} levels of strides '
+            f'{tuple(strides)}, but model.bbox_head.head_module.'
+            f'featmap_strides has {len(head_strides)}: '
+            f'{tuple(head_strides)}. Choose model.backbone.out_indices so '
+            'that the two agree')
+    for level, (got, expected) in enumerate(zip(strides, head_strides)):
+        if got != expected:
+            raise ValueError(
+                f'level {level} of model.backbone has stride {got}, but '
+                f'model.bbox_head.head_module.featmap_strides[{level}] is '
+                f'{expected}. Change model.backbone.out_indices (or its '
+                'patch_stride), which now gives strides '
+                f'{tuple(strides)}')
+    expected = neck.get('in_channels')
+    if expected is not None and tuple(expected) != tuple(channels):
+        level = next((i for i, (a, b) in enumerate(zip(channels, expected))
+                      if a != b), min(len(channels), len(expected)))
+        raise ValueError(
+            f'level {level}: model.backbone gives {tuple(channels)} channels, '
+            f'but model.neck.in_channels is {tuple(expected)}. Delete '
+            'model.neck.in_channels: it is taken from the backbone')

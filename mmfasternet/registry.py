@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Children of MMEngine's root registries.
+
+A child of the *root* is found from every scope (mmengine, mmdet, mmyolo) as
+``type='mmfasternet.FasterNet'``; a child of mmyolo's registry would not be.
+"""
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+MODELS = Registry(
+    'model',
+    parent=MMENGINE_MODELS,
+    scope='mmfasternet',
+    locations=['mmfasternet.models'])
+DATASETS = Registry(
+    'dataset',
+    parent=MMENGINE_DATASETS,
+    scope='mmfasternet',
+    locations=['mmfasternet.datasets'])

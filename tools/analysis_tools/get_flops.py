@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Count the parameters and multiply-accumulates (MACs) of a detector."""
+import argparse
+
+import torch
+from mmengine.config import DictAction
+from mmengine.registry import MODELS, init_default_scope
+from prettytable import PrettyTable
+from torch.utils.flop_counter import FlopCounterMode
+
+import mmfasternet.models  # noqa: F401  makes mmyolo importable
+from mmfasternet.config import clear_errors, load_config
+
+PARTS = ('backbone', 'neck', 'bbox_head')
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file path')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        default=[640, 640],
+        help='input image size: height and width, or one number for both')
+    parser.add_argument(
+        '--train',
+        action='store_true',
+        help='count the training form, which is the same network here but '
+        'not for every backbone')
+    parser.add_argument(
+        '--show-arch',
+        action='store_true',
+        help='list every module, not only the parts')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings, as key=value; see tools/train.py')
+    args = parser.parse_args()
+    if len(args.shape) > 2 or min(args.shape) < 1:
+        parser.error(f'--shape takes one or two positive ints, got '
+                     f'{args.shape}')
+    args.shape = args.shape * (3 - len(args.shape))
+    return args
+
+
+def count(cfg, shape, train=False):
+    """Parameters and MACs of a detector and its modules.
+
+    Convolutions and matrix products are counted, as in the FasterNet paper;
+    norms, activations and decoding are not. Nothing is computed: the model
+    runs on the meta device.
+
+    Args:
+        cfg (Config): The config.
+        shape (tuple[int]): Height and width of the input.
+        train (bool): Count in training mode.
+
+    Returns:
+        dict[str, tuple[int, int]]: Parameters and MACs by module name, ``''``
+        for the whole detector.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmyolo'))
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model).train(train)
+        channels = cfg.model.backbone.get('in_channels', 3)
+        image = torch.zeros(1, channels, *shape)
+        counter = FlopCounterMode(display=False, depth=None)
+        with counter, torch.no_grad():
+            model(image, mode='tensor')
+    flops = {
+        name.partition('.')[2]: sum(per_operator.values())
+        for name, per_operator in counter.get_flop_counts().items()
+    }
+
+    def macs(name, module):
+        # a module whose `forward` is not called itself counts by its children
+        if name in flops:
+            return flops[name] // 2
+        return sum(
+            macs(f'{name}.{child_name}'.lstrip('.'), child)
+            for child_name, child in module.named_children())
+
+    return {
+        name: (sum(p.numel() for p in module.parameters()), macs(name, module))
+        for name, module in model.named_modules()
+    }
+
+
+def main():
+    args = parse_args()
+    with clear_errors():
+        cfg = load_config(args.config, args.cfg_options)
+        counts = count(cfg, args.shape, args.train)
+    names = [n for n in counts if n] if args.show_arch else [
+        n for n in PARTS if n in counts
+    ]
+    table = PrettyTable(
+        ['module', 'parameters', 'GMACs', 'GFLOPs = 2 x GMACs'], align='r')
+    table.align['module'] = 'l'
+    for name in [*names, '']:
+        parameters, macs = counts[name]
+        table.add_row([
+            name or 'total', f'{parameters:,}', f'{macs / 1e9:.3f}',
+            f'{2 * macs / 1e9:.3f}'
+        ], divider=name == names[-1])
+    mode = 'train' if args.train else 'eval'
+    print(f'{args.config}, input {args.shape[0]}x{args.shape[1]} '
+          f'(height x width), batch 1, {mode} mode')
+    print(table)
+    print('MAC: multiply-accumulate of a convolution or a matrix product. '
+          'The FasterNet paper and MMDetection print GMACs as "FLOPs", '
+          'Ultralytics prints 2 x GMACs.')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Make the project's own environment in .venv, and nothing outside of it except
+# in pip's cache. Run again it does nothing; interrupted, it goes on where it
+# stopped. Environment: PYTHON names the interpreter to use.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+TORCH=2.13.0
+MMCV=2.3.6
+venv=$PWD/.venv
+source_dir=$venv/src/onedl_mmcv-$MMCV
+build_log=$venv/mmcv_build.log
+stamp=$venv/complete
+
+say() { echo "[set-up] $*"; }
+fail() { echo "[set-up] error: $*" >&2; exit 1; }
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3 python3.12 python3.11 python3.10}; do
+        if "$candidate" -c 'import sys, venv, ensurepip
+sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    fail "Python 3.10, 3.11 or 3.12 with the venv module is needed, and" \
+        "${PYTHON:-python3} is not that. Install one (Debian and Ubuntu:" \
+        "apt install python3-venv), or name one: PYTHON=/path/to/python $0"
+}
+
+# mmcv has no wheel with compiled operators on the package index. The build
+# stays in .venv/src until it is done, so that an interrupted one goes on.
+build_mmcv() {
+    command -v "${CXX:-g++}" >/dev/null ||
+        fail "a C++ compiler is needed to build mmcv (apt install g++)"
+    if [ ! -d "$source_dir" ]; then
+        pip download -q --no-deps --no-build-isolation --no-binary :all: \
+            -d "$venv/src" "onedl-mmcv==$MMCV"
+        mkdir "$source_dir.partial"
+        tar -xf "$source_dir.tar.gz" -C "$source_dir.partial" --strip 1
+        mv "$source_dir.partial" "$source_dir"
+    fi
+    local total done_ pid
+    total=$(find "$source_dir/mmcv/ops/csrc/pytorch" -name '*.cpp' | wc -l)
+    say "building mmcv's operators, once: about 10 minutes on 2 cores" \
+        "(log: $build_log)"
+    MMCV_WITH_OPS=1 "$venv/bin/python" -m pip wheel -v --no-deps \
+        --no-build-isolation -w "$wheels" "$source_dir" >"$build_log" 2>&1 &
+    pid=$!
+    trap 'kill $pid 2>/dev/null' EXIT
+    while kill -0 $pid 2>/dev/null; do
+        done_=$(find "$source_dir/build" -name '*.o' 2>/dev/null | wc -l)
+        if [ -t 1 ]; then
+            printf '\r[set-up]   %s of %s files compiled, %s s ' \
+                "$done_" "$total" "$SECONDS"
+            sleep 2
+        else
+            say "  $done_ of $total files compiled, $SECONDS s"
+            sleep 30
+        fi
+    done
+    trap - EXIT
+    [ ! -t 1 ] || echo
+    wait $pid || { tail -n 20 "$build_log" >&2; fail "mmcv did not build"; }
+}
+
+wanted=$(cat setup.cfg "$0" | cksum)
+[ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || exit 0
+
+if ! "$venv/bin/python" -c '' 2>/dev/null; then
+    python=$(find_python)
+    say "making $venv with $("$python" --version)"
+    "$python" -m venv --clear "$venv"
+fi
+mkdir -p "$venv/src"
+rm -rf "$source_dir.partial"
+
+say "installing torch $TORCH"
+# setuptools: mmcv's build reads pkg_resources, gone from 82 on
+pip install -q "torch==$TORCH" 'setuptools>=64,<82' wheel ninja psutil
+
+# compiled for one version of torch, shared by all clones
+wheels=$(pip cache dir 2>/dev/null || echo "$venv")/mmfasternet/torch-$TORCH
+tag=$("$venv/bin/python" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
+if ! compgen -G "$wheels/onedl_mmcv-$MMCV-$tag-*.whl" >/dev/null; then
+    pip download -q --no-deps --only-binary :all: -d "$wheels" \
+        "onedl-mmcv==$MMCV" 2>/dev/null || build_mmcv
+fi
+
+say "installing mmfasternet and what it needs"
+pip install -q --no-build-isolation --find-links "$wheels" -e '.[onedl,tests]'
+# Two distributions of OpenCV write the same cv2, and the one with a window
+# system does not load on a machine without.
+pip uninstall -q -y opencv-python opencv-python-headless
+pip install -q --no-deps 'opencv-python-headless<4.13'
+
+"$venv/bin/python" -c 'import mmcv.ops, mmfasternet.models' >/dev/null ||
+    fail "the environment does not work, see above. If mmcv is to blame:" \
+        "rm -r $wheels and run $0 again"
+rm -rf "$venv/src"
+echo "$wanted" >"$stamp"
+say "done: source .venv/bin/activate"

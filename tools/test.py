@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Test (and evaluate) a detector."""
+import argparse
+import os
+import os.path as osp
+
+from mmdet.engine.hooks.utils import trigger_visualization_hook
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import ConfigDict, DictAction
+from mmengine.evaluator import DumpResults
+from mmengine.runner import Runner
+
+import mmfasternet.models  # noqa: F401  makes mmyolo importable
+from mmfasternet.config import (clear_errors, load_config, prepare_launch,
+                                require_data)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description='Test (and evaluate) a detector')
+    parser.add_argument('config', help='test config file path')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--work-dir',
+        help='the directory to save the file containing evaluation metrics')
+    parser.add_argument(
+        '--out',
+        help='output result file (must be a .pkl file) in pickle format')
+    parser.add_argument(
+        '--json-prefix',
+        help='write the detections to PREFIX.bbox.json in COCO format, '
+        'without evaluating them')
+    parser.add_argument(
+        '--tta', action='store_true', help='use test-time augmentation')
+    parser.add_argument(
+        '--show', action='store_true', help='show prediction results')
+    parser.add_argument(
+        '--deploy',
+        action='store_true',
+        help='switch model to deployment mode')
+    parser.add_argument(
+        '--show-dir',
+        help='directory where painted images will be saved, below '
+        'work_dir/timestamp')
+    parser.add_argument(
+        '--wait-time', type=float, default=2, help='the interval of show (s)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings, as key=value; see tools/train.py')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher')
+    # torchrun sets LOCAL_RANK; older launchers pass one of these instead
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
+        parser.error(f'--out must end in .pkl or .pickle, got {args.out}')
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def use_tta(cfg):
+    """Wrap the model and take the augmented pipeline."""
+    for key in ('tta_model', 'tta_pipeline'):
+        if key not in cfg:
+            raise ValueError(f'--tta needs `{key}` in {cfg.filename}')
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    # fixed batch shapes would undo the scales of the augmentation
+    if 'batch_shapes_cfg' in dataset:
+        dataset.batch_shapes_cfg = None
+    dataset.pipeline = cfg.tta_pipeline
+
+
+def main():
+    args = parse_args()
+    setup_cache_size_limit_of_dynamo()
+
+    with clear_errors():
+        cfg = load_config(args.config, args.cfg_options)
+        if not osp.isfile(args.checkpoint) and '://' not in args.checkpoint:
+            raise FileNotFoundError(f'checkpoint not found: {args.checkpoint}')
+        require_data(cfg, 'test')
+        if args.tta:
+            use_tta(cfg)
+    prepare_launch(cfg, args.launcher)
+    # the command line wins over the config, the config over the default
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('./work_dirs',
+                                osp.splitext(osp.basename(args.config))[0])
+    cfg.load_from = args.checkpoint
+    if args.show or args.show_dir:
+        cfg = trigger_visualization_hook(cfg, args)
+    if args.deploy:
+        cfg.custom_hooks.append(dict(type='SwitchToDeployHook'))
+    if args.json_prefix is not None:
+        cfg.test_evaluator.format_only = True
+        cfg.test_evaluator.outfile_prefix = args.json_prefix
+
+    runner = Runner.from_cfg(cfg)
+    if args.out is not None:
+        runner.test_evaluator.metrics.append(
+            DumpResults(out_file_path=args.out))
+    runner.test()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Train a detector."""
+import argparse
+import os
+import os.path as osp
+
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import DictAction
+from mmengine.runner import Runner
+
+import mmfasternet.models  # noqa: F401  makes mmyolo importable
+from mmfasternet.config import (clear_errors, load_config, prepare_launch,
+                                require_data)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description='Train a detector')
+    parser.add_argument('config', help='train config file path')
+    parser.add_argument('--work-dir', help='the dir to save logs and models')
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='enable automatic-mixed-precision training')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        type=str,
+        const='auto',
+        help='resume from this checkpoint or, without a path, from the '
+        'latest one in the work directory')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings, as key=value; a name that the config assigns '
+        'at its top level (max_epochs=50) counts wherever it is used, a '
+        'dotted one (model.backbone.arch=t2) at that place. Lists are '
+        'key="[a,b]" or key=a,b, nested ones key="[(a,b),(c,d)]", quoted and '
+        'without spaces')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher')
+    # torchrun sets LOCAL_RANK; older launchers pass one of these instead
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def main():
+    args = parse_args()
+    setup_cache_size_limit_of_dynamo()
+
+    with clear_errors():
+        cfg = load_config(args.config, args.cfg_options)
+        require_data(cfg, 'train', 'val')
+    prepare_launch(cfg, args.launcher)
+    # the command line wins over the config, the config over the default
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('./work_dirs',
+                                osp.splitext(osp.basename(args.config))[0])
+    if args.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+
+    Runner.from_cfg(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
