@@ -9,6 +9,7 @@ val_ann_file = 'annotations/val.json'
 val_data_prefix = 'JPEGImages/'
 classes = ('Platelets', 'RBC', 'WBC')
 img_scale = (320, 320)
+train_batch_size_per_gpu = 8
 train_num_workers = 2
 val_num_workers = 2
 max_epochs = 30

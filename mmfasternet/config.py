@@ -18,6 +18,7 @@ from typing import Any, Dict, Iterator, Optional, Set
 
 import torch
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.runner import Runner
 
 _BASE_KEY = '_base_'
@@ -35,7 +36,8 @@ def load_config(filename: str,
     (``mmyolo::...``) are left as they are.
 
     Args:
-        filename (str): Path of the config.
+        filename (str): Path of the config, or ``package::path`` for one of an
+            installed package.
         cfg_options (dict, optional): Overrides as parsed from
             ``--cfg-options``, by (dotted) name.
 
@@ -48,7 +50,9 @@ def load_config(filename: str,
             another kind than the one it replaces.
     """
     options = dict(cfg_options or {})
-    if not str(filename).endswith('.py'):
+    if '::' in str(filename):
+        cfg = get_config(filename)
+    elif not str(filename).endswith('.py'):
         cfg = Config.fromfile(filename)
     else:
         knobs = {k: v for k, v in options.items() if '.' not in k}

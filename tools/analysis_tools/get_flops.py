@@ -2,13 +2,11 @@
 """Count the parameters and multiply-accumulates (MACs) of a detector."""
 import argparse
 
-import torch
 from mmengine.config import DictAction
-from mmengine.registry import MODELS, init_default_scope
 from prettytable import PrettyTable
-from torch.utils.flop_counter import FlopCounterMode
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
+from mmfasternet.complexity import count_complexity
 from mmfasternet.config import clear_errors, load_config
 
 PARTS = ('backbone', 'neck', 'bbox_head')
@@ -45,54 +43,11 @@ def parse_args():
     return args
 
 
-def count(cfg, shape, train=False):
-    """Parameters and MACs of a detector and its modules.
-
-    Convolutions and matrix products are counted, as in the FasterNet paper;
-    norms, activations and decoding are not. Nothing is computed: the model
-    runs on the meta device.
-
-    Args:
-        cfg (Config): The config.
-        shape (tuple[int]): Height and width of the input.
-        train (bool): Count in training mode.
-
-    Returns:
-        dict[str, tuple[int, int]]: Parameters and MACs by module name, ``''``
-        for the whole detector.
-    """
-    init_default_scope(cfg.get('default_scope', 'mmyolo'))
-    with torch.device('meta'):
-        model = MODELS.build(cfg.model).train(train)
-        channels = cfg.model.backbone.get('in_channels', 3)
-        image = torch.zeros(1, channels, *shape)
-        counter = FlopCounterMode(display=False, depth=None)
-        with counter, torch.no_grad():
-            model(image, mode='tensor')
-    flops = {
-        name.partition('.')[2]: sum(per_operator.values())
-        for name, per_operator in counter.get_flop_counts().items()
-    }
-
-    def macs(name, module):
-        # a module whose `forward` is not called itself counts by its children
-        if name in flops:
-            return flops[name] // 2
-        return sum(
-            macs(f'{name}.{child_name}'.lstrip('.'), child)
-            for child_name, child in module.named_children())
-
-    return {
-        name: (sum(p.numel() for p in module.parameters()), macs(name, module))
-        for name, module in model.named_modules()
-    }
-
-
 def main():
     args = parse_args()
     with clear_errors():
         cfg = load_config(args.config, args.cfg_options)
-        counts = count(cfg, args.shape, args.train)
+        counts = count_complexity(cfg, args.shape, args.train)
     names = [n for n in counts if n] if args.show_arch else [
         n for n in PARTS if n in counts
     ]

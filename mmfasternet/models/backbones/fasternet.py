@@ -34,16 +34,18 @@ def _norm(norm_cfg: NormCfg, channels: int) -> nn.Module:
 def _paused_running_stats(module: nn.Module) -> Iterator[None]:
     """Normalise by batch statistics without recording them a second time."""
     norms = [
-        m for m in module.modules()
+        (m, m.momentum, m.num_batches_tracked.clone())
+        for m in module.modules()
         if isinstance(m, _BatchNorm) and m.track_running_stats and m.training
     ]
-    for norm in norms:
-        norm.track_running_stats = False
+    for norm, _, _ in norms:
+        norm.momentum = 0.
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, count in norms:
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
 
 
 class PartialConv(nn.Module):

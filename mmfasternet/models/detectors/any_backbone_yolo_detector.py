@@ -71,10 +71,11 @@ def backbone_levels(
         if hasattr(model, 'out_channels') and hasattr(model, 'out_strides'):
             return tuple(model.out_channels), tuple(model.out_strides)
         size = 256
+        model.eval()  # which returns None for some backbones
         image = torch.zeros(1, backbone.get('in_channels', 3), size, size)
         try:
             with torch.no_grad():
-                outs = model.eval()(image)
+                outs = model(image)
         except Exception as error:
             raise ValueError(
                 f'cannot find the output widths of model.backbone '

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config, DictAction
+
+from mmfasternet.config import load_config, require_data
+
+FAMILY = 'configs/_base_/yolov8_fasternet.py'
+
+
+def find(cfg, key):
+    """Every value of a key anywhere in a config."""
+    if isinstance(cfg, dict):
+        for name, value in cfg.items():
+            if name == key:
+                yield value
+            yield from find(value, key)
+    elif isinstance(cfg, (list, tuple)):
+        for value in cfg:
+            yield from find(value, key)
+
+
+OVERRIDES = dict(
+    data_root='elsewhere/',
+    classes=['cat', 'dog'],
+    img_scale=[96, 64],
+    train_batch_size_per_gpu=5,
+    max_epochs=40,
+    base_lr=0.125)
+
+
+def check_every_place(cfg):
+    for split in ('train', 'val', 'test'):
+        dataset = cfg[f'{split}_dataloader'].dataset
+        assert dataset.data_root == 'elsewhere/'
+        assert tuple(dataset.metainfo.classes) == ('cat', 'dog')
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        assert evaluator.ann_file.startswith('elsewhere/')
+    model = cfg.model
+    assert model.bbox_head.head_module.num_classes == 2
+    assert model.train_cfg.assigner.num_classes == 2
+    sizes = [
+        *find(cfg.train_dataloader, 'scale'),
+        *find(cfg.train_dataloader, 'img_scale'),
+        *find(cfg.val_dataloader, 'scale'),
+        *find(cfg.test_dataloader, 'scale'),
+        *find(cfg.custom_hooks, 'scale'), cfg.img_scale
+    ]
+    assert len(sizes) > 6 and set(map(tuple, sizes)) == {(96, 64)}
+    assert (48 * 2, 64) in set(map(tuple, find(cfg.tta_pipeline, 'scale')))
+    assert set(map(tuple, find(cfg.train_dataloader, 'border'))) == {(-48,
+                                                                      -32)}
+    assert cfg.train_dataloader.batch_size == 5
+    assert cfg.auto_scale_lr.base_batch_size == 40
+    assert cfg.optim_wrapper.optimizer.lr == 0.125
+    assert cfg.train_cfg.max_epochs == 40
+    warmup, cosine = cfg.param_scheduler
+    assert warmup.end == 3 and cosine.T_max == cosine.end == 40
+    assert cfg.custom_hooks[1].switch_epoch == 30
+    assert cfg.train_cfg.dynamic_intervals[0][0] == 30
+
+
+@pytest.mark.parametrize('letter', 'nsmlx')
+def test_a_command_line_knob_reaches_every_place(letter):
+    check_every_place(
+        load_config(f'configs/yolov8_fasternet_{letter}.py', OVERRIDES))
+
+
+def test_a_knob_in_an_inheriting_config_reaches_every_place(tmp_path):
+    base = Path('configs/yolov8_fasternet_s.py').resolve()
+    mine = tmp_path / 'mine.py'
+    mine.write_text(f'_base_ = {str(base)!r}  # é\n' + '\n'.join(
+        f'{k} = {v!r}' for k, v in OVERRIDES.items()))
+    cfg = load_config(str(mine))
+    check_every_place(cfg)
+    assert cfg.filename == str(mine)
+    assert cfg.model.backbone.arch == 't0'
+    # the command line still wins
+    assert load_config(str(mine), dict(max_epochs=7)).train_cfg.max_epochs == 7
+
+
+def test_without_overrides_it_is_mmengines_config():
+    for letter in 'nsmlx':
+        path = f'configs/yolov8_fasternet_{letter}.py'
+        ours = load_config(path)
+        theirs = Config.fromfile(path)
+        assert ours.model == theirs.model
+        if letter in 'ns':  # the others set plain values of the family
+            assert ours.to_dict() == theirs.to_dict()
+
+
+def test_options_parsed_from_the_command_line(tmp_path):
+    import argparse
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    options = parser.parse_args([
+        '--cfg-options', 'img_scale=(320,320)', "classes=('RBC','WBC')",
+        'model.backbone.arch=t2', 'max_epochs=5'
+    ]).cfg_options
+    cfg = load_config('configs/yolov8_fasternet_n.py', options)
+    assert cfg.model.backbone.arch == 't2'
+    assert cfg.num_classes == 2 and cfg.img_scale == (320, 320)
+    # no run can stay in warm-up: a tenth of the epochs, at least one
+    assert cfg.param_scheduler[0].end == 1
+
+
+@pytest.mark.parametrize('options, words', [
+    (dict(classes='cat'), r"classes must be a sequence.*\('cat',\)"),
+    (dict(img_scale=320), 'img_scale must be a sequence like'),
+    (dict(img_scale=[320, 320, 3]), 'img_scale must be 2 numbers'),
+    (dict(max_epochs='ten'), 'max_epochs must be a number like 500'),
+    (dict(max_epoch=10), 'did you mean max_epochs'),
+    ({'modle.backbone.arch': 't1'}, 'did you mean model'),
+])
+def test_a_wrong_option_is_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        load_config('configs/yolov8_fasternet_n.py', options)
+
+
+def test_a_missing_config_is_named():
+    with pytest.raises(FileNotFoundError, match='no/such.py'):
+        load_config('no/such.py')
+
+
+def test_missing_data_names_the_path_and_the_way_out(tmp_path):
+    cfg = load_config('configs/yolov8_fasternet_s.py',
+                      dict(data_root=f'{tmp_path}/coco/'))
+    with pytest.raises(FileNotFoundError) as error:
+        require_data(cfg, 'train', 'val')
+    for words in (f'{tmp_path}/coco/annotations/instances_train2017.json',
+                  'train_dataloader.dataset.ann_file', 'cocodataset.org',
+                  'configs/yolov8_fasternet_n_digits.py'):
+        assert words in str(error.value)
+    (tmp_path / 'coco/annotations').mkdir(parents=True)
+    (tmp_path / 'coco/annotations/instances_train2017.json').touch()
+    with pytest.raises(FileNotFoundError, match='data_prefix.img'):
+        require_data(cfg, 'train')

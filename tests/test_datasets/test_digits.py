@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-3.0-only
+import hashlib
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from mmfasternet.datasets import digits
+from mmfasternet.datasets.digits import SPLITS, write_digits
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp('data') / 'digits'
+    write_digits(str(root))
+    return root
+
+
+def annotations(root, split):
+    return json.loads((root / f'annotations/{split}.json').read_text())
+
+
+@pytest.mark.parametrize('split', SPLITS)
+def test_coco_json_is_consistent(root, split):
+    coco = annotations(root, split)
+    assert len(coco['images']) == SPLITS[split]
+    ids = {image['id']: image for image in coco['images']}
+    assert [c['name'] for c in coco['categories']] == list('0123456789')
+    for image in coco['images']:
+        pixels = cv2.imread(str(root / split / image['file_name']))
+        assert pixels.shape == (image['height'], image['width'], 3)
+    for annotation in coco['annotations']:
+        image = ids[annotation['image_id']]
+        x, y, w, h = annotation['bbox']
+        assert min(x, y) >= 0 and min(w, h) > 0
+        assert x + w <= image['width'] and y + h <= image['height']
+        assert annotation['area'] == w * h
+
+
+@pytest.mark.parametrize('split', SPLITS)
+def test_every_size_and_class_occurs(root, split):
+    rows = annotations(root, split)['annotations']
+    areas = np.array([row['area'] for row in rows])
+    # COCO's limits of small, medium and large
+    counts, _ = np.histogram(areas, [0, 32**2, 96**2, np.inf])
+    assert counts.min() >= 50
+    per_class = np.bincount([row['category_id'] for row in rows], minlength=11)
+    assert per_class[0] == 0 and per_class[1:].min() >= 40
+
+
+def test_no_scan_is_in_both_splits():
+    scans = digits._split_scans()
+    train, val = ({s.tobytes()
+                   for s in scans[split][0]} for split in ('train', 'val'))
+    assert len(train) + len(val) == 1797 and not train & val
+
+
+def test_a_digit_shows_inside_its_box(root):
+    """The box is where the image differs from its surroundings."""
+    coco = annotations(root, 'val')
+    inside = []
+    for annotation in coco['annotations']:
+        x, y, w, h = annotation['bbox']
+        if annotation['area'] > 32**2:
+            image = cv2.imread(
+                str(root / 'val' / f'{annotation["image_id"]:04d}.jpg'), 0)
+            inside.append(image[y:y + h, x:x + w].std())
+    assert np.median(inside) > 15
+
+
+def test_it_is_deterministic_and_written_once(root, tmp_path):
+    other = tmp_path / 'digits'
+    write_digits(str(other))
+
+    def digest(folder):
+        return {
+            str(f.relative_to(folder)): hashlib.sha256(
+                f.read_bytes()).hexdigest()
+            for f in sorted(folder.rglob('*.*'))
+        }
+
+    assert digest(other) == digest(root)
+    written = (other / 'annotations/val.json').stat().st_mtime_ns
+    write_digits(str(other))
+    assert (other / 'annotations/val.json').stat().st_mtime_ns == written
+    assert [p.name for p in tmp_path.iterdir()] == ['digits']
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path):
+    (tmp_path / 'mine.txt').touch()
+    with pytest.raises(ValueError, match='exists but has no annotations'):
+        write_digits(str(tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ['mine.txt']

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-3.0-only
+import copy
+
+import pytest
+import torch
+from mmengine.registry import MODELS, init_default_scope
+
+from mmfasternet.complexity import count_complexity
+from mmfasternet.config import load_config
+from mmfasternet.models import YOLOv8SPPFPAFPN
+
+LETTERS = 'nsmlx'
+STOCK = 'mmyolo::yolov8/yolov8_{}_syncbn_fast_8xb16-500e_coco.py'
+# Parameters in millions / GFLOPs at 640 (2 x MACs) of every variant at every
+# letter, counted independently of this code; the stock rows are Ultralytics'.
+COSTS = {
+    't0': '4.32/11.2  8.65/21.8 16.58/45.7 26.25/84.1 39.58/128.0',
+    't1': '7.96/19.9 12.40/30.5 20.37/54.6 30.04/93.1 43.43/137.1',
+    't2': '15.34/37.4 19.93/48.3 27.95/72.4 37.61/111.0 51.08/155.2',
+    's': '31.59/81.0 36.34/92.1 44.41/116.4 54.05/155.0 67.61/199.3',
+    'm': '53.98/149.3 58.80/160.5 66.90/184.9 76.54/223.6 90.15/268.0',
+    'l': '94.18/260.6 99.23/272.1 107.41/296.7 117.03/335.5 130.76/380.1',
+}
+STOCK_COSTS = dict(
+    zip(LETTERS, ['3.16/8.7', '11.17/28.6', '25.90/78.9', '43.69/165.1',
+                  '68.23/257.8']))
+
+
+def config(letter, **model):
+    cfg = load_config(f'configs/yolov8_fasternet_{letter}.py')
+    cfg.merge_from_dict(dict(model=model))
+    return cfg
+
+
+def build(cfg):
+    init_default_scope('mmyolo')
+    with torch.device('meta'):
+        return MODELS.build(cfg.model)
+
+
+@pytest.mark.parametrize('arch', COSTS)
+@pytest.mark.parametrize('letter', LETTERS)
+def test_cost_of_every_variant_at_every_letter(arch, letter):
+    expected = COSTS[arch].split()[LETTERS.index(letter)].split('/')
+    cfg = config(letter, backbone=dict(arch=arch))
+    parameters, macs = count_complexity(cfg, (640, 640))['']
+    assert f'{parameters / 1e6:.2f}' == expected[0]
+    assert f'{2 * macs / 1e9:.1f}' == expected[1]
+
+
+@pytest.mark.parametrize('letter', LETTERS)
+def test_letters_are_smaller_and_lighter_than_stock(letter):
+    parameters, macs = count_complexity(config(letter), (640, 640))['']
+    stock = load_config(STOCK.format(letter))
+    stock_parameters, stock_macs = count_complexity(stock, (640, 640))['']
+    assert parameters < stock_parameters
+    assert macs < stock_macs
+    expected_parameters, expected_gflops = STOCK_COSTS[letter].split('/')
+    assert f'{stock_parameters / 1e6:.2f}' == expected_parameters
+    assert f'{2 * stock_macs / 1e9:.1f}' == expected_gflops
+
+
+def test_head_is_mmyolos_own():
+    ours, stock = (
+        c.model for c in (config('s'), load_config(STOCK.format('s'))))
+
+    def plain(x):
+        if isinstance(x, dict):
+            return {k: plain(v) for k, v in x.items() if k != '_scope_'}
+        return [plain(v) for v in x] if isinstance(x, (list, tuple)) else x
+
+    assert plain(ours.bbox_head) == plain(stock.bbox_head)
+    assert plain(ours.train_cfg) == plain(stock.train_cfg)
+    assert plain(ours.test_cfg) == plain(stock.test_cfg)
+
+
+def test_p5_reaches_the_last_level_through_sppf():
+    """Both the top-down path and the last concatenation take SPPF's output."""
+    torch.manual_seed(0)
+    neck = YOLOv8SPPFPAFPN([5, 6, 7], widen_factor=1 / 32).eval()
+    assert neck.reduce_layers[2].poolings.kernel_size == 5
+    p3, p4, p5 = (torch.rand(1, c, s, s)
+                  for c, s in ((5, 16), (6, 8), (7, 4)))
+    outs = neck((p3, p4, p5))
+    assert [tuple(o.shape) for o in outs] == [(1, 8, 16, 16), (1, 16, 8, 8),
+                                              (1, 32, 4, 4)]
+    sppf = neck.reduce_layers[2](p5)
+    n4 = neck.top_down_layers[0](
+        torch.cat([neck.upsample_layers[0](sppf), p4], 1))
+    n3 = neck.top_down_layers[1](
+        torch.cat([neck.upsample_layers[1](n4), p3], 1))
+    o4 = neck.bottom_up_layers[0](
+        torch.cat([neck.downsample_layers[0](n3), n4], 1))
+    o5 = neck.bottom_up_layers[1](
+        torch.cat([neck.downsample_layers[1](o4), sppf], 1))
+    torch.testing.assert_close(outs, (n3, o4, o5))
+    assert neck.train() is neck
+
+
+def test_neck_names_a_size_it_cannot_take():
+    neck = YOLOv8SPPFPAFPN([4, 4, 4], widen_factor=1 / 32)
+    maps = [torch.rand(1, 4, s, s) for s in (13, 6, 3)]
+    with pytest.raises(ValueError, match=r'\(13, 13\).*multiple of 32'):
+        neck(maps)
+    with pytest.raises(ValueError, match=r'neck.in_channels.*\(4, 4\)'):
+        YOLOv8SPPFPAFPN([4, 4])
+
+
+@pytest.mark.parametrize('backbone, channels', [
+    (dict(type='mmfasternet.FasterNet', arch='t2'), (192, 384, 768)),
+    (dict(type='mmdet.ResNet', depth=18, out_indices=(1, 2, 3)),
+     (128, 256, 512)),
+    (dict(type='YOLOv8CSPDarknet', widen_factor=0.25), (64, 128, 256)),
+    (dict(type='mmdet.CSPNeXt', widen_factor=0.5), (128, 256, 512)),
+])
+def test_the_backbone_alone_decides_the_input_widths(backbone, channels):
+    cfg = config('n')
+    cfg.model.backbone = copy.deepcopy(backbone)
+    model = build(cfg)
+    assert tuple(model.neck.in_channels) == channels
+    outs = model(torch.zeros(1, 3, 64, 64, device='meta'), mode='tensor')
+    assert [o.shape[-1] for o in outs[0]] == [8, 4, 2]
+
+
+@pytest.mark.parametrize('model, words', [
+    (dict(backbone=dict(out_indices=(0, 1, 2))),
+     'level 0 of model.backbone has stride 4.*featmap_strides.* is 8'),
+    (dict(backbone=dict(out_indices=(1, 2))), '2 levels.*has 3'),
+    (dict(neck=dict(in_channels=(48, 96, 190))),
+     r'level 2: .*\(48, 96, 192\).*neck.in_channels is \(48, 96, 190\)'),
+])
+def test_a_mismatch_names_the_level_and_the_key(model, words):
+    with pytest.raises(ValueError, match=words):
+        build(config('n', **model))

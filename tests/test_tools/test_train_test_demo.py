@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The command-line tools as a user runs them."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from mmengine.runner import Runner
+
+from mmfasternet.config import load_config
+
+CONFIGS = sorted(p.name for p in Path('configs').glob('yolov8_*.py'))
+
+
+def run(*command, check=True, **kwargs):
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, **kwargs)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def as_arguments(options):
+    return ['--cfg-options'] + [
+        f'{key}={json.dumps(value)}'.replace('[', '(').replace(
+            ']', ')').replace(' ', '') if isinstance(value, list) else
+        f'{key}={value}' for key, value in options.items()
+    ]
+
+
+@pytest.mark.parametrize('config', CONFIGS)
+def test_every_config_trains_and_predicts(config, coco_options, tmp_path):
+    cfg = load_config(f'configs/{config}', coco_options)
+    cfg.work_dir = str(tmp_path)
+    cfg.experiment_name = f'{config}_{tmp_path.name}'
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=-1)
+    runner = Runner.from_cfg(cfg)
+    before = {k: v.clone() for k, v in runner.model.state_dict().items()}
+    runner.train()
+    moved = [
+        k for k, v in runner.model.named_parameters()
+        if not torch.equal(v, before[k])
+    ]
+    # every trainable tensor is in the optimizer and took part in the loss
+    assert len(moved) == len(list(runner.model.parameters()))
+    assert runner.iter == 3 and 'coco/bbox_mAP' in runner.test()
+
+
+@pytest.fixture(scope='module')
+def trained(request, tmp_path_factory):
+    """A work dir of `tools/train.py` on the COCO-shaped folder."""
+    coco = request.getfixturevalue('coco')
+    work_dir = tmp_path_factory.mktemp('work_dir')
+    options = dict(
+        data_root=f'{coco}/',
+        train_ann_file='annotations/train.json',
+        train_data_prefix='train/',
+        val_ann_file='annotations/val.json',
+        val_data_prefix='val/',
+        classes=['blue', 'red'],
+        img_scale=[64, 64],
+        train_batch_size_per_gpu=2,
+        train_num_workers=0,
+        val_num_workers=0,
+        max_epochs=2)
+    arguments = as_arguments(options)
+    run(sys.executable, 'tools/train.py', 'configs/yolov8_fasternet_s.py',
+        '--work-dir', work_dir, *arguments)
+    return work_dir, arguments
+
+
+def test_train_writes_checkpoints_and_a_complete_config(trained):
+    work_dir, _ = trained
+    assert (work_dir / 'epoch_2.pth').is_file()
+    # the config beside them needs no option and none of our loading
+    cfg = load_config(str(work_dir / 'yolov8_fasternet_s.py'))
+    assert cfg.model.bbox_head.head_module.num_classes == 2
+    assert cfg.train_cfg.max_epochs == 2
+
+
+def test_test_and_resume(trained, tmp_path):
+    work_dir, arguments = trained
+    config = work_dir / 'yolov8_fasternet_s.py'
+    done = run(sys.executable, 'tools/test.py', config,
+               work_dir / 'epoch_2.pth', '--work-dir', tmp_path, '--tta',
+               '--out', tmp_path / 'results.pkl')
+    assert 'bbox_mAP_copypaste' in done.stdout + done.stderr
+    assert (tmp_path / 'results.pkl').is_file()
+    arguments = [a.replace('max_epochs=2', 'max_epochs=3') for a in arguments]
+    done = run(sys.executable, 'tools/train.py',
+               'configs/yolov8_fasternet_s.py', '--work-dir', work_dir,
+               '--resume', *arguments)
+    log = done.stdout + done.stderr
+    assert 'resumed epoch: 2' in log and 'Epoch(train)  [1]' not in log
+    assert (work_dir / 'epoch_3.pth').is_file()
+
+
+def test_image_demo_draws_and_writes_json(trained, coco, tmp_path):
+    work_dir, _ = trained
+    config = work_dir / 'yolov8_fasternet_s.py'
+    for image, names in ((coco / 'val', '12345'), (coco / 'val/3.png', '3')):
+        out = tmp_path / names
+        done = run(sys.executable, 'demo/image_demo.py', image, config,
+                   work_dir / 'epoch_2.pth', '--out-dir', out, '--score-thr',
+                   '0.0001', '--device', 'cpu')
+        assert f'{names[-1]}.png: ' in done.stdout
+        for name in names:
+            picture = cv2.imread(str(out / f'vis/{name}.png'))
+            plain = cv2.imread(str(coco / f'val/{name}.png'))
+            assert picture.shape == plain.shape
+            boxes = json.loads((out / f'preds/{name}.json').read_text())
+            assert len(boxes['bboxes']) == len(boxes['scores']) > 0
+            assert (picture != plain).any()
+
+
+@pytest.mark.parametrize('command, words', [
+    (['tools/train.py', 'configs/yolov8_fasternet_s.py'],
+     'data/nowhere/annotations/instances_train2017.json'),
+    (['tools/test.py', 'configs/yolov8_fasternet_s.py', 'no.pth'],
+     'checkpoint not found: no.pth'),
+    (['demo/image_demo.py', 'no.jpg', 'configs/yolov8_fasternet_s.py',
+      'setup.cfg'], 'no such file or folder: no.jpg'),
+    (['tools/train.py', 'no.py'], 'no.py'),
+])
+def test_a_mistake_is_one_message(command, words):
+    options = [] if command[-1] == 'no.py' else [
+        '--cfg-options', 'data_root=data/nowhere/'
+    ]
+    done = run(sys.executable, *command, *options, check=False)
+    assert done.returncode == 1
+    assert words in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_get_flops():
+    """FasterNet-T0 at s: 8.65 M and 21.8 GFLOPs, a quarter of it at half."""
+    for extra, macs in (([], '10.876'), (['--train'], '10.876'),
+                        (['--shape', '320'], '2.719'),
+                        (['--shape', '320', '640'], '5.438')):
+        done = run(sys.executable, 'tools/analysis_tools/get_flops.py',
+                   'configs/yolov8_fasternet_s.py', *extra)
+        rows = [[c.strip() for c in line.split('|')[1:-1]]
+                for line in done.stdout.splitlines() if line.startswith('|')]
+        total = rows[-1]
+        assert total[:3] == ['total', '8,652,356', macs]
+        parts = {row[0]: row for row in rows[1:-1]}
+        assert set(parts) == {'backbone', 'neck', 'bbox_head'}
+        assert sum(float(row[2]) for row in parts.values()) == pytest.approx(
+            float(macs), abs=0.002)
+        assert 'GMACs' in rows[0] and 'GFLOPs = 2 x GMACs' in rows[0]
+
+
+def test_two_processes_end_with_equal_weights(coco_options, tmp_path):
+    """dist_train.sh on CPU with gloo, on the digits config."""
+    (tmp_path / 'save_rank.py').write_text('''
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class SaveRank(Hook):
+    def after_train_iter(self, runner, batch_idx, **kwargs):
+        model = runner.model.module
+        if runner.iter == 0:
+            ids = kwargs['data_batch']['inputs'].float().mean().item()
+            open(f'{runner.work_dir}/seen_{get_rank()}', 'w').write(str(ids))
+        if runner.iter + 1 == runner.max_iters:
+            torch.save(model.state_dict(),
+                       f'{runner.work_dir}/rank_{get_rank()}.pth')
+''')
+    config = tmp_path / 'two.py'
+    base = Path('configs/yolov8_fasternet_n_digits.py').resolve()
+    config.write_text(f'''
+_base_ = {str(base)!r}
+custom_imports = dict(imports=['mmfasternet.models', 'save_rank'])
+custom_hooks = [dict(type='mmengine.SaveRank')]
+''')
+    work_dir = tmp_path / 'work_dir'
+    run('bash', 'tools/dist_train.sh', config, 2, '--work-dir', work_dir,
+        *as_arguments(coco_options),
+        env=dict(
+            os.environ,
+            PYTHONPATH=str(tmp_path),
+            PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+            PORT='29511'))
+    ranks = [
+        torch.load(work_dir / f'rank_{r}.pth', weights_only=True)
+        for r in range(2)
+    ]
+    parameters = {
+        k for k in ranks[0] if 'running' not in k and 'num_batches' not in k
+    }
+    assert len(parameters) > 100
+    for key in parameters:
+        assert torch.equal(ranks[0][key], ranks[1][key]), key
+    seen = [(work_dir / f'seen_{r}').read_text() for r in range(2)]
+    assert seen[0] != seen[1]  # each rank trained on images of its own

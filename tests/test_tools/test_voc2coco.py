@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import subprocess
+import sys
+
+import pytest
+from pycocotools.coco import COCO
+
+OBJECT = '''<object><name>{0}</name><difficult>{5}</difficult>
+<bndbox><xmin>{1}</xmin><ymin>{2}</ymin><xmax>{3}</xmax><ymax>{4}</ymax></bndbox>
+</object>'''
+XML = '''<annotation>
+<filename>{name}.jpg</filename>
+<size><width>64</width><height>48</height></size>
+{objects}
+</annotation>'''
+
+
+def write(root, name, objects):
+    (root / 'Annotations' / f'{name}.xml').write_text(
+        XML.format(
+            name=name, objects='\n'.join(OBJECT.format(*o) for o in objects)))
+    (root / 'JPEGImages' / f'{name}.jpg').touch()
+
+
+@pytest.fixture
+def voc(tmp_path):
+    root = tmp_path / 'voc'
+    for folder in ('Annotations', 'JPEGImages', 'ImageSets/Main'):
+        (root / folder).mkdir(parents=True)
+    write(root, 'a', [('dog', 1, 1, 11, 21, 0), ('cat', 5, 6, 5, 6, 0)])
+    write(root, 'b', [('cat', 10, 10, 90, 40, 1)])
+    (root / 'ImageSets/Main/train.txt').write_text('a\n')
+    (root / 'ImageSets/Main/val.txt').write_text('b\n')
+    return root
+
+
+def convert(voc, *arguments):
+    return subprocess.run(
+        [
+            sys.executable, 'tools/dataset_converters/voc2coco.py',
+            str(voc),
+            str(voc.parent / 'coco'), *arguments
+        ],
+        capture_output=True,
+        text=True)
+
+
+def test_conversion(voc):
+    done = convert(voc)
+    assert done.returncode == 0, done.stderr
+    train = json.loads((voc.parent / 'coco/annotations/train.json').read_text())
+    assert train['images'] == [
+        dict(id=1, file_name='a.jpg', width=64, height=48)
+    ]
+    # pixels count from 1 in VOC, from 0 in COCO
+    assert train['annotations'] == [
+        dict(
+            id=1,
+            category_id=2,
+            image_id=1,
+            bbox=[0, 0, 10, 20],
+            area=200,
+            iscrowd=0)
+    ]
+    # the box without area is dropped, with its file and line, and counted
+    assert 'a.xml:8: box of cat has no area' in done.stdout
+    assert '1 boxes dropped' in done.stdout
+    coco = COCO(str(voc.parent / 'coco/annotations/val.json'))
+    (annotation, ) = coco.anns.values()
+    # clipped to the image; `difficult` is ignored by the evaluation
+    assert annotation['bbox'] == [9, 9, 55, 30] and annotation['iscrowd'] == 1
+    assert [c['name'] for c in coco.cats.values()] == ['cat', 'dog']
+    assert (voc.parent / 'coco/JPEGImages/a.jpg').exists()
+    assert convert(voc).returncode == 0  # again, over its own output
+
+
+@pytest.mark.parametrize('damage, words', [
+    (lambda v: (v / 'Annotations/a.xml').write_text('<annotation>\n<size>'),
+     'a.xml:2: broken xml'),
+    (lambda v: (v / 'JPEGImages/b.jpg').unlink(), 'b.xml: no image b.*'),
+    (lambda v: (v / 'Annotations/b.xml').unlink(), 'b.xml: no such'),
+    (lambda v: (v / 'ImageSets/Main/val.txt').unlink(), 'val.txt: no such'),
+    (lambda v: write(v, 'b', [('cat', 'x', 1, 5, 5, 0)]),
+     "b.xml:5: <xmin> must be a number, got 'x'"),
+])
+def test_damage_is_one_clear_error(voc, damage, words):
+    damage(voc)
+    done = convert(voc)
+    assert done.returncode == 1
+    assert words in done.stderr and 'Traceback' not in done.stderr
+    assert not (voc.parent / 'coco').exists()
+
+
+def test_an_unknown_class_is_an_error(voc):
+    done = convert(voc, '--classes', 'dog')
+    assert done.returncode == 1
+    assert "b.xml:4: unknown class 'cat'; --classes are dog" in done.stderr
