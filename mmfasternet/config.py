@@ -245,12 +245,23 @@ def clear_errors() -> Iterator[None]:
 
 
 def prepare_launch(cfg: Config, launcher: str) -> None:
-    """Set the launcher, and a backend that the machine has.
+    """Set the launcher; without a GPU also start the processes' group.
+
+    MMEngine's own start selects a CUDA device, but leaves a group that is
+    there already as it is.
 
     Args:
         cfg (Config): The config, changed in place.
         launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+
+    Raises:
+        ValueError: If several processes without a GPU are started by anything
+            but PyTorch's launcher.
     """
     cfg.launcher = launcher
-    if launcher != 'none' and not torch.cuda.is_available():
-        cfg.env_cfg.dist_cfg.backend = 'gloo'
+    if launcher == 'none' or torch.cuda.is_available():
+        return
+    if launcher != 'pytorch':
+        raise ValueError(f'--launcher {launcher} needs a CUDA device, and '
+                         'there is none; on CPU use tools/dist_train.sh')
+    torch.distributed.init_process_group('gloo')

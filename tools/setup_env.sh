@@ -43,7 +43,8 @@ build_mmcv() {
         tar -xf "$source_dir.tar.gz" -C "$source_dir.partial" --strip 1
         mv "$source_dir.partial" "$source_dir"
     fi
-    local total done_ pid
+    local total done_ first='' pid begin left
+    begin=$SECONDS
     total=$(find "$source_dir/mmcv/ops/csrc/pytorch" -name '*.cpp' | wc -l)
     say "building mmcv's operators, once: about 10 minutes on 2 cores" \
         "(log: $build_log)"
@@ -53,12 +54,16 @@ build_mmcv() {
     trap 'kill $pid 2>/dev/null' EXIT
     while kill -0 $pid 2>/dev/null; do
         done_=$(find "$source_dir/build" -name '*.o' 2>/dev/null | wc -l)
+        first=${first:-$done_}  # compiled before an interruption
+        left='time left unknown'
+        [ "$done_" -le "$first" ] || left="about $(((SECONDS - begin) *
+            (total - done_) / (done_ - first) / 60 + 1)) min left"
         if [ -t 1 ]; then
-            printf '\r[set-up]   %s of %s files compiled, %s s ' \
-                "$done_" "$total" "$SECONDS"
+            printf '\r[set-up]   %s of %s files compiled, %s    ' \
+                "$done_" "$total" "$left"
             sleep 2
         else
-            say "  $done_ of $total files compiled, $SECONDS s"
+            say "  $done_ of $total files compiled, $left"
             sleep 30
         fi
     done

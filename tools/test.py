@@ -89,7 +89,7 @@ def main():
         require_data(cfg, 'test')
         if args.tta:
             use_tta(cfg)
-    prepare_launch(cfg, args.launcher)
+        prepare_launch(cfg, args.launcher)
     # the command line wins over the config, the config over the default
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir

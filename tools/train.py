@@ -56,7 +56,7 @@ def main():
     with clear_errors():
         cfg = load_config(args.config, args.cfg_options)
         require_data(cfg, 'train', 'val')
-    prepare_launch(cfg, args.launcher)
+        prepare_launch(cfg, args.launcher)
     # the command line wins over the config, the config over the default
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
