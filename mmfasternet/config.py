@@ -247,7 +247,7 @@ def clear_errors() -> Iterator[None]:
 def prepare_launch(cfg: Config, launcher: str) -> None:
     """Set the launcher; without a GPU also start the processes' group.
 
-    MMEngine's own start selects a CUDA device, but leaves a group that is
+    MMEngine's own start selects a CUDA device, but it leaves a group that is
     there already as it is.
 
     Args:
@@ -265,3 +265,7 @@ def prepare_launch(cfg: Config, launcher: str) -> None:
         raise ValueError(f'--launcher {launcher} needs a CUDA device, and '
                          'there is none; on CPU use tools/dist_train.sh')
     torch.distributed.init_process_group('gloo')
+    # given no wrapper, MMEngine names CUDA devices
+    cfg.setdefault(
+        'model_wrapper_cfg',
+        dict(type='MMDistributedDataParallel', broadcast_buffers=False))

@@ -96,7 +96,7 @@ def test_test_and_resume(trained, tmp_path):
     assert (tmp_path / 'results.pkl').is_file()
     arguments = [a.replace('max_epochs=2', 'max_epochs=3') for a in arguments]
     done = run(sys.executable, 'tools/train.py',
-               'configs/yolov8_fasternet_s.py', '--work-dir', work_dir,
+               'configs/yolov8_fasternet_n.py', '--work-dir', work_dir,
                '--resume', *arguments)
     log = done.stdout + done.stderr
     assert 'resumed epoch: 2' in log and 'Epoch(train)  [1]' not in log
