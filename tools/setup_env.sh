@@ -43,7 +43,7 @@ build_mmcv() {
         tar -xf "$source_dir.tar.gz" -C "$source_dir.partial" --strip 1
         mv "$source_dir.partial" "$source_dir"
     fi
-    local total done_ first='' pid begin left
+    local total done_ first='' begin left
     begin=$SECONDS
     total=$(find "$source_dir/mmcv/ops/csrc/pytorch" -name '*.cpp' | wc -l)
     say "building mmcv's operators, once: about 10 minutes on 2 cores" \
@@ -53,7 +53,8 @@ build_mmcv() {
     pid=$!
     trap 'kill $pid 2>/dev/null' EXIT
     while kill -0 $pid 2>/dev/null; do
-        done_=$(find "$source_dir/build" -name '*.o' 2>/dev/null | wc -l)
+        done_=$({ find "$source_dir/build" -name '*.o' || true; } \
+            2>/dev/null | wc -l)
         first=${first:-$done_}  # compiled before an interruption
         left='time left unknown'
         [ "$done_" -le "$first" ] || left="about $(((SECONDS - begin) *
