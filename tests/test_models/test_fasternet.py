@@ -74,6 +74,12 @@ def test_outputs_have_the_announced_shapes(arch):
     assert model.out_strides == (4, 8, 16, 32)
 
 
+def test_the_small_variant_is_smaller_than_t0():
+    with torch.device('meta'):
+        classifier = FasterNet('n', num_classes=1000)
+    assert count(classifier) == 2_326_908  # as the README says
+
+
 def test_activations_and_drop_path_are_the_published_ones():
     for arch, act, rate in (('t0', 'GELU', 0.), ('t1', 'GELU', 0.02),
                             ('t2', 'ReLU', 0.05), ('s', 'ReLU', 0.1),
