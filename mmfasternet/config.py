@@ -131,7 +131,7 @@ def _is_structure(node: ast.expr) -> bool:
 
 
 def _plain_value(node: ast.expr) -> tuple:
-    """``(True, value)`` for a literal without dicts, else ``(False, None)``."""
+    """``(True, value)`` of a literal without dicts, else ``(False, None)``."""
     if _is_structure(node):
         return False, None
     try:
@@ -152,11 +152,14 @@ def _alike(name: str, old: Any, new: Any) -> Any:
     if isinstance(old, number) and not isinstance(old, bool) and not (
             isinstance(new, number) or new is None):
         raise ValueError(f'{name} must be a number like {old!r}, got {new!r}')
-    if isinstance(old, sequence) and all(isinstance(v, number) for v in old):
-        if len(new) != len(old) or not all(isinstance(v, number) for v in new):
-            raise ValueError(
-                f'{name} must be {len(old)} numbers like {old!r}, got {new!r}')
-    return type(old)(new) if isinstance(old, sequence) else new
+    if not isinstance(old, sequence):
+        return new
+    numbers = old and all(isinstance(v, number) for v in old)
+    if numbers and (len(new) != len(old)
+                    or not all(isinstance(v, number) for v in new)):
+        raise ValueError(
+            f'{name} must be {len(old)} numbers like {old!r}, got {new!r}')
+    return type(old)(new)
 
 
 def _short(value: Any) -> str:
@@ -265,7 +268,9 @@ def prepare_launch(cfg: Config, launcher: str) -> None:
         raise ValueError(f'--launcher {launcher} needs a CUDA device, and '
                          'there is none; on CPU use tools/dist_train.sh')
     torch.distributed.init_process_group('gloo')
-    # given no wrapper, MMEngine names CUDA devices
     cfg.setdefault(
         'model_wrapper_cfg',
-        dict(type='MMDistributedDataParallel', broadcast_buffers=False))
+        dict(
+            type='MMDistributedDataParallel',
+            broadcast_buffers=False,
+            device_ids=None))  # or MMEngine names a CUDA device

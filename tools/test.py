@@ -11,8 +11,12 @@ from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
-from mmfasternet.config import (clear_errors, load_config, prepare_launch,
-                                require_data)
+from mmfasternet.config import (
+    clear_errors,
+    load_config,
+    prepare_launch,
+    require_data,
+)
 
 
 def parse_args():

@@ -170,8 +170,8 @@ def _background(rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray]:
     image = colour + clouds
     for _ in range(rng.integers(0, 5)):
         start, end = rng.integers(0, IMAGE_SIZE, (2, 2)).tolist()
-        cv2.line(image, start, end, (colour + rng.uniform(-45, 45, 3)).tolist(),
-                 int(rng.integers(1, 4)), cv2.LINE_AA)
+        pen = (colour + rng.uniform(-45, 45, 3)).tolist()
+        cv2.line(image, start, end, pen, int(rng.integers(1, 4)), cv2.LINE_AA)
     return image, colour
 
 

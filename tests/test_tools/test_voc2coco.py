@@ -49,7 +49,8 @@ def convert(voc, *arguments):
 def test_conversion(voc):
     done = convert(voc)
     assert done.returncode == 0, done.stderr
-    train = json.loads((voc.parent / 'coco/annotations/train.json').read_text())
+    out = voc.parent / 'coco'
+    train = json.loads((out / 'annotations/train.json').read_text())
     assert train['images'] == [
         dict(id=1, file_name='a.jpg', width=64, height=48)
     ]
@@ -66,12 +67,12 @@ def test_conversion(voc):
     # the box without area is dropped, with its file and line, and counted
     assert 'a.xml:8: box of cat has no area' in done.stdout
     assert '1 boxes dropped' in done.stdout
-    coco = COCO(str(voc.parent / 'coco/annotations/val.json'))
+    coco = COCO(str(out / 'annotations/val.json'))
     (annotation, ) = coco.anns.values()
     # clipped to the image; `difficult` is ignored by the evaluation
     assert annotation['bbox'] == [9, 9, 55, 30] and annotation['iscrowd'] == 1
     assert [c['name'] for c in coco.cats.values()] == ['cat', 'dog']
-    assert (voc.parent / 'coco/JPEGImages/a.jpg').exists()
+    assert (out / 'JPEGImages/a.jpg').exists()
     assert convert(voc).returncode == 0  # again, over its own output
 
 
