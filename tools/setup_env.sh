@@ -45,7 +45,9 @@ build_mmcv() {
     fi
     local total done_ first='' begin left
     begin=$SECONDS
-    total=$(find "$source_dir/mmcv/ops/csrc/pytorch" -name '*.cpp' | wc -l)
+    # the sources for other accelerators stand beside these
+    total=$(cd "$source_dir/mmcv/ops/csrc/pytorch" && ls ./*.cpp cpu/*.cpp |
+        wc -l)
     say "building mmcv's operators, once: about 10 minutes on 2 cores" \
         "(log: $build_log)"
     MMCV_WITH_OPS=1 "$venv/bin/python" -m pip wheel -v --no-deps \

@@ -42,7 +42,7 @@ def coco(tmp_path_factory):
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def coco_options(coco):
     """The knobs that make any of our configs train on it in a second."""
     return dict(

@@ -55,23 +55,10 @@ def test_every_config_trains_and_predicts(config, coco_options, tmp_path):
 
 
 @pytest.fixture(scope='module')
-def trained(request, tmp_path_factory):
+def trained(coco_options, tmp_path_factory):
     """A work dir of `tools/train.py` on the COCO-shaped folder."""
-    coco = request.getfixturevalue('coco')
     work_dir = tmp_path_factory.mktemp('work_dir')
-    options = dict(
-        data_root=f'{coco}/',
-        train_ann_file='annotations/train.json',
-        train_data_prefix='train/',
-        val_ann_file='annotations/val.json',
-        val_data_prefix='val/',
-        classes=['blue', 'red'],
-        img_scale=[64, 64],
-        train_batch_size_per_gpu=2,
-        train_num_workers=0,
-        val_num_workers=0,
-        max_epochs=2)
-    arguments = as_arguments(options)
+    arguments = as_arguments(dict(coco_options, max_epochs=2))
     run(sys.executable, 'tools/train.py', 'configs/yolov8_fasternet_n.py',
         '--work-dir', work_dir, *arguments)
     return work_dir, arguments
