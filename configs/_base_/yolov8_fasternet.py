@@ -301,7 +301,10 @@ test_cfg = dict(type='TestLoop')
 default_hooks = dict(
     logger=dict(interval=log_interval),
     checkpoint=dict(
-        interval=val_interval, save_best='auto', max_keep_ckpts=2))
+        interval=val_interval,
+        # 'auto' would take the first class where the AP is per class
+        save_best='coco/bbox_mAP',
+        max_keep_ckpts=2))
 custom_hooks = [
     dict(
         type='EMAHook',

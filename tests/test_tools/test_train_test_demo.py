@@ -58,7 +58,9 @@ def test_every_config_trains_and_predicts(config, coco_options, tmp_path):
 def trained(coco_options, tmp_path_factory):
     """A work dir of `tools/train.py` on the COCO-shaped folder."""
     work_dir = tmp_path_factory.mktemp('work_dir')
+    # with the AP of each class printed, as the digits config does
     arguments = as_arguments(dict(coco_options, max_epochs=2))
+    arguments += ['val_evaluator.classwise=True']
     run(sys.executable, 'tools/train.py', 'configs/yolov8_fasternet_n.py',
         '--work-dir', work_dir, *arguments)
     return work_dir, arguments
@@ -67,6 +69,7 @@ def trained(coco_options, tmp_path_factory):
 def test_train_writes_checkpoints_and_a_complete_config(trained):
     work_dir, _ = trained
     assert (work_dir / 'epoch_2.pth').is_file()
+    assert list(work_dir.glob('best_coco_bbox_mAP_epoch_*.pth'))
     # the config beside them needs no option and none of our loading
     cfg = load_config(str(work_dir / 'yolov8_fasternet_n.py'))
     assert cfg.model.bbox_head.head_module.num_classes == 2
