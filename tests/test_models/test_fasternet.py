@@ -92,6 +92,7 @@ def test_activations_and_drop_path_are_the_published_ones():
         assert type(blocks[0].mlp[2]).__name__ == act
         rates = [getattr(b.drop_path, 'drop_prob', 0.) for b in blocks]
         expected = [rate * i / (len(blocks) - 1) for i in range(len(blocks))]
+        # the rates come from a float32 linspace
         assert rates == pytest.approx(expected, abs=1e-6)
 
 
@@ -263,6 +264,7 @@ def test_init_is_the_published_one():
     model = FasterNet('t0', num_classes=10)
     model.init_weights()
     weight = model.stages[6].blocks[0].mlp[0].weight
+    # the spread of a sample of 204,800 is within 0.2 % of the true one
     assert weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert model.head.bias.abs().max() == 0
     assert (model.patch_embed.norm.weight == 1).all()

@@ -25,9 +25,7 @@ def run(*command, check=True, **kwargs):
 
 def as_arguments(options):
     return ['--cfg-options'] + [
-        f'{key}={json.dumps(value)}'.replace('[', '(').replace(
-            ']', ')').replace(' ', '') if isinstance(value, list) else
-        f'{key}={value}' for key, value in options.items()
+        f'{key}={value}'.replace(' ', '') for key, value in options.items()
     ]
 
 
@@ -142,6 +140,7 @@ def test_get_flops():
         assert total[:3] == ['total', '8,652,356', macs]
         parts = {row[0]: row for row in rows[1:-1]}
         assert set(parts) == {'backbone', 'neck', 'bbox_head'}
+        # three numbers, each rounded to 0.001
         assert sum(float(row[2]) for row in parts.values()) == pytest.approx(
             float(macs), abs=0.002)
         assert 'GMACs' in rows[0] and 'GFLOPs = 2 x GMACs' in rows[0]
