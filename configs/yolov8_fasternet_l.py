@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 _base_ = './_base_/yolov8_fasternet.py'
 
+pretrained = 'fasternet://auto'  # ImageNet weights; None: from scratch
 # T2 is the largest variant with which l is lighter than YOLOv8l
 deepen_factor = 1.0
 widen_factor = 1.0
@@ -10,7 +11,12 @@ affine_scale = 0.9
 mixup_prob = 0.15
 
 model = dict(
-    backbone=dict(arch='t2'),
+    backbone=dict(
+        arch='t2',
+        init_cfg=[
+            dict(type='Kaiming', layer='Conv2d'),
+            dict(type='Pretrained', checkpoint=pretrained)
+        ]),
     neck=dict(
         deepen_factor=deepen_factor,
         widen_factor=widen_factor,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 _base_ = './_base_/yolov8_fasternet.py'
 
+pretrained = 'fasternet://auto'  # ImageNet weights; None: from scratch
 # T1 is the largest variant with which m is lighter than YOLOv8m
 deepen_factor = 0.67
 widen_factor = 0.75
@@ -10,7 +11,12 @@ affine_scale = 0.9
 mixup_prob = 0.1
 
 model = dict(
-    backbone=dict(arch='t1'),
+    backbone=dict(
+        arch='t1',
+        init_cfg=[
+            dict(type='Kaiming', layer='Conv2d'),
+            dict(type='Pretrained', checkpoint=pretrained)
+        ]),
     neck=dict(
         deepen_factor=deepen_factor,
         widen_factor=widen_factor,

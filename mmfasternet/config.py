@@ -14,7 +14,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Set
+from typing import Any, Dict, Iterator, Optional, Set, Type
 
 import torch
 from mmengine.config import Config
@@ -46,8 +46,9 @@ def load_config(filename: str,
 
     Raises:
         FileNotFoundError: If the config or a base of it does not exist.
-        ValueError: If an option names nothing that exists, or its value is of
-            another kind than the one it replaces.
+        ValueError: If an option names nothing that exists, its value is of
+            another kind than the one it replaces, or it would change nothing
+            because no file of ours derives anything from it.
     """
     options = dict(cfg_options or {})
     if '::' in str(filename):
@@ -64,6 +65,7 @@ def load_config(filename: str,
         cfg = Config(cfg._cfg_dict, cfg_text=cfg.text, filename=str(filename))
         options = {k: v for k, v in options.items() if k not in used}
     _refuse_unknown(options, cfg)
+    _refuse_idle(options, cfg)
     cfg.merge_from_dict(options)
     return cfg
 
@@ -76,7 +78,8 @@ def _edit(path: Path, knobs: Dict[str, Any], folder: Path,
         path (Path): The config.
         knobs (dict): Values by name.
         folder (Path): Where the copies go.
-        used (set[str]): Receives the names that were found and replaced.
+        used (set[str]): Receives the names that were replaced in a file that
+            derives something from them.
 
     Returns:
         Path: The copy.
@@ -84,8 +87,14 @@ def _edit(path: Path, knobs: Dict[str, Any], folder: Path,
     if not path.is_file():
         raise FileNotFoundError(f'config file not found: {path}')
     text = path.read_bytes()
+    tree = ast.parse(text, str(path))
+    read = {
+        node.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
     own, changes, bases = {}, [], []
-    for node in ast.parse(text, str(path)).body:
+    for node in tree.body:
         if not (isinstance(node, ast.Assign)
                 and isinstance(node.targets[0], ast.Name)):
             continue
@@ -97,7 +106,8 @@ def _edit(path: Path, knobs: Dict[str, Any], folder: Path,
         elif name in knobs and not _is_structure(node.value):
             new = _alike(name, value, knobs[name]) if plain else knobs[name]
             changes.append((node.value, new))
-            used.add(name)
+            if name in read:
+                used.add(name)
         elif plain:
             own[name] = value
     if bases:
@@ -180,6 +190,36 @@ def _refuse_unknown(options: Dict[str, Any], cfg: Config) -> None:
                 f'{name!r}{hint}')
 
 
+def _refuse_idle(options: Dict[str, Any], cfg: Config) -> None:
+    """A plain top-level value from which nothing is derived any more.
+
+    It has been evaluated: in a config of another package, or in the complete
+    copy that training writes. Merging it would change a number nobody reads.
+    """
+    runner = inspect.signature(Runner.__init__).parameters
+    for key, value in options.items():
+        if '.' in key or key in runner or isinstance(value, dict):
+            continue
+        places = list(_places(cfg._cfg_dict, key, cfg.get(key)))
+        hint = f': name those places instead, e.g. {places[0]}=...' if \
+            places else ''
+        raise ValueError(
+            f'--cfg-options {key}: {cfg.filename} has a value of that name, '
+            f'but what follows from it has been written out{hint}')
+
+
+def _places(node: Any, name: str, value: Any, path: str = '') -> Iterator[str]:
+    """Dotted names below the top level that end in a name or hold a value."""
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, child in items:
+        here = f'{path}.{key}' if path else str(key)
+        if path and (key == name or isinstance(value, str) and value
+                     and child == value):
+            yield here
+        if isinstance(child, (dict, list, tuple)):
+            yield from _places(child, name, value, here)
+
+
 def require_data(cfg: Config, *splits: str) -> None:
     """Check that the files of the data loaders exist, before anything runs.
 
@@ -201,10 +241,14 @@ def require_data(cfg: Config, *splits: str) -> None:
                 '://' in str(dataset.get('data_root')):
             continue
         root = Path(dataset.get('data_root') or '')
-        for key in ('ann_file', 'data_prefix.img'):
-            value = dataset.get('ann_file') if key == 'ann_file' else \
-                dataset.get('data_prefix', {}).get('img', '')
-            if value is not None and not (root / value).exists():
+        prefix = dataset.get('data_prefix', {})
+        paths = {'ann_file': dataset.get('ann_file')}
+        if isinstance(prefix, str):  # mmpretrain's
+            paths['data_prefix'] = prefix
+        else:
+            paths['data_prefix.img'] = prefix.get('img', '')
+        for key, value in paths.items():
+            if value and not (root / value).exists():
                 raise FileNotFoundError(
                     _missing(cfg, split, key, str(root / value)))
 
@@ -229,21 +273,33 @@ def _missing(cfg: Config, split: str, key: str, path: str) -> str:
             '        python tools/dataset_converters/voc2coco.py '
             'BCCD_Dataset/BCCD data/bccd'
         ]
+    if 'imagenet' in path:
+        lines += [
+            '  ImageNet-1k: https://image-net.org/download, with one folder '
+            'per class, or `path label` lines in train_ann_file, val_ann_file'
+        ]
+    digits = 'classification/fasternet-n_digits.py' if cfg.get(
+        'default_scope') == 'mmpretrain' else 'yolov8_fasternet_n_digits.py'
     lines += [
         '  your own data: --cfg-options data_root=... train_ann_file=... '
         'train_data_prefix=... val_ann_file=... val_data_prefix=...',
-        '  no download at all: python tools/train.py '
-        'configs/yolov8_fasternet_n_digits.py'
+        f'  no download at all: python tools/train.py configs/{digits}'
     ]
     return '\n'.join(lines)
 
 
 @contextmanager
-def clear_errors() -> Iterator[None]:
-    """Turn a mistake in the command line into one message, exit status 1."""
+def clear_errors(*kinds: Type[Exception]) -> Iterator[None]:
+    """Turn a mistake of the user into one message, exit status 1.
+
+    Args:
+        *kinds (type): Exceptions that mean one. Defaults to
+            ``FileNotFoundError`` and ``ValueError``.
+    """
+    kinds = kinds or (FileNotFoundError, ValueError)
     try:
         yield
-    except (FileNotFoundError, ValueError) as error:
+    except kinds as error:
         sys.exit(f'error: {error}')
 
 

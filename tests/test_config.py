@@ -118,6 +118,28 @@ def test_a_wrong_option_is_refused(options, words):
         load_config('configs/yolov8_fasternet_n.py', options)
 
 
+@pytest.mark.parametrize('config, option, place', [
+    ('configs/retinanet/retinanet_fasternet-t0_fpn_1x_coco.py', 'data_root',
+     'train_dataloader.dataset.data_root'),
+    ('configs/rtmdet/rtmdet_fasternet-t0_8xb32-300e_coco.py', 'max_epochs',
+     'train_cfg.max_epochs'),
+    ('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', 'data_root',
+     'train_dataloader.dataset.data_root'),
+    ('a written copy', 'max_epochs', 'train_cfg.max_epochs'),
+])
+def test_an_option_that_would_change_nothing_is_refused(
+        config, option, place, tmp_path):
+    if config == 'a written copy':
+        config = str(tmp_path / 'copy.py')
+        load_config('configs/yolov8_fasternet_n.py').dump(config)
+    with pytest.raises(ValueError, match=f'written out: name those places '
+                       f'instead, e.g. {place}=') as error:
+        load_config(config, {option: 7})
+    assert option in str(error.value)
+    assert load_config(config, {place: 'x'}).get(option) != 'x'
+    assert load_config(config, dict(work_dir='here')).work_dir == 'here'
+
+
 def test_a_missing_config_is_named():
     with pytest.raises(FileNotFoundError, match='no/such.py'):
         load_config('no/such.py')

@@ -11,6 +11,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
+from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.config import (
     clear_errors,
     load_config,
@@ -113,7 +114,8 @@ def main():
     if args.out is not None:
         runner.test_evaluator.metrics.append(
             DumpResults(out_file_path=args.out))
-    runner.test()
+    with clear_errors(CheckpointError, FileNotFoundError):
+        runner.test()
 
 
 if __name__ == '__main__':

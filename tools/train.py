@@ -9,6 +9,7 @@ from mmengine.config import DictAction
 from mmengine.runner import Runner
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
+from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.config import (
     clear_errors,
     load_config,
@@ -74,7 +75,8 @@ def main():
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
 
-    Runner.from_cfg(cfg).train()
+    with clear_errors(CheckpointError, FileNotFoundError):
+        Runner.from_cfg(cfg).train()
 
 
 if __name__ == '__main__':

@@ -47,6 +47,10 @@ val_interval = 10
 log_interval = 50  # iterations
 
 # ---------------------------------------------------------------- model
+# FasterNet weights to start from: a file or URL of any layout, fasternet://t0
+# and so on for the authors' ImageNet weights, fasternet://auto for those of
+# the backbone's own arch, None for none, from scratch
+pretrained = None
 deepen_factor = 0.33
 widen_factor = 0.25
 last_stage_out_channels = 1024
@@ -70,7 +74,10 @@ model = dict(
         type='mmfasternet.FasterNet',
         arch='n',
         # from scratch this learns faster than the published initialisation
-        init_cfg=dict(type='Kaiming', layer='Conv2d')),
+        init_cfg=[
+            dict(type='Kaiming', layer='Conv2d'),
+            dict(type='Pretrained', checkpoint=pretrained)
+        ]),
     # no in_channels: the detector takes them from the backbone
     neck=dict(
         type='mmfasternet.YOLOv8SPPFPAFPN',

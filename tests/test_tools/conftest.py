@@ -57,4 +57,5 @@ def coco_options(coco):
         train_batch_size_per_gpu=2,
         train_num_workers=0,
         val_num_workers=0,
-        max_epochs=1)
+        max_epochs=1,
+        pretrained=None)

@@ -127,6 +127,50 @@ def test_a_mistake_is_one_message(command, words):
     assert words in done.stderr and 'Traceback' not in done.stderr
 
 
+@pytest.mark.parametrize('command', [
+    ['tools/train.py', 'CONFIG', '--resume', 'POISON'],
+    ['tools/train.py', 'CONFIG', '--cfg-options', 'load_from=POISON'],
+    ['tools/train.py', 'CONFIG', '--cfg-options',
+     'model.backbone.init_cfg.1.checkpoint=POISON'],
+    ['tools/test.py', 'CONFIG', 'POISON'],
+    ['demo/image_demo.py', 'IMAGE', 'CONFIG', 'POISON'],
+    ['tools/model_converters/convert_backbone.py', 'POISON', 'OUT'],
+    ['tools/model_converters/convert_detector.py', 'POISON', 'CONFIG', 'OUT'],
+    ['tools/misc/verify_weights.py', 'POISON'],
+], ids=' '.join)
+def test_a_poisoned_checkpoint_runs_nothing(command, trained, coco, tmp_path):
+    """A checkpoint of training with something to run added to it."""
+    work_dir, _ = trained
+    checkpoint = torch.load(work_dir / 'epoch_2.pth', weights_only=False)
+    checkpoint['payload'] = Payload(tmp_path / 'ran')
+    poison = tmp_path / 'poison.pth'
+    torch.save(checkpoint, poison)
+    paths = dict(
+        CONFIG=work_dir / 'yolov8_fasternet_n.py',
+        POISON=poison,
+        IMAGE=coco / 'val/1.png',
+        OUT=tmp_path / 'out.pth')
+    for name, path in paths.items():
+        command = [word.replace(name, str(path)) for word in command]
+    done = run(sys.executable, *command, check=False, cwd='.')
+    assert done.returncode == 1
+    assert f'error: {poison} is refused: it holds more than tensors and ' \
+        'plain values (posix.mkdir)' in done.stderr
+    assert 'Traceback' not in done.stderr
+    assert not (tmp_path / 'ran').exists()
+    assert not (tmp_path / 'out.pth').exists()
+
+
+class Payload:
+    """Makes a folder when pickle reads it."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder, )
+
+
 def test_get_flops():
     """FasterNet-T0 at s: 8.65 M and 21.8 GFLOPs, a quarter of it at half."""
     for extra, macs in (([], '10.876'), (['--train'], '10.876'),

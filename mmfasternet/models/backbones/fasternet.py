@@ -13,7 +13,7 @@ from typing import Dict, Iterator, Optional, Sequence, Tuple, Union
 import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks import DropPath
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -244,7 +244,9 @@ class FasterNet(BaseModule):
             as published.
         init_cfg (dict | list[dict], optional): Initialisation. Defaults to
             None, the published one: truncated normal of std 0.02 for the
-            convolutions and the classifier.
+            convolutions and the classifier. ``dict(type='Pretrained',
+            checkpoint=...)`` loads any layout of FasterNet weights, see
+            :class:`.fasternet_layouts.FasterNetPretrained`.
 
     Attributes:
         out_channels (tuple[int]): Channels of each output, in order.
@@ -368,6 +370,28 @@ class FasterNet(BaseModule):
                 self.add_module(f'norm{2 * i}',
                                 _norm(norm_cfg, self.width_list[i]))
         self._freeze()
+
+    def init_weights(self) -> None:
+        """Initialise by ``init_cfg``; pretrained weights come last.
+
+        Raises:
+            CheckpointError: If pretrained weights cannot be had or do not
+                fit; see :class:`.fasternet_layouts.FasterNetPretrained`.
+        """
+        # the layouts know the variants, so that module imports this one
+        from .fasternet_layouts import FasterNetPretrained
+        init_cfg = self.init_cfg
+        self.init_cfg, pretrained = [], []
+        for cfg in [init_cfg] if isinstance(init_cfg, dict) else init_cfg:
+            if cfg['type'] in ('Pretrained', PretrainedInit):
+                pretrained.append(dict(cfg, type=FasterNetPretrained))
+            else:
+                self.init_cfg.append(cfg)
+        self.init_cfg += pretrained
+        try:
+            super().init_weights()
+        finally:
+            self.init_cfg = init_cfg
 
     @staticmethod
     def _published_init() -> dict:

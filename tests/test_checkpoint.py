@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading checkpoints as data, finding and writing them."""
+import hashlib
+import os
+import pickle
+import zipfile
+
+import pytest
+import safetensors.torch
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import load_checkpoint
+from torch import nn
+
+from mmfasternet.checkpoint import (
+    RELEASES,
+    CheckpointError,
+    checkpoint_path,
+    read_checkpoint,
+    save_checkpoint,
+)
+
+TENSORS = dict(weight=torch.arange(6.).view(2, 3), bias=torch.ones(2))
+
+
+class Payload:
+    """A pickle of it makes a folder when it is read by pickle."""
+
+    def __init__(self, folder, function=os.mkdir):
+        self.call = function, (str(folder), )
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache folder and no connection."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    for name in ('http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY'):
+        monkeypatch.setenv(name, 'http://127.0.0.1:9')  # discard: refused
+    return tmp_path / 'home/hub/checkpoints'
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    folder = tmp_path / 'mirror'
+    folder.mkdir()
+    monkeypatch.setenv('MMFASTERNET_MIRROR', f'file://{folder}/')
+    return folder
+
+
+# ------------------------------------------------------------ reading
+@pytest.mark.parametrize('legacy', [False, True])
+def test_a_training_checkpoint_is_read(legacy, tmp_path):
+    """Tensors, numpy scalars and MMEngine's HistoryBuffer."""
+    import numpy as np
+    history = HistoryBuffer()
+    history.update(0.5, 1)
+    saved = dict(
+        state_dict=TENSORS,
+        meta=dict(epoch=3, seed=np.int64(7), best=np.float64(0.25)),
+        message_hub=dict(loss=history),
+        flags=np.array([True, False]))
+    torch.save(
+        saved, tmp_path / 'a.pth', _use_new_zipfile_serialization=not legacy)
+    data = read_checkpoint(tmp_path / 'a.pth')
+    torch.testing.assert_close(data['state_dict'], TENSORS, rtol=0, atol=0)
+    assert data['meta'] == saved['meta']
+    assert data['message_hub']['loss'].mean() == 0.5
+    assert data['flags'].tolist() == [True, False]
+
+
+def test_safetensors_are_told_by_their_content(tmp_path):
+    safetensors.torch.save_file(TENSORS, tmp_path / 'named.pth')
+    data = read_checkpoint(tmp_path / 'named.pth')
+    torch.testing.assert_close(data, TENSORS, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+@pytest.mark.parametrize('modules', [False, True])
+@pytest.mark.parametrize(
+    'function', [os.mkdir, os.system, eval, pickle.loads])
+def test_a_poisoned_pickle_does_not_run(function, modules, legacy, tmp_path):
+    payload = Payload(tmp_path / 'ran', function)
+    if function is pickle.loads:
+        code = pickle.dumps(Payload(tmp_path / 'ran'))
+        payload.call = function, (code, )
+    elif function is not os.mkdir:
+        code = f'mkdir {tmp_path}/ran' if function is os.system else \
+            f'__import__("os").mkdir({str(tmp_path / "ran")!r})'
+        payload.call = function, (code, )
+    path = tmp_path / 'evil.pth'
+    torch.save(
+        dict(TENSORS, x=payload),
+        path,
+        _use_new_zipfile_serialization=not legacy)
+    # the payload works where nobody stops it
+    torch.load(path, weights_only=False)
+    (tmp_path / 'ran').rmdir()
+    with pytest.raises(CheckpointError, match='evil.pth is refused'):
+        read_checkpoint(path, modules=modules)
+    assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize('modules', [False, True])
+def test_getattr_gives_nothing_away(modules, tmp_path):
+    """HistoryBuffer pickles its methods with it; nothing else may."""
+    payload = Payload('')
+    payload.call = getattr, (HistoryBuffer, '__init__')
+    torch.save(dict(x=payload), tmp_path / 'evil.pth')
+    with pytest.raises(CheckpointError, match='refused.*getattr'):
+        read_checkpoint(tmp_path / 'evil.pth', modules=modules)
+
+
+@pytest.mark.parametrize('scheme', ['', 'https://', 'local-file://'])
+def test_mmengine_does_not_fall_back_to_unsafe_reading(scheme, cache,
+                                                       tmp_path):
+    """Not for a path, not for a URL, not for a backend somebody adds."""
+    from mmengine.runner import CheckpointLoader
+    path = tmp_path / 'evil.pth'
+    torch.save(dict(TENSORS, x=Payload(tmp_path / 'ran')), path)
+    name = f'{scheme}{path}'
+    if scheme == 'https://':
+        name = 'https://host/evil.pth'
+        key = hashlib.sha256(name.encode()).hexdigest()[:8]
+        cache.mkdir(parents=True)
+        path.rename(cache / f'{key}-evil.pth')
+    elif scheme:
+
+        @CheckpointLoader.register_scheme(prefixes=scheme, force=True)
+        def load_from_somewhere(filename, map_location):
+            return torch.load(
+                filename[len(scheme):], map_location, weights_only=False)
+
+    model = nn.Linear(3, 2)
+    with pytest.raises(CheckpointError, match='refused.*mkdir'):
+        load_checkpoint(model, name)
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_good_files_still_load_through_mmengine(tmp_path):
+    model = nn.Linear(3, 2)
+    torch.save(dict(state_dict=TENSORS), tmp_path / 'good.pth')
+    load_checkpoint(model, str(tmp_path / 'good.pth'), strict=True)
+    assert torch.equal(model.weight, TENSORS['weight'])
+
+
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+@pytest.mark.parametrize('keep, words', [
+    (0, 'is no checkpoint: it is empty'),
+    (0.5, 'cannot be read, it is truncated or damaged'),
+])
+def test_a_truncated_file_is_named(keep, words, suffix, tmp_path):
+    path = tmp_path / f'half.{suffix}'
+    save_checkpoint(TENSORS, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:int(len(whole) * keep)])
+    with pytest.raises(CheckpointError, match=f'half.{suffix} {words}'):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize('content', [
+    b'<!DOCTYPE html><html>', b'{"images": []}', b'\x89PNG\r\n\x1a\n' + b'0'
+])
+def test_another_kind_of_file_is_named(content, tmp_path):
+    (tmp_path / 'x.pth').write_bytes(content)
+    with pytest.raises(CheckpointError, match='no checkpoint: it begins with'):
+        read_checkpoint(tmp_path / 'x.pth')
+
+
+def test_an_archive_of_something_else_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / 'x.pth', 'w') as archive:
+        archive.writestr('readme.txt', 'hello')
+    with pytest.raises(CheckpointError, match='x.pth'):
+        read_checkpoint(tmp_path / 'x.pth')
+
+
+# ------------------------------------------------------------ finding
+def test_a_short_name_is_fetched_once_and_then_read_offline(
+        cache, mirror, monkeypatch):
+    file = 'fasternet_t0-epoch.281-val_acc1.71.9180.pth'
+    torch.save(TENSORS, mirror / file)
+    path = checkpoint_path('fasternet://t0')
+    assert path == cache / file
+    assert path.read_bytes() == (mirror / file).read_bytes()
+    monkeypatch.delenv('MMFASTERNET_MIRROR')
+    assert checkpoint_path('fasternet://t0') == path
+    # ... and by MMEngine itself
+    model = nn.Linear(3, 2)
+    load_checkpoint(model, 'fasternet://t0')
+    assert torch.equal(model.bias, TENSORS['bias'])
+
+
+def test_the_releases_carry_the_published_accuracies():
+    """Names of the authors' files and their accuracies, in percent."""
+    published = dict(
+        t0=71.918, t1=76.218, t2=78.886, s=81.284, m=82.962, l=83.506)
+    assert {
+        arch: float(release['file'].split('acc1.')[1][:-len('.pth')])
+        for arch, release in RELEASES.items()
+    } == published
+
+
+def test_a_release_with_another_hash_is_refused_and_not_kept(cache, mirror):
+    torch.save(TENSORS, mirror / RELEASES['t1']['file'])
+    with pytest.raises(CheckpointError, match='SHA-256.*expected 5d85fb08'):
+        checkpoint_path('fasternet://t1')
+    assert not list(cache.iterdir())
+
+
+def test_a_damaged_file_in_the_cache_is_refused(cache, mirror):
+    cache.mkdir(parents=True)
+    (cache / RELEASES['t2']['file']).write_bytes(b'PK half of it')
+    with pytest.raises(CheckpointError, match='expected 8424cb88'):
+        checkpoint_path('fasternet://t2')
+
+
+def test_a_given_digest_is_checked(cache, mirror, tmp_path):
+    save_checkpoint(TENSORS, mirror / RELEASES['s']['file'])
+    whole = hashlib.sha256(
+        (mirror / RELEASES['s']['file']).read_bytes()).hexdigest()
+    assert checkpoint_path('fasternet://s', sha256=whole[:10]).is_file()
+    with pytest.raises(CheckpointError, match=f'SHA-256 {whole}'):
+        checkpoint_path('fasternet://s', sha256='0' * 64)
+    with pytest.raises(CheckpointError, match='expected ffff'):
+        checkpoint_path(
+            str(mirror / RELEASES['s']['file']), sha256='ffff')
+
+
+@pytest.mark.parametrize('name, words', [
+    ('fasternet://t3', "no ImageNet release 'fasternet://t3'.*fasternet://l"),
+    ('http://host/x.pth', 'over https only'),
+    ('fasternet://m', 'cannot download https://github.com.*put the file at '
+     '.*val_acc1.82.9620.pth.*HTTPS_PROXY.*MMFASTERNET_MIRROR.*scratch'),
+    ('https://host/x.pth', 'cannot download https://host/x.pth'),
+])
+def test_what_cannot_be_had_says_what_to_do(name, words, cache):
+    with pytest.raises(CheckpointError, match=words):
+        checkpoint_path(name)
+    assert not cache.exists() or not list(cache.iterdir())
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(FileNotFoundError, match='no/such.pth'):
+        checkpoint_path('no/such.pth')
+
+
+def test_files_of_one_name_from_two_urls_do_not_mix(cache):
+    """Every model of timm is called model.safetensors."""
+    cache.mkdir(parents=True)
+    found = {}
+    for name in ('t0', 't1'):
+        url = f'https://host/{name}/model.safetensors'
+        with pytest.raises(CheckpointError) as error:
+            checkpoint_path(url)
+        path = str(error.value).split('put the file at ')[1].split(';')[0]
+        found[path] = url
+    assert len(found) == 2
+
+
+# ------------------------------------------------------------ writing
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+def test_a_failed_write_leaves_the_old_file(suffix, tmp_path):
+    path = tmp_path / f'folder/a.{suffix}'
+    save_checkpoint(TENSORS, path)
+    before = path.read_bytes()
+    with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
+        save_checkpoint(dict(TENSORS, x=lambda: 0), path)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [f'a.{suffix}']
