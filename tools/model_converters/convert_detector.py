@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Convert the weights of a detector to a checkpoint of one of our configs.
+
+SRC is one of: YOLOv8 with its own backbone, from mmyolo or Ultralytics (its
+neck and head are taken where shapes agree, the backbone is initialised as the
+config says); YOLOv8 with FasterNet pasted into Ultralytics; an MMDetection
+detector with FasterNet, such as the authors' Mask R-CNN. Of the last two
+everything must fit. Files are read as data: Ultralytics is not needed, and no
+code in them is run.
+"""
+import argparse
+import re
+
+from mmengine.config import DictAction
+from mmengine.registry import MODELS, init_default_scope
+
+import mmfasternet.models  # noqa: F401  makes mmyolo importable
+from mmfasternet import __version__
+from mmfasternet.checkpoint import (
+    CheckpointError,
+    checkpoint_path,
+    digest,
+    read_checkpoint,
+    save_checkpoint,
+)
+from mmfasternet.config import clear_errors, load_config
+from mmfasternet.models.backbones.fasternet_layouts import find_tensors
+from mmfasternet.ultralytics import is_ultralytics, rename_ultralytics
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('src', help='weights of a detector')
+    parser.add_argument('config', help='config of the detector they are for')
+    parser.add_argument('dst', help='checkpoint to write')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings, as key=value; see tools/train.py')
+    return parser.parse_args()
+
+
+def our_names(tensors):
+    """Tensors by our names, and whether they are of stock YOLOv8."""
+    if is_ultralytics(tensors):
+        tensors = rename_ultralytics(tensors)
+        return tensors, not any(k.startswith('backbone.') for k in tensors)
+    if 'backbone.stem.conv.weight' in tensors and any(
+            k.startswith('backbone.stage4.2.') for k in tensors):
+        # mmyolo keeps SPPF in the backbone
+        tensors = {
+            k.replace('backbone.stage4.2.', 'neck.reduce_layers.2.'): v
+            for k, v in tensors.items()
+        }
+        return {
+            k: v
+            for k, v in tensors.items() if not k.startswith('backbone.')
+        }, True
+    # mmdet 2 with the EMA hook of that time keeps a copy of every tensor
+    return {k: v for k, v in tensors.items() if not k.startswith('ema_')}, \
+        False
+
+
+def compare(own, tensors):
+    """Names that fit, and those that do not with the reason."""
+    taken, left = [], []
+    for name, value in tensors.items():
+        if name not in own and re.match(r'backbone\.norm[0246]\.', name):
+            continue  # of an output that the detector does not take
+        if name not in own:
+            left.append(f'{name}: the config has no such tensor')
+        elif value.shape != own[name].shape:
+            left.append(f'{name}: {tuple(value.shape)} in the file, '
+                        f'{tuple(own[name].shape)} in the config')
+        elif not value.isfinite().all():
+            raise CheckpointError(f'{name} holds NaN or infinity')
+        else:
+            taken.append(name)
+    return taken, left
+
+
+def main():
+    args = parse_args()
+    with clear_errors():
+        path = checkpoint_path(args.src)
+        tensors = find_tensors(read_checkpoint(path, modules=True))
+        tensors, stock = our_names(tensors)
+        cfg = load_config(args.config, args.cfg_options)
+        init_default_scope(cfg.default_scope)
+        model = MODELS.build(cfg.model)
+        own = model.state_dict()
+        taken, left = compare(own, tensors)
+        missing = [
+            k for k in own
+            if k not in tensors and not k.endswith('num_batches_tracked')
+        ]
+        if not stock and (left or missing):
+            unfit = [*left, *(f'{k}: not in the file' for k in missing)]
+            raise CheckpointError(
+                f'{path} does not fit {args.config}: {len(taken)} of '
+                f'{len(own)} tensors do. The first that do not:\n  ' +
+                '\n  '.join(unfit[:5]))
+        if not taken:
+            raise CheckpointError(
+                f'{path}: nothing in it fits {args.config}; its first '
+                f'tensors are {", ".join(list(tensors)[:4])}')
+        if stock:
+            # the backbone and what does not fit start as in training
+            model.init_weights()
+        model.load_state_dict({k: tensors[k] for k in taken}, strict=False)
+        meta = dict(
+            mmfasternet_version=__version__,
+            converted_from=f'{path.name}, SHA-256 {digest(path)}')
+        if not stock and 'metainfo' in cfg:
+            meta['dataset_meta'] = cfg.metainfo.to_dict()
+        save_checkpoint(
+            dict(meta=meta, state_dict=model.state_dict()), args.dst)
+    for name in taken if stock else ():
+        print(f'taken  {name}')
+    for line in left:
+        print(f'left   {line}')
+    print(f'{args.dst}: {len(taken)} of {len(own)} tensors from {path}' +
+          (f', {len(left)} of its neck and head left; the rest is initialised '
+           'as in training. Go on with --cfg-options '
+           f'load_from={args.dst}' if stock else ''))
+
+
+if __name__ == '__main__':
+    main()
