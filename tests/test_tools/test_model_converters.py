@@ -331,6 +331,71 @@ def test_other_classes_keep_all_but_the_last_layers(stock, tool, tmp_path):
     assert 'taken  bbox_head.head_module.reg_preds.0.2.bias' in out
 
 
+# ------------------------------------------------------------ mmdet 2
+def mmdet2_mask_rcnn(arch, widths):
+    """Names and shapes of MMDetection 2.25's Mask R-CNN with FPN.
+
+    Written out from its FPN, RPNHead, Shared2FCBBoxHead and FCNMaskHead, for
+    80 classes, with the authors' backbone below `backbone.`.
+    """
+    backbone = randomise(FasterNet(arch, out_indices=(0, 1, 2, 3)))
+    tensors = {f'backbone.{k}': v for k, v in backbone.state_dict().items()}
+    shapes = {}
+    for i, width in enumerate(widths):
+        shapes[f'neck.lateral_convs.{i}.conv'] = 256, width, 1, 1
+        shapes[f'neck.fpn_convs.{i}.conv'] = 256, 256, 3, 3
+    shapes['rpn_head.rpn_conv'] = 256, 256, 3, 3
+    shapes['rpn_head.rpn_cls'] = 3, 256, 1, 1
+    shapes['rpn_head.rpn_reg'] = 12, 256, 1, 1
+    shapes['roi_head.bbox_head.fc_cls'] = 81, 1024
+    shapes['roi_head.bbox_head.fc_reg'] = 320, 1024
+    shapes['roi_head.bbox_head.shared_fcs.0'] = 1024, 12544
+    shapes['roi_head.bbox_head.shared_fcs.1'] = 1024, 1024
+    for i in range(4):
+        shapes[f'roi_head.mask_head.convs.{i}.conv'] = 256, 256, 3, 3
+    shapes['roi_head.mask_head.upsample'] = 256, 256, 2, 2
+    shapes['roi_head.mask_head.conv_logits'] = 80, 256, 1, 1
+    generator = torch.Generator().manual_seed(0)
+    for name, shape in shapes.items():
+        tensors[f'{name}.weight'] = torch.rand(shape, generator=generator)
+        tensors[f'{name}.bias'] = torch.rand(shape[0], generator=generator)
+    return tensors
+
+
+def test_the_authors_mask_rcnn_loads_completely(tool, tmp_path):
+    """mmdet 2's layout, with T0 in place of S to be quick."""
+    config = 'configs/mask_rcnn/mask-rcnn_fasternet-s_fpn_1x_coco.py'
+    widths = [40, 80, 160, 320]
+    options = [
+        '--cfg-options', 'model.backbone.arch=t0',
+        f'model.neck.in_channels={widths}'.replace(' ', '')
+    ]
+    tensors = mmdet2_mask_rcnn('t0', widths)
+    source, target = tmp_path / 'epoch_12.pth', tmp_path / 'out.pth'
+    names = tuple(f'c{i}' for i in range(80))
+    torch.save(
+        dict(
+            meta=dict(mmdet_version='2.25.0', CLASSES=names),
+            state_dict=tensors,
+            optimizer=dict(state={}, param_groups=[])), source)
+    out = tool(CONVERTERS + 'convert_detector.py', source, config, target,
+               *options)
+    assert f'{len(tensors)} of {len(tensors)} tensors' in out
+    written = torch.load(target, weights_only=True)
+    assert written['meta']['dataset_meta']['classes'] == names
+    for name, value in tensors.items():
+        assert torch.equal(written['state_dict'][name], value), name
+
+    tensors.pop('roi_head.mask_head.upsample.bias')
+    torch.save(dict(state_dict=tensors), source)
+    target.unlink()
+    with pytest.raises(SystemExit, match=r'does not fit.*\n.*'
+                       'roi_head.mask_head.upsample.bias: not in the file'):
+        tool(CONVERTERS + 'convert_detector.py', source, config, target,
+             *options)
+    assert not target.exists()
+
+
 # ------------------------------------------------------------ refusals
 @pytest.mark.parametrize('content, words', [
     (dict(a=torch.ones(1)), 'nothing in it fits|does not fit'),

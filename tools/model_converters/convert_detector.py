@@ -73,19 +73,32 @@ def compare(own, tensors):
         elif value.shape != own[name].shape:
             left.append(f'{name}: {tuple(value.shape)} in the file, '
                         f'{tuple(own[name].shape)} in the config')
-        elif not value.isfinite().all():
-            raise CheckpointError(f'{name} holds NaN or infinity')
+        elif not value.isfinite().all() or value.is_floating_point() != \
+                own[name].is_floating_point():
+            raise CheckpointError(f'{name} holds NaN, infinity or another '
+                                  'kind of number')
         else:
             taken.append(name)
     return taken, left
+
+
+def dataset_meta(data, cfg):
+    """Class names, as inference looks for them; None leaves it COCO's."""
+    meta = data.get('meta') if isinstance(data, dict) else None
+    if isinstance(meta, dict):
+        if meta.get('dataset_meta'):
+            return meta['dataset_meta']
+        if meta.get('CLASSES'):  # mmdet 2
+            return dict(classes=tuple(meta['CLASSES']))
+    return cfg.metainfo.to_dict() if 'metainfo' in cfg else None
 
 
 def main():
     args = parse_args()
     with clear_errors():
         path = checkpoint_path(args.src)
-        tensors = find_tensors(read_checkpoint(path, modules=True))
-        tensors, stock = our_names(tensors)
+        data = read_checkpoint(path, modules=True)
+        tensors, stock = our_names(find_tensors(data))
         cfg = load_config(args.config, args.cfg_options)
         init_default_scope(cfg.default_scope)
         model = MODELS.build(cfg.model)
@@ -112,8 +125,9 @@ def main():
         meta = dict(
             mmfasternet_version=__version__,
             converted_from=f'{path.name}, SHA-256 {digest(path)}')
-        if not stock and 'metainfo' in cfg:
-            meta['dataset_meta'] = cfg.metainfo.to_dict()
+        if not stock:
+            classes = dataset_meta(data, cfg)
+            meta.update(dict(dataset_meta=classes) if classes else {})
         save_checkpoint(
             dict(meta=meta, state_dict=model.state_dict()), args.dst)
     for name in taken if stock else ():
