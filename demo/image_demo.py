@@ -7,6 +7,7 @@ from mmdet.apis import DetInferencer
 from mmengine.config import DictAction
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
+from mmfasternet.checkpoint import require_fit
 from mmfasternet.config import clear_errors, load_config
 
 
@@ -47,6 +48,8 @@ def main():
                 raise FileNotFoundError(f'no such file or folder: {path}')
         inferencer = DetInferencer(
             cfg, args.checkpoint, device=args.device, scope=cfg.default_scope)
+        require_fit(inferencer.model, args.checkpoint,
+                    cfg.get('metainfo', {}).get('classes', ()))
         images = inferencer._inputs_to_list(args.img)
         if not images:
             raise FileNotFoundError(f'no image in the folder {args.img}')

@@ -18,7 +18,7 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Dict, Iterator, Optional, Union
+from typing import Any, Dict, Iterator, Optional, Sequence, Union
 from unittest.mock import patch
 from urllib.error import URLError
 
@@ -28,6 +28,7 @@ import torch
 from mmengine.dist import barrier
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from torch import nn
 from torch.hub import download_url_to_file
 from torch.serialization import (
     get_unsafe_globals_in_checkpoint,
@@ -293,6 +294,59 @@ def _check_digest(path: Path, expected: Optional[str],
             f'{what or path} has the SHA-256 {actual}, expected {expected}: '
             'it is damaged or another file. Delete it and try again, or give '
             'the path of a file that you trust')
+
+
+def require_fit(model: nn.Module, name: str,
+                classes: Sequence[str] = ()) -> None:
+    """Refuse a checkpoint that is not of this whole model.
+
+    MMEngine loads what fits and warns about the rest; to test such a mixture
+    gives an AP of nearly 0.
+
+    Args:
+        model (nn.Module): The model, with or without a wrapper.
+        name (str): Anything that MMEngine loads checkpoints from.
+        classes (Sequence[str]): Class names of the config, to compare with
+            those that training has noted. Defaults to ``()``: do not compare.
+
+    Raises:
+        CheckpointError: If tensors are missing, unexpected or of another
+            shape, or if the classes are others.
+    """
+    data = CheckpointLoader.load_checkpoint(name, 'cpu', logger='silent')
+    tensors = data.get('state_dict', data)
+    meta = data.get('meta') or {}
+    trained = tuple((meta.get('dataset_meta') or {}).get('classes') or ())
+    if trained and classes and trained != tuple(classes):
+        raise CheckpointError(
+            f'{name} was trained on {len(trained)} classes '
+            f'({_shorten(trained)}), but the config has {len(classes)} '
+            f'({_shorten(classes)}): set `classes` to those of the training, '
+            'in their order, or take the config from its work directory')
+    while hasattr(model, 'module'):
+        model = model.module
+    own = model.state_dict()
+    tensors = {re.sub(r'^module\.', '', k): v for k, v in tensors.items()}
+    problems = [
+        f'{k}: {tuple(tensors[k].shape)} in the file, {tuple(v.shape)} in '
+        'the model' for k, v in own.items()
+        if k in tensors and tensors[k].shape != v.shape
+    ]
+    problems += [
+        f'{k}: not in the file' for k in own
+        if k not in tensors and not k.endswith('num_batches_tracked')
+    ]
+    problems += [f'{k}: not in the model' for k in tensors if k not in own]
+    if problems:
+        raise CheckpointError(
+            f'{name} does not fit the config, {len(problems)} tensors differ: '
+            f'{"; ".join(problems[:3])}. Another model.backbone.arch, letter '
+            'or number of classes? The config in the work directory of its '
+            'training fits')
+
+
+def _shorten(names: Sequence[str]) -> str:
+    return ', '.join(names[:4]) + (', ...' if len(names) > 4 else '')
 
 
 # ------------------------------------------------------------ writing

@@ -11,7 +11,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
-from mmfasternet.checkpoint import CheckpointError
+from mmfasternet.checkpoint import CheckpointError, require_fit
 from mmfasternet.config import (
     clear_errors,
     load_config,
@@ -115,6 +115,8 @@ def main():
         runner.test_evaluator.metrics.append(
             DumpResults(out_file_path=args.out))
     with clear_errors(CheckpointError, FileNotFoundError):
+        require_fit(runner.model, args.checkpoint,
+                    cfg.get('metainfo', {}).get('classes', ()))
         runner.test()
 
 

@@ -128,6 +128,13 @@ def test_the_backbone_alone_decides_the_input_widths(backbone, channels):
     (dict(backbone=dict(out_indices=(1, 2))), '2 levels.*has 3'),
     (dict(neck=dict(in_channels=(48, 96, 190))),
      r'level 2: .*\(48, 96, 192\).*neck.in_channels is \(48, 96, 190\)'),
+    (dict(neck=dict(out_channels=[256, 512, 768])),
+     r'neck.out_channels is \[256, 512, 768\], but .*head_module.in_channels '
+     r'is \[256, 512, 1024\]'),
+    (dict(neck=dict(widen_factor=0.5)),
+     'neck.widen_factor is 0.5, but .*head_module.widen_factor is 0.25'),
+    (dict(bbox_head=dict(head_module=dict(num_classes=3))),
+     'assigner.num_classes is 80, but .*num_classes is 3. Set `classes`'),
 ])
 def test_a_mismatch_names_the_level_and_the_key(model, words):
     with pytest.raises(ValueError, match=words):

@@ -277,6 +277,14 @@ def test_builds_from_every_scope(scope):
     assert isinstance(model, FasterNet)
 
 
+@pytest.mark.parametrize('channels, expected', [(1, 3), (4, 3), (3, 1)])
+def test_images_of_other_channels_are_named(channels, expected):
+    model = tiny(in_channels=expected)
+    with pytest.raises(ValueError, match=f'images have {channels} channels, '
+                       f'but model.backbone.in_channels is {expected}'):
+        model(torch.rand(1, channels, 32, 32))
+
+
 def timm_name(name):
     """timm counts a stage with the merging layer before it as one."""
     head = {'avgpool_pre_head.1': 'conv_head', 'head': 'classifier'}

@@ -2,6 +2,7 @@
 """The command-line tools as a user runs them."""
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,31 @@ def test_image_demo_draws_and_writes_json(trained, coco, tmp_path):
             boxes = json.loads((out / f'preds/{name}.json').read_text())
             assert len(boxes['bboxes']) == len(boxes['scores']) > 0
             assert (picture != plain).any()
+
+
+@pytest.mark.parametrize('command', [
+    ['tools/test.py', 'CONFIG', 'CHECKPOINT'],
+    ['demo/image_demo.py', 'IMAGE', 'CONFIG', 'CHECKPOINT'],
+])
+@pytest.mark.parametrize('options, words', [
+    (['classes=[blue,red,green]'], r'was trained on 2 classes \(blue, red\), '
+     r'but the config has 3 \(blue, red, green\)'),
+    (['model.backbone.arch=t0'], r'does not fit the config.*backbone.patch_'
+     r'embed.proj.weight: \(24, 3, 4, 4\) in the file, \(40, 3, 4, 4\)'),
+])
+def test_a_checkpoint_of_another_model_is_refused(command, options, words,
+                                                  trained, coco):
+    work_dir, arguments = trained
+    paths = dict(
+        CONFIG='configs/yolov8_fasternet_n.py',
+        CHECKPOINT=str(work_dir / 'epoch_2.pth'),
+        IMAGE=str(coco / 'val/1.png'))
+    command = [paths.get(word, word) for word in command]
+    kept = [a for a in arguments if not a.startswith('classes=')]
+    kept += ['classes=[blue,red]'] if 'classes' not in options[0] else []
+    done = run(sys.executable, *command, *kept, *options, check=False)
+    assert done.returncode == 1
+    assert re.search(words, done.stderr) and 'Traceback' not in done.stderr
 
 
 @pytest.mark.parametrize('command, words', [

@@ -472,7 +472,17 @@ class FasterNet(BaseModule):
             ``(N, out_channels[i], H // out_strides[i], W // out_strides[i])``
             per entry of ``out_indices``; with ``num_classes``, the logits
             ``(N, num_classes)``.
+
+        Raises:
+            ValueError: If the images have another number of channels.
         """
+        expected = self.patch_embed.proj.in_channels
+        if x.shape[1] != expected:
+            raise ValueError(
+                f'the images have {x.shape[1]} channels, but '
+                f'model.backbone.in_channels is {expected}. Change it, or '
+                'what LoadImageFromFile (color_type) and '
+                'model.data_preprocessor (mean, std) make of the images')
         outs = []
         x = self.patch_embed(x)
         for position, stage in enumerate(self.stages):

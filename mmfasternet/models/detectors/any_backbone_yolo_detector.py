@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 # GPL because it extends a class of mmyolo, which is GPL-3.0.
 """mmyolo's detector for a backbone of any widths."""
-from typing import Sequence, Tuple
+from typing import Optional, Sequence, Tuple
 
 import torch
 from mmdet.utils import ConfigType
@@ -28,7 +28,7 @@ class AnyBackboneYOLODetector(YOLODetector):
         **kwargs: See :class:`mmdet.models.SingleStageDetector`.
 
     Raises:
-        ValueError: If the backbone does not fit the neck or the head, naming
+        ValueError: If backbone, neck and head do not fit together, naming
             the level and the config key.
     """
 
@@ -41,6 +41,7 @@ class AnyBackboneYOLODetector(YOLODetector):
         channels, strides = backbone_levels(backbone)
         _check_levels(channels, strides, neck,
                       bbox_head['head_module']['featmap_strides'])
+        _check_head(neck, bbox_head, kwargs.get('train_cfg'))
         super().__init__(
             backbone=backbone,
             neck=dict(neck, in_channels=list(channels)),
@@ -112,3 +113,26 @@ def _check_levels(channels: Sequence[int], strides: Sequence[int],
             f'level {level}: model.backbone gives {tuple(channels)} channels, '
             f'but model.neck.in_channels is {tuple(expected)}. Delete '
             'model.neck.in_channels: it is taken from the backbone')
+
+
+def _check_head(neck: ConfigType, head: ConfigType,
+                train_cfg: Optional[ConfigType]) -> None:
+    module = head['head_module']
+    for key in ('out_channels', 'widen_factor'):
+        key_in_head = key.replace('out_', 'in_')
+        ours, theirs = neck.get(key), module.get(key_in_head)
+        if key == 'out_channels' and None not in (ours, theirs):
+            ours, theirs = list(ours), list(theirs)
+        if None not in (ours, theirs) and ours != theirs:
+            raise ValueError(
+                f'model.neck.{key} is {ours}, but '
+                f'model.bbox_head.head_module.{key_in_head} is {theirs}: the '
+                'head takes what the neck gives, so they must be equal')
+    assigner = (train_cfg or {}).get('assigner', {})
+    classes = assigner.get('num_classes', module['num_classes'])
+    if classes != module['num_classes']:
+        raise ValueError(
+            f'model.train_cfg.assigner.num_classes is {classes}, but '
+            'model.bbox_head.head_module.num_classes is '
+            f'{module["num_classes"]}. Set `classes` in the config, which '
+            'sets both')
