@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one difference between mmyolo 0.6.0 and the mmcv it runs on here."""
-from contextlib import contextmanager
+"""What mmyolo and mmpretrain need to be imported beside today's packages."""
+import sys
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
-from typing import Iterator
+from typing import Iterator, NoReturn
 
 import mmcv
 from mmengine.utils import digit_version
@@ -38,3 +43,91 @@ def import_mmyolo() -> ModuleType:
         with _mmcv_version(_NEWEST_MMCV_OF_MMYOLO):
             import mmyolo
     return mmyolo
+
+
+_TRANSFORMS = 'torchvision.transforms'
+# what mmpretrain 1.3 imports of torchvision, and the parents of that
+_TORCHVISION = ('torchvision', 'torchvision.ops', 'torchvision.ops.boxes',
+                _TRANSFORMS, f'{_TRANSFORMS}.functional',
+                f'{_TRANSFORMS}.transforms')
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ImportError(f'{name} is needed here, but torchvision is not '
+                      'installed: install the one made for your PyTorch')
+
+
+class _Absent(ModuleType):
+    """A module or class of torchvision that can be named but not used."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith('__'):  # introspection is no use
+            raise AttributeError(name)
+        _refuse(f'{self.__name__}.{name}')
+
+
+class _AbsentTransform:
+    """A class of torchvision that can be derived from but not built."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        _refuse(f'{_TRANSFORMS}.RandomResizedCrop')
+
+
+@contextmanager
+def _lent_torchvision() -> Iterator[None]:
+    """Let ``import torchvision`` succeed for the time being."""
+    modules = {name: _Absent(name) for name in _TORCHVISION}
+    for name, module in modules.items():
+        module.__spec__ = ModuleSpec(name, loader=None)
+        parent, _, child = name.rpartition('.')
+        if parent:
+            setattr(modules[parent], child, module)
+    modules[_TRANSFORMS].RandomResizedCrop = _AbsentTransform
+    modules[f'{_TRANSFORMS}.transforms'].InterpolationMode = _Absent(
+        f'{_TRANSFORMS}.InterpolationMode')
+    sys.modules.update(modules)
+    try:
+        yield
+    finally:
+        for name in modules:
+            del sys.modules[name]
+
+
+def _blank_dataset(module: str, name: str) -> object:
+    """A data set to unpickle into, in a process without mmpretrain yet."""
+    import_mmpretrain()
+    cls = getattr(import_module(module), name)
+    return cls.__new__(cls)
+
+
+def _reduce_dataset(self, protocol: int) -> tuple:
+    cls = type(self)
+    state = object.__reduce_ex__(self, 2)[2]
+    return _blank_dataset, (cls.__module__, cls.__name__), state
+
+
+@cache
+def import_mmpretrain() -> ModuleType:
+    """Import all of mmpretrain, without torchvision if there is none.
+
+    mmpretrain imports torchvision throughout, but computes with it only in
+    ``torchvision/...`` transforms, MAE's crop, visual grounding and for PIL
+    images. Where it is missing, as for the CPU build of PyTorch that this
+    project uses, modules of its name stand in while mmpretrain is imported
+    and are gone afterwards; what would use them raises an ImportError. A
+    pickled data set remembers to call this function first, because a worker
+    process that is spawned imports nothing but what it unpickles.
+
+    Raises:
+        ImportError: If mmpretrain is not installed.
+    """
+    import mmpretrain
+    present = find_spec('torchvision') is not None
+    with nullcontext() if present else _lent_torchvision():
+        # all parts that register something
+        for part in ('datasets', 'engine', 'evaluation', 'models',
+                     'visualization'):
+            import_module(f'mmpretrain.{part}')
+    if not present:
+        mmpretrain.datasets.BaseDataset.__reduce_ex__ = _reduce_dataset
+    return mmpretrain

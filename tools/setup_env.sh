@@ -99,7 +99,8 @@ if ! compgen -G "$wheels/onedl_mmcv-$MMCV-$tag-*.whl" >/dev/null; then
 fi
 
 say "installing mmfasternet and what it needs"
-pip install -q --no-build-isolation --find-links "$wheels" -e '.[onedl,tests]'
+pip install -q --no-build-isolation --find-links "$wheels" \
+    -e '.[onedl,classification,tests]'
 # Two distributions of OpenCV write the same cv2, and the one with a window
 # system does not load on a machine without.
 pip uninstall -q -y opencv-python opencv-python-headless
