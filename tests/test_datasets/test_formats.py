@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One data set in every format gives the same COCO json."""
+import json
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from mmfasternet.datasets.formats import (
+    image_size,
+    read_dataset,
+    write_coco,
+)
+
+NAMES = ('bird', 'cat')
+# file: (width, height, [(class, x, y, w, h)]); one path has a space and an é
+TRUTH = {
+    'train/a b.png': (80, 60, [('cat', 10, 5, 30, 40), ('bird', 0, 0, 9, 7)]),
+    'train/é.png': (33, 47, [('bird', 20, 30, 13, 17)]),
+    'train/nothing.png': (64, 64, []),
+    'val/c.png': (64, 48, [('cat', 1, 2, 3, 4)]),
+}
+
+
+def images(root, folder='images'):
+    for name, (width, height, _) in TRUTH.items():
+        path = root / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # cv2.imwrite does not take every name on every system
+        path.write_bytes(
+            cv2.imencode('.png', np.zeros((height, width, 3), np.uint8))[1])
+
+
+def yolo(root, config=True, folder='images'):
+    images(root, folder)
+    for name, (width, height, boxes) in TRUTH.items():
+        lines = [
+            f'{NAMES.index(c)} {(x + w / 2) / width:.6f} '
+            f'{(y + h / 2) / height:.6f} {w / width:.6f} {h / height:.6f}'
+            for c, x, y, w, h in boxes
+        ]
+        path = (root / folder.replace('images', 'labels') / name).with_suffix(
+            '.txt')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if lines:
+            path.write_text('\n'.join(lines) + '\n')
+    if config:
+        (root / 'data.yaml').write_text(
+            yaml.safe_dump(
+                dict(
+                    path='.',
+                    train='images/train',
+                    val='images/val',
+                    names=dict(enumerate(NAMES)))))
+    else:
+        (root / 'classes.txt').write_text('\n'.join(NAMES) + '\n')
+    return root
+
+
+def yolo_roboflow(root):
+    """train/images, train/labels; and a yaml that points one folder up."""
+    yolo(root)
+    for split in ('train', 'val'):
+        (root / split).mkdir()
+        for kind in ('images', 'labels'):
+            (root / kind / split).rename(root / split / kind)
+    (root / 'data.yaml').write_text('train: ../train/images\n'
+                                    'val: ../val/images\nnc: 2\n'
+                                    f'names: {list(NAMES)}\n')
+    return root
+
+
+def yolo_lists(root):
+    """Text files of paths, as darknet and COCO in Ultralytics have them."""
+    yolo(root)
+    for split in ('train', 'val'):
+        (root / f'{split}.txt').write_text('\n'.join(
+            f'./images/{name}' for name in TRUTH if name.startswith(split)))
+    (root / 'data.yaml').write_text(
+        f'train: train.txt\nval: val.txt\nnames: {list(NAMES)}\n')
+    return root
+
+
+def xml(name, width, height, boxes):
+    objects = ''.join(
+        f'<object><name>{c}</name><bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}'
+        f'</ymin><xmax>{x + w + 1}</xmax><ymax>{y + h + 1}</ymax></bndbox>'
+        '</object>' for c, x, y, w, h in boxes)
+    return (f'<annotation><filename>{name}</filename><size><width>{width}'
+            f'</width><height>{height}</height></size>{objects}</annotation>')
+
+
+def voc(root):
+    images(root, 'flat')
+    (root / 'JPEGImages').mkdir()
+    (root / 'Annotations').mkdir()
+    (root / 'ImageSets/Main').mkdir(parents=True)
+    stems = dict(train=[], val=[])
+    for name, truth in TRUTH.items():
+        split, file = name.split('/')
+        file = file.replace(' ', '_')  # lists separate columns by spaces
+        (root / 'flat' / name).rename(root / 'JPEGImages' / file)
+        (root / 'Annotations' / file).with_suffix('.xml').write_text(
+            xml(file, *truth))
+        stems[split].append(file[:-4])
+    for split, names in stems.items():
+        (root / f'ImageSets/Main/{split}.txt').write_text('\n'.join(names))
+    return root
+
+
+def voc_folders(root):
+    """xml beside the images, in folders train and val."""
+    images(root, '.')
+    for name, truth in TRUTH.items():
+        (root / name).with_suffix('.xml').write_text(
+            xml(name.split('/')[1], *truth))
+    return root
+
+
+def coco(root):
+    images(root)
+    for split in ('train', 'val'):
+        ids, anns = [], []
+        for name, (width, height, boxes) in TRUTH.items():
+            if not name.startswith(split):
+                continue
+            ids.append(
+                dict(
+                    id=len(ids) + 7,
+                    file_name=name.split('/')[1],
+                    width=width,
+                    height=height))
+            anns += [
+                dict(
+                    id=len(anns) + i,
+                    image_id=ids[-1]['id'],
+                    category_id=NAMES.index(c) + 1,
+                    bbox=[x, y, w, h],
+                    area=w * h,
+                    iscrowd=0) for i, (c, x, y, w, h) in enumerate(boxes)
+            ]
+        path = root / f'annotations/instances_{split}2017.json'
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(
+            json.dumps(
+                dict(
+                    images=ids,
+                    annotations=anns,
+                    categories=[
+                        dict(id=i, name=n) for i, n in enumerate(NAMES, 1)
+                    ])))
+        # captions of the same images, which have no categories
+        (path.parent / f'captions_{split}2017.json').write_text(
+            json.dumps(dict(images=ids, annotations=[])))
+    return root
+
+
+def boxes_of(source, tmp_path):
+    """Splits as {file name: size and boxes}, through the written json."""
+    found = {}
+    for split in ('train', 'val'):
+        if source.files:
+            path, folder = source.files[split]
+        else:
+            path, folder = tmp_path / f'{split}.json', source.root
+            write_coco(source.splits[split], source.classes, path)
+        data = json.loads(path.read_text())
+        names = {c['id']: c['name'] for c in data['categories']}
+        assert tuple(names.values()) == source.classes == NAMES
+        for image in data['images']:
+            file = folder / image['file_name']
+            assert file.is_file()
+            boxes = [(names[a['category_id']], *a['bbox'])
+                     for a in data['annotations']
+                     if a['image_id'] == image['id']]
+            found[split, file.name.replace(' ', '_')] = (
+                image['width'], image['height'], boxes)
+    return found
+
+
+EXPECTED = {(n.split('/')[0], n.split('/')[1].replace(' ', '_')): v
+            for n, v in TRUTH.items()}
+
+
+@pytest.mark.parametrize('make, name', [
+    (yolo, 'YOLO'),
+    (lambda root: yolo(root, config=False), 'YOLO'),
+    (yolo_roboflow, 'YOLO'),
+    (yolo_lists, 'YOLO'),
+    (voc, 'Pascal VOC'),
+    (voc_folders, 'Pascal VOC'),
+    (coco, 'COCO'),
+], ids=['data.yaml', 'classes.txt', 'roboflow', 'lists', 'voc', 'voc folders',
+        'coco'])
+def test_every_format_gives_the_same_boxes(make, name, tmp_path):
+    root = tmp_path / 'my data é'
+    root.mkdir()
+    source = read_dataset(make(root))
+    assert source.format == name
+    assert boxes_of(source, tmp_path) == EXPECTED
+
+
+def test_the_yaml_itself_may_be_given(tmp_path):
+    source = read_dataset(yolo(tmp_path / 'd') / 'data.yaml')
+    assert boxes_of(source, tmp_path) == EXPECTED
+
+
+def test_outlines_become_their_boxes(tmp_path):
+    root = yolo(tmp_path / 'd')
+    (root / 'labels/val/c.txt').write_text('1 0.25 0.5 0.5 0.25 0.75 1.0\n')
+    labels = read_dataset(root).splits['val']
+    assert labels.boxes == [(0, 'cat', [16, 12, 32, 36], 0)]
+
+
+def test_without_splits_one_in_five_validates_and_always_the_same(tmp_path):
+    root = tmp_path / 'd'
+    (root / 'images').mkdir(parents=True)
+    (root / 'labels').mkdir()
+    (root / 'classes.txt').write_text('cat\n')
+    for i in range(10):
+        Image.new('RGB', (40 + i, 40)).save(root / f'images/{i}.jpg')
+        (root / f'labels/{i}.txt').write_text(f'0 0.5 0.5 0.{i}1 0.5')
+    first, second = read_dataset(root), read_dataset(root)
+    assert first == second
+    sizes = {s: len(v.images) for s, v in first.splits.items()}
+    assert sizes == dict(train=8, val=2)
+    names = [i['file_name'] for v in first.splits.values() for i in v.images]
+    assert sorted(names) == [f'images/{i}.jpg' for i in range(10)]
+    for labels in first.splits.values():  # every box stayed with its image
+        for image, _, box, _ in labels.boxes:
+            width, i = labels.images[image]['width'], int(
+                labels.images[image]['file_name'][7])
+            assert box[2] == pytest.approx(width * (i / 10 + 0.01))
+
+
+def test_rotation_counts_as_opencv_reads_it(tmp_path):
+    """Cameras store a flag; OpenCV turns the image, PIL does not."""
+    image = Image.new('RGB', (30, 20))
+    exif = image.getexif()
+    for orientation in range(1, 9):
+        exif[0x0112] = orientation
+        image.save(tmp_path / 'x.jpg', exif=exif)
+        height, width = cv2.imread(str(tmp_path / 'x.jpg')).shape[:2]
+        assert image_size(tmp_path / 'x.jpg') == (width, height)
+
+
+def broken_yolo(text):
+
+    def make(root):
+        yolo(root)
+        (root / 'labels/val/c.txt').write_text(text)
+
+    return make
+
+
+def changed(path, text, make=yolo):
+
+    def change(root):
+        make(root)
+        (root / path).write_text(text)
+
+    return change
+
+
+def emptied(root):
+    yolo(root)
+    (root / 'images/val/c.png').write_bytes(b'')
+
+
+@pytest.mark.parametrize('make, words', [
+    (broken_yolo('2 0.5 0.5 0.1 0.1'), r'c.txt:1: class 2, but there are 2 '
+     'names, 0 to 1'),
+    (broken_yolo('-1 0.5 0.5 0.1 0.1'), 'c.txt:1: class -1'),
+    (broken_yolo('\n0.5 0.5 0.5 0.1 0.1'), 'c.txt:2: class 0.5'),
+    (broken_yolo('cat 0.5 0.5 0.1 0.1'), "c.txt:1: expected numbers, got 'cat"),
+    (broken_yolo('1 0.5 0.5 0.1'), 'c.txt:1: expected a class and x, y'),
+    (broken_yolo('1 32 24 10 10'), 'coordinates are shares of the image size'),
+    (broken_yolo('1 nan 0.5 0.1 0.1'), 'coordinates are shares'),
+    (changed('data.yaml', 'names: ['), 'data.yaml is no YAML'),
+    (changed('data.yaml', 'names: 3'), 'names must be a list'),
+    (changed('data.yaml', 'names: {1: a, 2: b}'), 'numbered 0, 1, 2'),
+    (changed('data.yaml', 'names: [a]\nnc: 2'), 'nc is 2, but there are 1'),
+    (changed('data.yaml', 'names: [a]'), 'there is no train'),
+    (changed('data.yaml', 'names: [a]\ntrain: nowhere'),
+     "'nowhere' is neither .*/nowhere"),
+    (changed('Annotations/c.xml', '<annotation>', voc), r'c.xml:1: broken xml'),
+    (changed('Annotations/c.xml', '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>',
+             voc), 'c.xml:1: entities are not allowed'),
+    (changed('annotations/instances_val2017.json', '{"images": [', coco),
+     'instances_val2017.json is no json'),
+    (changed('annotations/instances_train.json', json.dumps(
+        dict(images=[], annotations=[], categories=[])), coco),
+     'which of .*instances_train.json, .*instances_train2017.json'),
+    (lambda root: root.mkdir(), 'no labels found. Looked for'),
+])
+def test_broken_labels_name_the_place(make, words, tmp_path):
+    root = tmp_path / 'd'
+    make(root)
+    with pytest.raises(ValueError, match=words):
+        read_dataset(root)
+
+
+def test_unreadable_images_and_empty_boxes_are_counted(tmp_path):
+    root = yolo(tmp_path / 'd')
+    (root / 'images/train/é.png').write_bytes(b'')
+    (root / 'labels/val/c.txt').write_text('0 0.5 0.5 0 0.1\n')
+    source = read_dataset(root)
+    assert len(source.splits['train'].images) == 2
+    assert 'é.png: the image cannot be read' in \
+        source.splits['train'].dropped[0]
+    assert 'c.txt:1: box of bird has no area' in \
+        source.splits['val'].dropped[0]
+
+
+def test_a_folder_that_links_to_itself_ends(tmp_path):
+    root = yolo(tmp_path / 'd', config=False)
+    (root / 'images/train/again').symlink_to(root)
+    assert boxes_of(read_dataset(root), tmp_path) == EXPECTED
+
+
+def test_nothing_there():
+    with pytest.raises(FileNotFoundError, match='no such file or folder: no'):
+        read_dataset('no/where')
