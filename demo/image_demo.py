@@ -3,10 +3,11 @@
 import argparse
 import os.path as osp
 
+# first: it makes mmyolo importable, or says what is missing
+import mmfasternet.models  # noqa: F401  # isort: skip
 from mmdet.apis import DetInferencer
 from mmengine.config import DictAction
 
-import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet.checkpoint import require_fit
 from mmfasternet.config import clear_errors, load_config
 

@@ -4,13 +4,14 @@ import argparse
 import os
 import os.path as osp
 
+# first: it makes mmyolo importable, or says what is missing
+import mmfasternet.models  # noqa: F401  # isort: skip
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import ConfigDict, DictAction
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
-import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet.checkpoint import CheckpointError, require_fit
 from mmfasternet.config import (
     clear_errors,

@@ -4,11 +4,12 @@ import argparse
 import os
 import os.path as osp
 
+# first: it makes mmyolo importable, or says what is missing
+import mmfasternet.models  # noqa: F401  # isort: skip
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import DictAction
 from mmengine.runner import Runner
 
-import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.config import (
     clear_errors,

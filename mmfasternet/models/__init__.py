@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 from importlib.util import find_spec
 
-from .backbones import FasterNet, FasterNetBlock, PartialConv
+from mmfasternet.doctor import diagnosed
 
 __all__ = ['FasterNet', 'FasterNetBlock', 'PartialConv']
 
-# With MMDetection alone the backbone is all there is to offer.
-if find_spec('mmyolo') is not None:
-    from mmfasternet.compat import import_mmyolo
-    import_mmyolo()
-    from .detectors import AnyBackboneYOLODetector
-    from .necks import YOLOv8SPPFPAFPN
-    __all__ += ['AnyBackboneYOLODetector', 'YOLOv8SPPFPAFPN']
+with diagnosed():
+    from .backbones import FasterNet, FasterNetBlock, PartialConv
+
+    # With MMDetection alone the backbone is all there is to offer.
+    if find_spec('mmyolo') is not None:
+        from mmfasternet.compat import import_mmyolo
+        import_mmyolo()
+        from .detectors import AnyBackboneYOLODetector
+        from .necks import YOLOv8SPPFPAFPN
+        __all__ += ['AnyBackboneYOLODetector', 'YOLOv8SPPFPAFPN']

@@ -1,0 +1,419 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each problem is made in an environment of fake packages, and found."""
+import configparser
+import os
+import re
+import subprocess
+import sys
+import venv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mmfasternet import doctor
+
+REPO = Path(doctor.__file__).parents[1]
+ONEDL = {
+    'mmfasternet': '0.1.0',
+    'torch': '2.13.0',
+    'numpy': '2.2.6',
+    'onedl-mmengine': '0.10.12',
+    'onedl-mmcv': '2.3.6',
+    'onedl-mmdetection': '3.5.1',
+    'mmyolo': '0.6.0',
+    'opencv-python-headless': '4.12.0.88',
+    'setuptools': '82.0.0',
+    'pyyaml': '6.0.3',
+    'safetensors': '0.8.0',
+    'scikit_learn': '1.9.1',  # one name, spelled in two ways
+}
+OPENMMLAB = {
+    'onedl-mmengine': None,
+    'onedl-mmcv': None,
+    'onedl-mmdetection': None,
+    'mmengine': '0.10.7',
+    'mmcv': '2.1.0',
+    'mmdet': '3.3.0',
+    'setuptools': '80.0.0',
+}
+TORCH = '''
+__version__ = '2.13.0+cpu'
+class version:
+    cuda = None
+class cuda:
+    get_device_name = lambda: 'NVIDIA H200'
+def from_numpy(array): pass
+def ones(size, device): raise AssertionError('not compiled with CUDA')
+'''
+MODULES = {
+    'numpy.py': '__version__ = "2.2.6"\ndef zeros(size): pass',
+    'torch.py': TORCH,
+    'cv2.py': 'import numpy',
+    'mmengine/__init__.py': '',
+    'mmengine/runner.py': 'import cv2, torch',
+    'mmengine/utils.py': 'def digit_version(v): return v.split(".")',
+    'mmcv/__init__.py': 'import mmengine.runner; __version__ = "2.3.6"',
+    'mmcv/cnn.py': '',
+    'mmcv/ops.py': 'def get_compiling_cuda_version(): return "not available"',
+    'mmdet/__init__.py': '',
+    'mmdet/datasets.py': 'import mmcv.ops',
+    'mmdet/models.py': '',
+    'mmyolo/__init__.py': 'import mmdet.models',
+    'mmyolo/datasets.py': '',
+    'mmyolo/models.py': '',
+}
+GPU = TORCH.replace('None', '"12.8"')
+NO_DRIVER = GPU.replace('AssertionError', 'RuntimeError')
+NEITHER = dict.fromkeys(('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection'))
+NO_MODULES = dict.fromkeys(
+    ('mmengine/runner.py', 'mmengine/utils.py', 'mmengine/__init__.py',
+     'mmcv/__init__.py', 'mmcv/cnn.py', 'mmcv/ops.py', 'mmdet/__init__.py',
+     'mmdet/datasets.py', 'mmdet/models.py'))
+BUILD_ONEDL = ('MMCV_WITH_OPS=1 PYTHON -m pip install --no-build-isolation '
+               '--no-deps --no-cache-dir --no-binary onedl-mmcv '
+               'onedl-mmcv==2.3.6')
+BUILD_MMCV = BUILD_ONEDL.replace('onedl-', '').replace('2.3.6', '2.1.0')
+INSTALL = ("MMCV_WITH_OPS=1 PYTHON -m pip install --no-build-isolation -e "
+           "'.[onedl]'")
+HEADLESS = "PYTHON -m pip install --no-deps 'opencv-python-headless<4.13'"
+
+# The check; other distributions and other files than those above; what is
+# said, and one of the commands.
+PROBLEMS = [
+    ('numpy', {}, {'numpy.py': 'raise ImportError("no ABI")'},
+     'numpy does not import: ImportError: no ABI',
+     "PYTHON -m pip install --force-reinstall --no-deps 'numpy<2.3'"),
+    ('torch', {'torch': None}, {'torch.py': None},
+     'torch is missing',
+     'PYTHON -m pip install --force-reinstall torch==2.13.0'),
+    ('torch', {'torchvision': '0.20.0'},
+     {'torch.py': 'raise OSError("libcudart.so:\\n no file")',
+      'torchvision.py': 'import torch'},
+     'torch does not import: OSError: libcudart.so: no file',
+     'PYTHON -m pip install --force-reinstall torch==2.13.0'),
+    ('torch', {}, {'torch.py': TORCH.replace('2.13.0+cpu', '2.5.1')},
+     'torch 2.5.1 is older than 2.6', BUILD_ONEDL),
+    ('torch_with_numpy', {},
+     {'torch.py': TORCH.replace('pass', 'raise RuntimeError("no numpy")')},
+     'torch 2.13.0+cpu cannot read arrays of NumPy 2.2.6: RuntimeError: no',
+     "PYTHON -m pip install --force-reinstall --no-deps 'numpy<2.3'"),
+    ('families', {'mmcv': '2.1.0'}, {},
+     'Two families are mixed: onedl-mmengine, onedl-mmcv, mmcv, onedl-mmdet',
+     'PYTHON -m pip uninstall -y onedl-mmengine onedl-mmcv mmcv '
+     'onedl-mmdetection'),
+    ('missing', NEITHER, NO_MODULES, 'mmengine, mmcv and mmdet are missing',
+     INSTALL),
+    ('missing', {'onedl-mmcv': None},
+     {name: None for name in MODULES if name.startswith('mmcv')},
+     'mmcv is missing', BUILD_ONEDL),
+    ('missing', {**OPENMMLAB, 'mmdet': None},
+     {name: None for name in MODULES if name.startswith('mmdet')},
+     'mmdet is missing', 'PYTHON -m pip install mmdet==3.3.0'),
+    ('doubles', {**OPENMMLAB, 'mmcv-lite': '2.1.0'}, {},
+     'mmcv and mmcv-lite both write the module mmcv', BUILD_MMCV),
+    ('doubles', {'onedl-mim': '0.5.1', 'openmim': '0.3.9',
+                 'setuptools': '80.0.0'}, {},
+     'onedl-mim and openmim both write the module mim',
+     'PYTHON -m pip install onedl-mim==0.5.1'),
+    ('opencv', {'opencv-python': '4.12.0.88'}, {},
+     'OpenCV is installed 2 times: opencv-python-headless, opencv-python',
+     'PYTHON -m pip uninstall -y opencv-python-headless opencv-python'),
+    ('opencv', {'opencv-python-headless': None}, {'cv2.py': None},
+     'OpenCV: cv2 is missing', HEADLESS),
+    ('opencv', {'opencv-python-headless': None, 'opencv-python': '4.12'},
+     {'cv2.py': 'raise ImportError("libGL.so.1: cannot open shared object")'},
+     'OpenCV: cv2 does not import: ImportError: libGL.so.1: cannot', HEADLESS),
+    ('imports', {}, {'mmengine/runner.py': 'import mmengine.nothing'},
+     'mmengine does not import: ModuleNotFoundError: No module named '
+     "'mmengine.nothing'",
+     'PYTHON -m pip install --force-reinstall --no-deps '
+     'onedl-mmengine==0.10.12'),
+    ('imports', {**OPENMMLAB, 'mmcv': None, 'mmcv-lite': '2.1.0'},
+     {'mmcv/ops.py': 'import mmcv._ext'},
+     "mmcv.ops does not import: ModuleNotFoundError: No module named "
+     "'mmcv._ext'", BUILD_MMCV),
+    ('imports', {}, {'mmcv/ops.py': 'raise ImportError(__file__ + ": _ZNK")'},
+     'mmcv.ops does not import: ImportError: ~/mmcv/ops.py: _ZNK',
+     BUILD_ONEDL),
+    ('imports', {}, {'mmcv/ops.py': 'import os; os.kill(os.getpid(), 11)'},
+     'mmcv.ops does not import: the interpreter ended, SIGSEGV', BUILD_ONEDL),
+    ('imports', {}, {'mmdet/datasets.py': 'import imaug.augmenters'},
+     "mmdet does not import: ModuleNotFoundError: No module named 'imaug'",
+     'PYTHON -m pip install imaug'),
+    ('imports', OPENMMLAB,
+     {'mmdet/__init__.py': 'raise AssertionError("MMCV==2.2.0 is used")'},
+     'mmdet does not import: AssertionError: MMCV==2.2.0', BUILD_MMCV),
+    ('imports', {}, {'mmyolo/models.py': 'raise AttributeError("changed")'},
+     'mmyolo does not import: AttributeError: changed',
+     'PYTHON -m pip install --force-reinstall --no-deps mmyolo==0.6.0'),
+    ('operators_on_gpu', {},
+     {'torch.py': GPU.replace('raise AssertionError', 'return str')},
+     "mmcv's operators are compiled for the CPU only", BUILD_ONEDL),
+    ('pkg_resources', {**OPENMMLAB, 'setuptools': '82.0.0'}, {},
+     'mmengine 0.10.7 needs pkg_resources, which setuptools has up to 81; '
+     'here is setuptools 82.0.0',
+     "PYTHON -m pip install 'setuptools<81'"),
+    ('pkg_resources', {**OPENMMLAB, 'setuptools': None}, {},
+     'mmengine 0.10.7 needs pkg_resources, which setuptools has up to 81; '
+     'here is no setuptools', "PYTHON -m pip install 'setuptools<81'"),
+    ('requirements', {'pyyaml': None, 'safetensors': None,
+                      'scikit_learn': None}, {},
+     'pyyaml, safetensors, scikit-learn: missing',
+     'PYTHON -m pip install pyyaml safetensors scikit-learn'),
+]
+NOTES = [
+    ('pkg_resources', {'openmim': '0.3.9'}, {},
+     'openmim 0.3.9 needs pkg_resources',
+     "PYTHON -m pip install 'setuptools<81'"),
+    ('mmyolo', {'mmyolo': None},
+     {name: None for name in MODULES if name.startswith('mmyolo')},
+     'mmyolo is missing', 'PYTHON -m pip install mmyolo==0.6.0'),
+    ('mmfasternet', {'mmfasternet': None}, {},
+     'mmfasternet is not installed',
+     'PYTHON -m pip install --no-build-isolation --no-deps -e .'),
+    ('versions', {'onedl-mmdetection': '3.4.0', 'onedl-mmcv': '2.3.6+cpu'}, {},
+     'other versions than in setup.cfg: onedl-mmdetection 3.4.0 instead of '
+     'onedl-mmdetection==3.5.1',
+     'PYTHON -m pip install onedl-mmdetection==3.5.1'),
+    ('versions', {'onedl-mmcv': None, 'onedl-mmcv-cu128-torch2-8': '2.3.1'},
+     {}, 'other versions than in setup.cfg: onedl-mmcv-cu128-torch2-8 2.3.1',
+     BUILD_ONEDL),
+    ('gpu', {}, {'torch.py': NO_DRIVER},
+     'torch is made for CUDA 12.8, but no GPU is usable: RuntimeError: not',
+     'nvidia-smi'),
+    ('torchvision', {'torchvision': '0.20.0'},
+     {'torchvision.py': 'raise RuntimeError("no operator nms")'},
+     'torchvision does not import: RuntimeError: no operator nms',
+     'PYTHON -m pip uninstall -y torchvision'),
+    ('albumentations', {'albumentations': '1.4.10'}, {},
+     'albumentations 1.4.10 does not fit this mmdet, which needs >=1.4.11,<2',
+     "PYTHON -m pip install 'albumentations>=1.4.11,<2'"),
+    ('albumentations', {**OPENMMLAB, 'albumentations': '1.4.7'}, {},
+     'albumentations 1.4.7 does not fit this mmdet, which needs <1.4.7',
+     "PYTHON -m pip install 'albumentations<1.4.7'"),
+]
+# those that no package can cause
+OTHERS = [
+    ('python', dict(python=(3, 13, 0)),
+     'Python 3.13.0 is none of 3.10, 3.11 and 3.12', False,
+     'PYTHON=python3.12 bash tools/setup_env.sh'),
+    ('disk', dict(writable=False), 'the current folder is not writable', True,
+     'python tools/train.py CONFIG --work-dir FOLDER_ELSEWHERE'),
+    ('disk', dict(free_gib=0.2), 'the disk of the current folder is full: '
+     '0.20 GiB free', True,
+     'python tools/train.py CONFIG --work-dir FOLDER_ELSEWHERE'),
+]
+
+
+@pytest.fixture(scope='module')
+def bare_python(tmp_path_factory):
+    """An interpreter without any package."""
+    folder = tmp_path_factory.mktemp('environment')
+    venv.create(folder, symlinks=True)
+    return folder / 'bin/python'
+
+
+@pytest.fixture
+def fakes(tmp_path):
+    """Fill a folder with packages; mmfasternet is the real one."""
+
+    def fill(versions, modules):
+        (tmp_path / 'mmfasternet').symlink_to(REPO / 'mmfasternet')
+        for name, version in {**ONEDL, **versions}.items():
+            if version is not None:
+                info = tmp_path / f'{name}-{version}.dist-info'
+                info.mkdir()
+                (info / 'METADATA').write_text(
+                    f'Metadata-Version: 2.1\nName: {name}\n'
+                    f'Version: {version}\n')
+        for name, code in {**MODULES, **modules}.items():
+            if code is not None:
+                (tmp_path / name).parent.mkdir(exist_ok=True)
+                (tmp_path / name).write_text(code)
+        return tmp_path
+
+    return fill
+
+
+def run(python, *arguments, path, **env):
+    return subprocess.run([str(python), *arguments],
+                          capture_output=True,
+                          text=True,
+                          cwd=path,
+                          env={
+                              **os.environ, 'PYTHONPATH': str(path),
+                              **env
+                          })
+
+
+def consult(python, path):
+    """Exit status, and the problems as (kind, what, breaks, commands)."""
+    done = run(python, '-m', 'mmfasternet.doctor', path=path, HOME=str(path))
+    assert not done.stderr
+    assert str(path) not in done.stdout
+    found = re.findall(
+        r'^(problem|note): (.+)\n  breaks: (.+)\n  mend:   ((?:.+\n)+)',
+        done.stdout, re.MULTILINE)
+    number = sum(kind == 'problem' for kind, *_ in found)
+    verdict = {
+        0: 'everything needed is here',
+        1: '1 problem'
+    }.get(number, f'{number} problems')
+    assert f'\n\n{verdict}\n' in done.stdout
+    assert done.returncode == (number > 0)
+    return [(kind, what, [
+        line.strip().replace(str(python), 'PYTHON')
+        for line in commands.splitlines()
+    ]) for kind, what, _, commands in found]
+
+
+def name_of(case):
+    return f'{case[0]}-{case[3][:30]}'
+
+
+@pytest.mark.parametrize('case', PROBLEMS, ids=name_of)
+def test_a_problem_is_the_one_that_is_found(case, bare_python, fakes):
+    _, versions, modules, said, command = case
+    (kind, what, commands), *others = consult(bare_python,
+                                              fakes(versions, modules))
+    assert kind == 'problem'
+    assert what.startswith(said)
+    assert command in commands
+    assert not others  # consequences are not listed
+
+
+@pytest.mark.parametrize('case', NOTES, ids=name_of)
+def test_a_note_is_no_problem(case, bare_python, fakes):
+    _, versions, modules, said, command = case
+    (kind, what, commands), = consult(bare_python, fakes(versions, modules))
+    assert kind == 'note'
+    assert what.startswith(said)
+    assert command in commands
+
+
+@pytest.mark.parametrize(
+    'check, change, said, is_note, command', OTHERS, ids=lambda x: str(x)[:20])
+def test_what_no_package_causes(check, change, said, is_note, command):
+    problem, = doctor.find_problems(replace(healthy(), **change))
+    assert problem.what.startswith(said)
+    assert problem.is_note == is_note
+    assert problem.commands == (command, )
+
+
+def healthy():
+    return doctor.Environment(
+        python=(3, 11, 7),
+        versions={k.replace('_', '-'): v
+                  for k, v in ONEDL.items()},
+        answers={
+            **dict.fromkeys(doctor.PROBES, ''), 'torch': '2.13.0'
+        },
+        errors={},
+        free_gib=50.,
+        writable=True)
+
+
+def test_problems_come_before_notes():
+    env = healthy()
+    versions = {**env.versions, 'openmim': '0.3.9'}
+    del versions['safetensors']
+    found = doctor.find_problems(replace(env, versions=versions))
+    assert [problem.is_note for problem in found] == [False, True]
+
+
+def test_every_check_has_its_test():
+    tested = {f'_check_{name}' for name, *_ in PROBLEMS + NOTES + OTHERS}
+    assert {check.__name__ for check in doctor.CHECKS} == tested
+
+
+@pytest.mark.parametrize('versions', [{}, OPENMMLAB], ids=['onedl', 'mm'])
+def test_nothing_is_found_where_nothing_is_wrong(versions, bare_python, fakes):
+    """A chatty package disturbs nobody."""
+    path = fakes(versions, {'numpy.py': MODULES['numpy.py'] + '\nprint("hi")'})
+    assert consult(bare_python, path) == []
+
+
+def test_this_environment_is_in_order():
+    """It passes; what is installed besides may be worth a note."""
+    done = run(sys.executable, '-m', 'mmfasternet.doctor', path=REPO)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = dict(
+        re.split(r' {2,}|(?<=operators) ', line, maxsplit=1)
+        for line in done.stdout.split('\n\n')[0].splitlines())
+    import torch
+    assert rows['torch'].startswith(torch.__version__)
+    assert rows['mmcv operators'].startswith('usable')
+
+
+def test_it_runs_where_there_is_nothing(bare_python, tmp_path):
+    (tmp_path / 'mmfasternet').symlink_to(REPO / 'mmfasternet')
+    found = consult(bare_python, tmp_path)
+    assert [what for kind, what, _ in found if kind == 'problem'] == [
+        'numpy is missing', 'torch is missing',
+        'mmengine, mmcv and mmdet are missing',
+        'pyyaml, safetensors, scikit-learn: missing'
+    ]
+
+
+def test_a_broken_stack_is_one_error_that_says_so(tmp_path):
+    """The real environment, but for mmcv."""
+    (tmp_path / 'mmcv.py').write_text('raise ImportError("broken on purpose")')
+    done = run(
+        sys.executable, '-c', 'import mmfasternet.models',
+        path=tmp_path, PYTHONPATH=f'{tmp_path}{os.pathsep}{REPO}')
+    assert done.returncode == 1
+    original, error = done.stderr.split('ImportError: mmfasternet cannot ')
+    assert 'direct cause of the following' in original
+    assert 'ImportError: broken on purpose' in original
+    assert error.startswith('be imported here: 1 problem\n\nproblem: mmcv ')
+    assert 'mmcv does not import: ImportError: broken on purpose' in error
+    assert 'MMCV_WITH_OPS=1' in error
+    assert error.rstrip().endswith('-m mmfasternet.doctor')
+
+
+@pytest.mark.parametrize(
+    'tool', ['tools/train.py', 'tools/test.py', 'demo/image_demo.py'])
+def test_tools_say_so_too(tool, bare_python, tmp_path):
+    done = run(bare_python, REPO / tool, '-h', path=tmp_path,
+               PYTHONPATH=str(REPO))
+    assert done.returncode == 1
+    assert 'ImportError: mmfasternet cannot be imported here' in done.stderr
+    assert INSTALL.replace('PYTHON', str(bare_python)) in done.stderr
+
+
+def test_an_error_of_another_kind_stays_what_it_is(bare_python, fakes):
+    """Nothing is wrong with these packages, but they are no PyTorch."""
+    done = run(bare_python, '-c', 'import mmfasternet.models',
+               path=fakes({}, {}))
+    assert "ImportError: cannot import name 'build_" in done.stderr
+    assert 'mmfasternet cannot' not in done.stderr
+    assert 'direct cause' not in done.stderr
+
+
+def test_the_original_error_is_the_cause(monkeypatch):
+    """Also where a note is found beside the problem."""
+    env = replace(healthy(), python=(3, 9, 0), writable=False)
+    monkeypatch.setattr(doctor.Environment, 'here', lambda: env)
+    error = AttributeError('of mmengine')
+    with pytest.raises(ImportError) as info, doctor.diagnosed():
+        raise error
+    assert info.value.__cause__ is error
+    assert 'Python 3.9.0' in str(info.value)
+    assert 'note: ' not in str(info.value)
+
+
+def test_the_versions_are_those_of_the_set_up():
+    config = configparser.ConfigParser()
+    config.read(REPO / 'setup.cfg')
+    extras = config['options.extras_require']
+    classification = extras['classification'].split()
+    assert sorted(doctor.PINNED['onedl'].values()) == sorted(
+        extras['onedl'].split() + classification)
+    assert set(doctor.PINNED['openmmlab'].values()) == set(
+        extras['openmmlab'].split()) - {'setuptools<81'}
+    set_up = (REPO / 'tools/setup_env.sh').read_text()
+    assert f'\n{doctor.TORCH.replace("torch==", "TORCH=")}\n' in set_up
+    assert doctor.OPENCV in set_up
+    requires = config['options']['install_requires'].split()
+    assert {'pyyaml', 'safetensors', 'scikit-learn'} <= set(requires)
