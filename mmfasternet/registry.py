@@ -5,6 +5,7 @@ A child of the *root* is found from every scope (mmengine, mmdet, mmyolo) as
 ``type='mmfasternet.FasterNet'``; a child of mmyolo's registry would not be.
 """
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
@@ -18,3 +19,8 @@ DATASETS = Registry(
     parent=MMENGINE_DATASETS,
     scope='mmfasternet',
     locations=['mmfasternet.datasets'])
+HOOKS = Registry(
+    'hook',
+    parent=MMENGINE_HOOKS,
+    scope='mmfasternet',
+    locations=['mmfasternet.engine'])

@@ -3,6 +3,7 @@
 import argparse
 import os
 import os.path as osp
+from importlib.util import find_spec
 
 # first: it makes mmyolo importable, or says what is missing
 import mmfasternet.models  # noqa: F401  # isort: skip
@@ -17,6 +18,11 @@ from mmfasternet.config import (
     prepare_launch,
     require_data,
 )
+from mmfasternet.engine import NonFiniteLossError
+
+# What every run gets that does not have it: see mmfasternet/engine/hooks.
+HOOKS = ('ProgressBarHook', 'ResultsHook', 'EvaluationFiguresHook',
+         'NonFiniteLossHook', 'InterruptHook')
 
 
 def parse_args():
@@ -55,6 +61,14 @@ def parse_args():
     return args
 
 
+def require_tensorboard(cfg):
+    """A missing optional package is said before anything is loaded."""
+    if 'TensorboardVisBackend' in str(cfg.get('visualizer')) and \
+            find_spec('tensorboard') is None:
+        raise ValueError('tensorboard=True needs a package that is not '
+                         'installed: pip install tensorboard')
+
+
 def main():
     args = parse_args()
     setup_cache_size_limit_of_dynamo()
@@ -62,6 +76,7 @@ def main():
     with clear_errors():
         cfg = load_config(args.config, args.cfg_options)
         require_data(cfg, 'train', 'val')
+        require_tensorboard(cfg)
         prepare_launch(cfg, args.launcher)
     # the command line wins over the config, the config over the default
     if args.work_dir is not None:
@@ -75,8 +90,13 @@ def main():
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    hooks = cfg.get('custom_hooks') or []
+    cfg.custom_hooks = hooks + [
+        dict(type=f'mmfasternet.{name}') for name in HOOKS
+        if f'mmfasternet.{name}' not in [hook.type for hook in hooks]
+    ]
 
-    with clear_errors(CheckpointError, FileNotFoundError):
+    with clear_errors(CheckpointError, FileNotFoundError, NonFiniteLossError):
         Runner.from_cfg(cfg).train()
 
 

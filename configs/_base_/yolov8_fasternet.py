@@ -45,6 +45,7 @@ base_lr = 0.002  # for 128 images per iteration
 weight_decay = 0.05
 val_interval = 10
 log_interval = 50  # iterations
+tensorboard = False  # also write its event files (pip install tensorboard)
 
 # ---------------------------------------------------------------- model
 # FasterNet weights to start from: a file or URL of any layout, fasternet://t0
@@ -325,4 +326,7 @@ custom_hooks = [
         switch_epoch=switch_epoch,
         switch_pipeline=train_pipeline_stage2)
 ]
+visualizer = dict(
+    vis_backends=[dict(type='LocalVisBackend')] +
+    [dict(type='TensorboardVisBackend')] * tensorboard)
 env_cfg = dict(cudnn_benchmark=True)

@@ -136,9 +136,9 @@ def _read_coco(root: Path, jsons: Dict[Path, dict]) -> Source:
         raise ValueError(f'{root}: none of {", ".join(map(str, jsons))} is '
                          'the training split, by its name or its folder\'s')
     chosen.setdefault('val', chosen.get('test'))
-    categories = sorted(
-        jsons[chosen['train']]['categories'], key=lambda c: c['id'])
-    classes = tuple(str(c['name']) for c in categories)
+    # in the order of the file, which decides the labels
+    classes = tuple(
+        str(c['name']) for c in jsons[chosen['train']]['categories'])
     if chosen['val'] is not None:
         files = {
             split: (chosen[split],
@@ -148,7 +148,7 @@ def _read_coco(root: Path, jsons: Dict[Path, dict]) -> Source:
         return Source('COCO', root, classes, {}, files)
     path = chosen['train']
     folder = _image_folder(root, path, jsons[path])
-    names = {c['id']: str(c['name']) for c in categories}
+    names = {c['id']: str(c['name']) for c in jsons[path]['categories']}
     images = [
         dict(
             file_name=os.path.relpath(folder / image['file_name'], root),
@@ -571,6 +571,40 @@ def _split_by_chance(labels: Labels) -> Dict[str, Labels]:
 
 
 # ------------------------------------------------------------ writing
+def clean_coco(source: Path, path: Path) -> List[str]:
+    """Write a copy of a COCO json without what spoils its evaluation.
+
+    A box without an area is left out of training, but the evaluation counts
+    it as an object that is never found, and takes an annotation whose id is 0
+    for no annotation.
+
+    Args:
+        source (Path): The json.
+        path (Path): Where to, if there is anything to clean.
+
+    Returns:
+        list[str]: What was done; empty if nothing was, and written.
+    """
+    data = json.loads(source.read_bytes())
+    done = []
+    kept = [a for a in data['annotations'] if not _is_empty(a.get('bbox'))]
+    if len(kept) < len(data['annotations']):
+        done.append(f'{len(data["annotations"]) - len(kept)} boxes without '
+                    'an area left out')
+    if any(a.get('id') == 0 for a in kept):
+        kept = [dict(a, id=i) for i, a in enumerate(kept, 1)]
+        done.append('annotations numbered from 1')
+    if done:
+        _write_json(dict(data, annotations=kept), path)
+    return done
+
+
+def _is_empty(box: object) -> bool:
+    """Whether it is a box, but one without width or height."""
+    return isinstance(box, list) and len(box) == 4 and all(
+        isinstance(v, (int, float)) for v in box) and min(box[2:]) <= 0
+
+
 def write_coco(labels: Labels, classes: Sequence[str], path: Path) -> None:
     """Write a split as COCO json, complete or not at all.
 
@@ -595,6 +629,10 @@ def write_coco(labels: Labels, classes: Sequence[str], path: Path) -> None:
         images=[dict(id=i, **im) for i, im in enumerate(labels.images, 1)],
         annotations=annotations,
         categories=[dict(id=i, name=n) for n, i in ids.items()])
+    _write_json(data, path)
+
+
+def _write_json(data: dict, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix('.partial')  # renamed only when complete
     partial.write_text(json.dumps(data, ensure_ascii=False), encoding='utf-8')

@@ -9,6 +9,7 @@ import yaml
 from PIL import Image
 
 from mmfasternet.datasets.formats import (
+    clean_coco,
     image_size,
     read_dataset,
     write_coco,
@@ -235,6 +236,32 @@ def test_without_splits_one_in_five_validates_and_always_the_same(tmp_path):
             assert box[2] == pytest.approx(width * (i / 10 + 0.01))
 
 
+def test_one_coco_json_is_split(tmp_path):
+    root = coco(tmp_path / 'd')
+    for path in (root / 'annotations').glob('*_val2017.json'):
+        path.unlink()
+    source = read_dataset(root)
+    assert source.files == {} and source.classes == NAMES
+    images = [i for v in source.splits.values() for i in v.images]
+    assert sorted(i['file_name'] for i in images) == sorted(
+        f'images/{name}' for name in TRUTH if name.startswith('train'))
+    for labels in source.splits.values():
+        for image, name, box, _ in labels.boxes:
+            file = labels.images[image]['file_name'][len('images/'):]
+            assert (name, *box) in TRUTH[file][2]
+    assert sum(len(v.boxes) for v in source.splits.values()) == 3
+
+
+def test_labels_follow_the_order_of_the_file(tmp_path):
+    """pycocotools numbers classes in it, whatever their ids."""
+    root = coco(tmp_path / 'd')
+    for path in (root / 'annotations').glob('instances_*.json'):
+        data = json.loads(path.read_text())
+        data['categories'].reverse()
+        path.write_text(json.dumps(data))
+    assert read_dataset(root).classes == NAMES[::-1]
+
+
 def test_rotation_counts_as_opencv_reads_it(tmp_path):
     """Cameras store a flag; OpenCV turns the image, PIL does not."""
     image = Image.new('RGB', (30, 20))
@@ -312,6 +339,27 @@ def test_unreadable_images_and_empty_boxes_are_counted(tmp_path):
         source.splits['train'].dropped[0]
     assert 'c.txt:1: box of bird has no area' in \
         source.splits['val'].dropped[0]
+
+
+def test_coco_is_copied_only_to_be_cleaned(tmp_path):
+    path, target = tmp_path / 'a.json', tmp_path / 'b/c.json'
+    good = dict(id=3, image_id=1, category_id=1, bbox=[1, 2, 3, 4], area=9.5)
+    data = dict(
+        info=dict(year=2026), images=[dict(id=1)], annotations=[good],
+        categories=[dict(id=1, name='cat')])
+    path.write_text(json.dumps(data))
+    assert clean_coco(path, target) == [] and not target.exists()
+    data['annotations'] = [
+        dict(good, id=0),
+        dict(good, id=1, bbox=[5, 5, 0, 9]),
+        dict(good, id=2, bbox=[5, 5, 9, -1]), good
+    ]
+    path.write_text(json.dumps(data))
+    assert clean_coco(path, target) == [
+        '2 boxes without an area left out', 'annotations numbered from 1'
+    ]
+    assert json.loads(target.read_text()) == dict(
+        data, annotations=[dict(good, id=1), dict(good, id=2)])
 
 
 def test_a_folder_that_links_to_itself_ends(tmp_path):

@@ -89,7 +89,7 @@ def test_test_and_resume(trained, tmp_path):
                'configs/yolov8_fasternet_n.py', '--work-dir', work_dir,
                '--resume', *arguments)
     log = done.stdout + done.stderr
-    assert 'resumed epoch: 2' in log and 'Epoch(train)  [1]' not in log
+    assert 'resumed epoch: 2' in log and 'Epoch(train) [1]' not in log
     assert (work_dir / 'epoch_3.pth').is_file()
 
 

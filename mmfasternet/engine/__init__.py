@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+from .hooks import (
+    EvaluationFiguresHook,
+    InterruptHook,
+    NonFiniteLossError,
+    NonFiniteLossHook,
+    ProgressBarHook,
+    ResultsHook,
+)
+
+__all__ = [
+    'EvaluationFiguresHook', 'InterruptHook', 'NonFiniteLossError',
+    'NonFiniteLossHook', 'ProgressBarHook', 'ResultsHook'
+]

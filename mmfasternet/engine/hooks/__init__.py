@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+from .evaluation_figures_hook import EvaluationFiguresHook
+from .interrupt_hook import InterruptHook
+from .non_finite_loss_hook import NonFiniteLossError, NonFiniteLossHook
+from .progress_bar_hook import ProgressBarHook
+from .results_hook import ResultsHook
+
+__all__ = [
+    'EvaluationFiguresHook', 'InterruptHook', 'NonFiniteLossError',
+    'NonFiniteLossHook', 'ProgressBarHook', 'ResultsHook'
+]

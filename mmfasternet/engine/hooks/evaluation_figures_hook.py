@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+from typing import List, Optional, Sequence, Tuple
+
+import mmcv
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # without pyplot: no display, no state
+from matplotlib.patches import Rectangle
+from mmengine.dist import collect_results, is_main_process
+from mmengine.fileio import get
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmfasternet.registry import HOOKS
+
+from .detection_quality import (
+    ImageResult,
+    confusion_matrix,
+    image_score,
+    precision_curves,
+)
+from .training_context import is_training
+
+IOU = 0.5
+MAX_NAMES = 30  # classes; with more, a figure has no room for text
+
+
+@HOOKS.register_module()
+class EvaluationFiguresHook(Hook):
+    """Draw the last validation of a training when it ends.
+
+    Into the work directory: ``pr_curves.png`` (precision over recall of each
+    class at IoU 0.5), ``confusion_matrix.png``, and ``best_images.png`` and
+    ``worst_images.png`` (truth and prediction side by side; ranked by F1 at
+    IoU 0.5, equal ones by the mean IoU of what was found). The predictions
+    are those that were validated, of all processes; the truth is the data
+    set's, in pixels of the image file. Does nothing for models that predict
+    no boxes.
+
+    Args:
+        score_thr (float): Least score of a prediction in the confusion
+            matrix, in the F1 and in the pictures; the curves use all.
+            Defaults to 0.3.
+        num_images (int): How many of the best and of the worst images are
+            shown. Defaults to 4.
+    """
+
+    def __init__(self, score_thr: float = 0.3, num_images: int = 4) -> None:
+        self.score_thr = score_thr
+        self.num_images = num_images
+        self._predictions: List[Tuple[object, np.ndarray, np.ndarray,
+                                      np.ndarray]] = []
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self._predictions = []
+
+    def after_val_iter(self,
+                       runner: Runner,
+                       batch_idx: int,
+                       data_batch: Optional[dict] = None,
+                       outputs: Optional[Sequence] = None) -> None:
+        # which validation is the last is not known before it (early stop)
+        if not is_training(runner):
+            return
+        for sample in outputs:
+            found = sample.get('pred_instances')
+            if found is not None and 'bboxes' in found:
+                boxes = getattr(found.bboxes, 'tensor', found.bboxes)
+                self._predictions.append(
+                    (sample.img_id,
+                     *(x.cpu().numpy()
+                       for x in (boxes, found.labels, found.scores))))
+
+    def after_train(self, runner: Runner) -> None:
+        if runner.val_loop is None:
+            return
+        dataset = runner.val_dataloader.dataset
+        predictions = collect_results(self._predictions, len(dataset))
+        if not is_main_process() or not predictions:
+            return
+        truth = {
+            info['img_id']: info
+            for info in map(dataset.get_data_info, range(len(dataset)))
+        }
+        results = [
+            _with_truth(truth[image], *found) for image, *found in predictions
+        ]
+        folder = Path(runner.work_dir)
+        for name, figure in self._figures(results,
+                                          dataset.metainfo['classes']):
+            figure.savefig(folder / f'{name}.png')
+        runner.logger.info(
+            'Figures of the last validation: ' +
+            f'{folder}/{{pr_curves,confusion_matrix,best_images,'
+            'worst_images}.png')
+
+    def _figures(self, results: List[ImageResult], classes: Sequence[str]):
+        # matplotlib reads text between two dollar signs as a formula
+        names = [name.replace('$', r'\$') for name in classes]
+        curves = precision_curves(results, len(names))
+        yield 'pr_curves', plot_precision(curves, names)
+        matrix = confusion_matrix(results, len(names), self.score_thr, IOU)
+        yield 'confusion_matrix', plot_confusion(
+            matrix, names, f'IoU {IOU}, score at least {self.score_thr}')
+        results.sort(
+            key=lambda r: image_score(r, self.score_thr, IOU), reverse=True)
+        for name, shown in (('best_images', results[:self.num_images]),
+                            ('worst_images',
+                             results[::-1][:self.num_images])):
+            yield name, plot_images(shown, names, self.score_thr)
+
+
+def _with_truth(info: dict, boxes: np.ndarray, labels: np.ndarray,
+                scores: np.ndarray) -> ImageResult:
+    """Add the annotations of a data set to the predictions of an image."""
+    instances = info.get('instances', [])
+    return ImageResult(
+        path=info['img_path'],
+        boxes=boxes,
+        labels=labels,
+        scores=scores,
+        true_boxes=np.array([i['bbox'] for i in instances],
+                            float).reshape(-1, 4),
+        true_labels=np.array([i['bbox_label'] for i in instances], int),
+        ignored=np.array([i.get('ignore_flag', 0) for i in instances], bool))
+
+
+def plot_precision(curves: np.ndarray, names: Sequence[str]) -> Figure:
+    """Precision over recall of each class.
+
+    Args:
+        curves (ndarray): Of :func:`precision_curves`.
+        names (Sequence[str]): The classes.
+
+    Returns:
+        Figure: The figure.
+    """
+    figure = Figure(figsize=(9, 6), dpi=100, layout='constrained')
+    axis = figure.subplots()
+    recall = np.linspace(0, 1, len(curves))
+    known = [k for k in range(len(names)) if curves[0, k] >= 0]
+    for k in known:
+        axis.plot(
+            recall,
+            curves[:, k],
+            color=_color(k),
+            alpha=0.7,
+            label=f'{names[k]}: {curves[:, k].mean():.3f}')
+    title = 'no true boxes'
+    if known:
+        mean = curves[:, known].mean(axis=1)
+        title = f'AP50 {mean.mean():.3f}'
+        axis.plot(recall, mean, 'k', linewidth=3, label=f'mean: {title[5:]}')
+        if len(known) <= MAX_NAMES:
+            axis.legend(title='AP at IoU 0.5', fontsize='small')
+    axis.set(
+        title=f'{title}, last validation',
+        xlabel='recall',
+        ylabel='precision',
+        xlim=(0, 1),
+        ylim=(0, 1.02))
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def plot_confusion(matrix: np.ndarray, names: Sequence[str],
+                   rule: str) -> Figure:
+    """Confusion matrix: counts, coloured by the share of their row.
+
+    Args:
+        matrix (ndarray): Of :func:`confusion_matrix`.
+        names (Sequence[str]): The classes.
+        rule (str): What counts as a match.
+
+    Returns:
+        Figure: The figure.
+    """
+    size = len(matrix)
+    side = min(max(5, 2.5 + 0.55 * size), 20)
+    figure = Figure(figsize=(side + 1, side), dpi=100, layout='constrained')
+    axis = figure.subplots()
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    image = axis.imshow(share, cmap='Blues', vmin=0, vmax=1)
+    figure.colorbar(image, label='share of the row', shrink=0.8)
+    if size <= MAX_NAMES:
+        for i, j in np.argwhere(matrix):
+            axis.text(
+                j,
+                i,
+                matrix[i, j],
+                ha='center',
+                va='center',
+                color='white' if share[i, j] > 0.6 else 'black')
+    font = 'medium' if size <= MAX_NAMES else 5
+    axis.set_xticks(
+        range(size), [*names, 'background\n(missed)'],
+        rotation=90,
+        fontsize=font)
+    axis.set_yticks(
+        range(size), [*names, 'background\n(false)'], fontsize=font)
+    axis.set(title=rule, xlabel='predicted', ylabel='true')
+    return figure
+
+
+def plot_images(results: Sequence[ImageResult], names: Sequence[str],
+                score_thr: float) -> Figure:
+    """Images with their true boxes, and beside it the predicted ones.
+
+    Args:
+        results (Sequence[ImageResult]): The images, a row each.
+        names (Sequence[str]): The classes.
+        score_thr (float): Least score of a prediction that is drawn.
+
+    Returns:
+        Figure: The figure.
+    """
+    pictures = [
+        mmcv.imfrombytes(get(result.path), channel_order='rgb')
+        for result in results
+    ]
+    heights = [p.shape[0] / p.shape[1] for p in pictures]
+    figure = Figure(
+        figsize=(10, 5 * sum(heights) + 0.4 * len(results)),
+        dpi=100,
+        layout='constrained')
+    rows = figure.subplots(
+        len(results), 2, squeeze=False, height_ratios=heights)
+    for (left, right), result, picture in zip(rows, results, pictures):
+        f1, overlap = image_score(result, score_thr, IOU)
+        for axis, title in ((left, f'{Path(result.path).name}: truth'),
+                            (right, f'score at least {score_thr}: F1 {f1:.2f},'
+                             f' mean IoU {overlap:.2f}')):
+            height, width = picture.shape[:2]
+            # a box counts from the corner of the first pixel
+            axis.imshow(picture, extent=(0, width, height, 0))
+            axis.set_axis_off()
+            axis.set_title(title, fontsize='small', parse_math=False)
+        for box, label, ignored in zip(result.true_boxes, result.true_labels,
+                                       result.ignored):
+            _draw_box(left, box, label,
+                      names[label] + (' (ignored)' if ignored else ''))
+        for i in np.flatnonzero(result.scores >= score_thr):
+            label = result.labels[i]
+            _draw_box(right, result.boxes[i], label,
+                      f'{names[label]} {result.scores[i]:.2f}')
+    return figure
+
+
+def _draw_box(axis: Axes, box: np.ndarray, label: int, text: str) -> None:
+    x, y = box[:2]
+    color = _color(label)
+    axis.add_patch(
+        Rectangle((x, y),
+                  *(box[2:] - box[:2]),
+                  fill=False,
+                  color=color,
+                  linewidth=2))
+    axis.text(
+        x,
+        y,
+        text,
+        fontsize='small',
+        color='white',
+        # above the box, unless that is above the image
+        va='top' if y < axis.get_ylim()[0] / 20 else 'bottom',
+        clip_on=True,
+        bbox=dict(facecolor=color, edgecolor='none', pad=1, alpha=0.8))
+
+
+def _color(label: int) -> tuple:
+    return colormaps['tab10'](label % 10)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+import csv
+import os
+import time
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # without pyplot: no display, no state
+from mmengine.dist import get_world_size, master_only
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmfasternet.registry import HOOKS
+
+from .training_context import by_epoch, is_training
+
+Row = Dict[str, str]
+FIRST_COLUMNS = ('epoch', 'iteration', 'seconds', 'images/s', 'lr')
+
+
+@HOOKS.register_module()
+class ResultsHook(Hook):
+    """Write ``results.csv`` while it trains and ``results.png`` at the end.
+
+    The table in the work directory has one row per epoch: number and last
+    iteration, seconds and images per second of its training (without the
+    validation), last learning rate, each loss averaged over the epoch, and
+    the metrics of the validation that followed, if one did. It is complete on
+    disk after each epoch and each validation. A resumed training keeps the
+    rows up to where it goes on from and replaces the others. Without epochs
+    (``IterBasedTrainLoop``) there is one row per validation instead.
+    """
+
+    priority = 'BELOW_NORMAL'  # after the hooks that measure
+
+    @master_only
+    def before_train(self, runner: Runner) -> None:
+        self.path = Path(runner.work_dir) / 'results.csv'
+        self.rows: List[Row] = []
+        if runner.iter > 0 and self.path.is_file():
+            with self.path.open(newline='') as file:
+                self.rows = [{k: v
+                              for k, v in row.items() if v}
+                             for row in csv.DictReader(file)
+                             if int(row['iteration']) <= runner.iter]
+        self._begin()
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._images = self._iterations = 0
+        self._start = time.monotonic()
+
+    def after_train_iter(self,
+                         runner: Runner,
+                         batch_idx: int,
+                         data_batch: Optional[dict] = None,
+                         outputs: Optional[dict] = None) -> None:
+        self._images += len(data_batch['inputs']) * get_world_size()
+        self._iterations += 1
+
+    @master_only
+    def after_train_epoch(self, runner: Runner) -> None:
+        if by_epoch(runner):
+            self._add_row(runner, epoch=runner.epoch + 1)
+
+    @master_only
+    def after_val_epoch(self,
+                        runner: Runner,
+                        metrics: Optional[Dict[str, float]] = None) -> None:
+        if not is_training(runner):
+            return
+        if not by_epoch(runner):
+            self._add_row(runner)
+            self._begin()
+        self.rows[-1].update({
+            name: _text(value)
+            for name, value in (metrics or {}).items()
+            if isinstance(value, (int, float))
+        })
+        self._write()
+
+    def _add_row(self, runner: Runner, epoch: Optional[int] = None) -> None:
+        seconds = time.monotonic() - self._start
+        scalars = runner.message_hub.log_scalars
+        row = dict(
+            epoch=epoch,
+            iteration=runner.iter,
+            seconds=seconds,
+            lr=scalars['train/lr'].current())
+        row['images/s'] = self._images / seconds
+        for key, history in scalars.items():
+            prefix, _, name = key.partition('/')
+            if prefix == 'train' and 'loss' in name:
+                row[name] = history.mean(self._iterations)
+        self.rows.append({k: _text(v) for k, v in row.items()})
+        self._write()
+
+    def _write(self) -> None:
+        """Replace the file at once, so that it is never half written."""
+        losses, metrics = _columns(self.rows)
+        part = self.path.with_name('results.csv.part')
+        with part.open('w', newline='') as file:
+            writer = csv.DictWriter(
+                file, [*FIRST_COLUMNS, *losses, *metrics], restval='')
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(part, self.path)
+
+    @master_only
+    def after_train(self, runner: Runner) -> None:
+        if self.rows:
+            figure = plot_results(self.rows)
+            figure.savefig(self.path.with_name('results.png'))
+            runner.logger.info(f'Results of each epoch: {self.path}, .png')
+
+
+def _columns(rows: List[Row]) -> Tuple[List[str], List[str]]:
+    """Names of the losses and of the metrics, as they appeared."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    others = [name for name in names if name not in FIRST_COLUMNS]
+    return ([name for name in others if 'loss' in name],
+            [name for name in others if 'loss' not in name])
+
+
+def _text(value: Optional[float]) -> str:
+    if value is None:
+        return ''
+    return f'{value:.6g}' if isinstance(value, float) else str(value)
+
+
+def plot_results(rows: List[Row]) -> Figure:
+    """Losses, metrics and learning rate of each epoch.
+
+    Args:
+        rows (list[dict]): Rows of ``results.csv``. With average precision
+            (``mAP``) among the metrics, only that is drawn.
+
+    Returns:
+        Figure: The figure.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    losses = [n for n in names if 'loss' in n]
+    metrics = names[names.index('lr') + 1:]
+    metrics = [n for n in names if n not in losses and n in metrics
+               and n != 'images/s']
+    metrics = [n for n in metrics if 'mAP' in n] or metrics
+    figure = Figure(figsize=(15, 4.5), dpi=100, layout='constrained')
+    axes = figure.subplots(1, 3)
+    for axis, title, columns in zip(
+            axes, ('training loss', 'validation', 'learning rate'),
+        (losses, metrics, ['lr'])):
+        _plot_columns(axis, rows, columns)
+        axis.set_title(title)
+    return figure
+
+
+def _plot_columns(axis: Axes, rows: List[Row], columns: List[str]) -> None:
+    x_name = 'epoch' if rows[0].get('epoch') else 'iteration'
+    for column in columns:
+        points = [(int(row[x_name]), float(row[column])) for row in rows
+                  # COCO's -1 says that there is nothing to measure
+                  if row.get(column, '-1') != '-1']
+        if points:
+            axis.plot(*zip(*points), marker='.', label=column)
+    axis.set_xlabel(x_name)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.grid(alpha=0.3)
+    if axis.lines and len(columns) > 1:
+        axis.legend()

@@ -1,0 +1,711 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training shows, writes and survives."""
+import csv
+import fcntl
+import json
+import os
+import re
+import select
+import shlex
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from mmfasternet.config import load_config
+from mmfasternet.engine import (
+    EvaluationFiguresHook,
+    InterruptHook,
+    NonFiniteLossError,
+    NonFiniteLossHook,
+    ProgressBarHook,
+    ResultsHook,
+)
+from mmfasternet.engine.hooks import evaluation_figures_hook as figures
+from mmfasternet.engine.hooks.detection_quality import (
+    ImageResult,
+    confusion_matrix,
+    image_score,
+    match,
+    precision_curves,
+)
+
+ALL_HOOKS = [
+    dict(type=f'mmfasternet.{hook.__name__}')
+    for hook in (ProgressBarHook, ResultsHook, EvaluationFiguresHook,
+                 NonFiniteLossHook, InterruptHook)
+]
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """Ctrl-C works, even if the tests run in the background of a shell."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, previous)
+
+
+def read_csv(work_dir):
+    with open(work_dir / 'results.csv', newline='') as file:
+        return list(csv.DictReader(file))
+
+
+# ------------------------------------------------------------- a detector
+def detector(coco_options, work_dir, *hooks, **options):
+    cfg = load_config('configs/yolov8_fasternet_n.py', {
+        **coco_options, 'val_interval': 1,
+        **options
+    })
+    cfg.custom_hooks = [
+        hook for hook in cfg.custom_hooks if 'mmfasternet.' not in hook['type']
+    ] + list(hooks)
+    cfg.work_dir = str(work_dir)
+    cfg.experiment_name = work_dir.name
+    cfg.log_processor.window_size = 1
+    cfg.default_hooks.logger.interval = 1
+    return Runner.from_cfg(cfg)
+
+
+@pytest.fixture(scope='module')
+def trained(coco, coco_options, tmp_path_factory):
+    """Two epochs; the model predicts what it is told to.
+
+    Of the five validation images the first is right, the second and third are
+    shifted, the fourth is of the wrong class, the fifth empty.
+    """
+    work_dir = tmp_path_factory.mktemp('trained')
+    runner = detector(coco_options, work_dir, *ALL_HOOKS, max_epochs=2)
+    truth = json.loads((coco / 'annotations/val.json').read_text())
+    val_step = runner.model.val_step
+
+    def told(data):
+        samples = val_step(data)
+        for sample in samples:
+            i = sample.img_id - 1
+            box = truth['annotations'][i]
+            x, y, w, h = box['bbox']
+            predicted = sample.pred_instances[:min(1, 4 - i)].clone()
+            assert len(predicted) == (i < 4)
+            if i < 4:
+                x += [0, 2, 9, 0][i]
+                predicted.bboxes[0] = torch.tensor([x, y, x + w, y + h])
+                predicted.labels[0] = (box['category_id'] == 20) ^ (i == 3)
+                predicted.scores[0] = [0.9, 0.8, 0.7, 0.6][i]
+            sample.pred_instances = predicted
+        return samples
+
+    runner.model.val_step = told
+    curves = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            figures, 'plot_precision', lambda *args, draw=figures.
+            plot_precision: (curves.append(args[0]), draw(*args))[1])
+        runner.train()
+    return work_dir, runner, curves
+
+
+def test_results_agree_with_the_log(trained):
+    work_dir, runner, _ = trained
+    rows = read_csv(work_dir)
+    log, = work_dir.glob('*/vis_data/scalars.json')
+    log = [json.loads(line) for line in log.read_text().splitlines()]
+    assert list(rows[0]) == [
+        'epoch', 'iteration', 'seconds', 'images/s', 'lr', 'loss', 'loss_cls',
+        'loss_bbox', 'loss_dfl', 'coco/bbox_mAP', 'coco/bbox_mAP_50',
+        'coco/bbox_mAP_75', 'coco/bbox_mAP_s', 'coco/bbox_mAP_m',
+        'coco/bbox_mAP_l'
+    ]
+    assert [(r['epoch'], r['iteration']) for r in rows] == [('1', '3'),
+                                                           ('2', '6')]
+    scalars = runner.message_hub.log_scalars
+    for epoch, row in enumerate(rows, 1):
+        iterations = [x for x in log if x.get('epoch') == epoch]
+        assert len(iterations) == 3
+        for name in 'loss', 'loss_cls', 'loss_bbox', 'loss_dfl':
+            logged = [x[name] for x in iterations]
+            assert float(row[name]) == pytest.approx(np.mean(logged), 1e-5)
+            history = scalars[f'train/{name}'].data[0][3 * epoch - 3:3 * epoch]
+            assert float(row[name]) == pytest.approx(history.mean(), 1e-5)
+        assert float(row['lr']) == pytest.approx(iterations[-1]['lr'], 1e-5)
+        metrics, = (x for x in log if 'coco/bbox_mAP' in x
+                    and x['step'] == epoch)
+        for name in list(row)[9:]:
+            assert float(row[name]) == metrics[name]
+        assert float(row['seconds']) > 0
+        # 5 images in 3 batches of 2: the last one is not full
+        assert float(row['images/s']) * float(
+            row['seconds']) == pytest.approx(5, 1e-4)
+
+
+def test_figures_show_the_last_validation(trained):
+    work_dir, _, (curves, ) = trained
+    # of the evaluation itself, which knows three digits
+    expected = float(read_csv(work_dir)[-1]['coco/bbox_mAP_50'])
+    assert 0.3 < expected < 0.9
+    assert curves.mean() == pytest.approx(expected, abs=6e-4)
+    for name, least in (('results', (400, 1000)), ('pr_curves', (500, 800)),
+                        ('confusion_matrix', (400, 400)),
+                        ('best_images', (1000, 900)), ('worst_images',
+                                                       (1000, 900))):
+        picture = cv2.imread(str(work_dir / f'{name}.png'))
+        assert picture.shape[0] >= least[0] and picture.shape[1] >= least[1]
+        assert picture.std() > 5, name
+    best, worst = (
+        (work_dir / f'{name}_images.png').read_bytes()
+        for name in ('best', 'worst'))
+    assert best != worst
+
+
+def test_without_a_terminal_everything_is_as_it_was(trained):
+    """The plain lines of MMEngine, to which nothing was added."""
+    work_dir, *_ = trained
+    log, = work_dir.glob('*/*.log')
+    text = log.read_text()
+    assert len(re.findall(r'Epoch\(train\) +\[[12]\]\[[123]/3\]', text)) == 6
+
+
+def test_a_bad_loss_stops_before_anything_is_spoilt(coco_options, tmp_path):
+
+    class Poison(Hook):
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter == 4:
+                next(runner.model.bbox_head.parameters()).data.fill_(np.nan)
+
+    runner = detector(
+        coco_options,
+        tmp_path,
+        dict(type='mmfasternet.NonFiniteLossHook'),
+        max_epochs=3)
+    runner.register_hook(Poison())
+    saved = {}
+    runner.register_hook(
+        Snapshot(lambda: saved.update({
+            path: path.read_bytes()
+            for path in tmp_path.glob('*.pth')
+        })))
+    with pytest.raises(FloatingPointError) as error:
+        runner.train()
+    message = str(error.value)
+    assert 'epoch 2, iteration 2 of 3' in message and 'loss = nan' in message
+    assert 'loss_cls = ' in message and 'learning rate: 0.00' in message
+    assert len(re.findall(r'/train/[1-5]\.png', message)) == 2
+    assert f'last good checkpoint: {tmp_path}/epoch_1.pth' in message
+    assert saved and saved == {
+        path: path.read_bytes()
+        for path in tmp_path.glob('*.pth')
+    }
+    ema, = (hook for hook in runner.hooks if isinstance(hook, EMAHook))
+    assert all(
+        x.isfinite().all() for x in ema.ema_model.state_dict().values())
+
+
+class Snapshot(Hook):
+    """Calls something before each epoch."""
+
+    def __init__(self, action):
+        self.action = action
+
+    def before_train_epoch(self, runner):
+        self.action()
+
+
+# ------------------------------------------------------------ a toy model
+class Toy(BaseModel):
+
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(1, 1)
+        with torch.no_grad():
+            self.fc.weight.fill_(0.5)
+            self.fc.bias.fill_(0)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        x = self.fc(torch.stack(inputs))
+        if mode == 'predict':
+            return [dict(x=x)]
+        return dict(loss=(x - 1).square().mean())
+
+
+class Weight(BaseMetric):
+    """The weight that is validated."""
+
+    def process(self, data_batch, data_samples):
+        self.results.append(data_samples[0]['x'].mean().item())
+
+    def compute_metrics(self, results):
+        return dict(weight=results[0])
+
+
+class Calls(Hook):
+    """Notes learning rates; calls something at a certain moment."""
+
+    def __init__(self, moment=None, iteration=None, action=None):
+        self.moment, self.iteration, self.action = moment, iteration, action
+        self.seen = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        lr = runner.optim_wrapper.get_lr()
+        self.seen.append(
+            (runner.epoch, runner.iter, *lr['lr'], *lr['base_lr']))
+
+    def _at(self, moment, runner):
+        if (moment, runner.iter) == (self.moment, self.iteration):
+            self.moment = None  # once
+            self.action()
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None,
+                         outputs=None):
+        self._at('train', runner)
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None,
+                       outputs=None):
+        self._at('val', runner)
+
+
+def toy(work_dir, *hooks, epochs=4, iterations=None, images=None, **kwargs):
+    """6 numbers in batches of 2; the schedule has every kind of step."""
+    images = torch.arange(1., 7) / 6 if images is None else images
+
+    def loader(sampler):
+        return dict(
+            batch_size=2,
+            num_workers=0,
+            sampler=dict(type=sampler, shuffle=False),
+            dataset=[dict(inputs=x[None]) for x in images])
+
+    if iterations is None:
+        train_cfg = dict(by_epoch=True, max_epochs=epochs)
+        sampler, end = 'DefaultSampler', 3 * epochs
+    else:
+        train_cfg = dict(by_epoch=False, max_iters=iterations, val_interval=4)
+        sampler, end = 'InfiniteSampler', iterations
+    runner = Runner(
+        Toy(),
+        str(work_dir),
+        train_dataloader=loader(sampler),
+        val_dataloader=loader('DefaultSampler'),
+        train_cfg=train_cfg,
+        val_cfg=dict(),
+        val_evaluator=Evaluator([Weight()]),
+        optim_wrapper=dict(
+            optimizer=dict(type='SGD', lr=0.1, momentum=0.9),
+            paramwise_cfg=dict(bias_lr_mult=2)),
+        param_scheduler=[
+            dict(type='LinearLR', start_factor=0.1, end=4, by_epoch=False),
+            dict(type='CosineAnnealingLR', T_max=end, end=end, by_epoch=False),
+            dict(
+                type='MultiStepLR',
+                milestones=[2],
+                gamma=0.5,
+                by_epoch=iterations is None)
+        ],
+        default_hooks=dict(
+            checkpoint=dict(
+                type='CheckpointHook',
+                interval=1 if iterations is None else 100,
+                by_epoch=iterations is None)),
+        custom_hooks=[dict(type='EMAHook', momentum=0.3), *hooks],
+        log_processor=dict(by_epoch=iterations is None),
+        randomness=dict(seed=0),
+        experiment_name=f'{work_dir.name}_{time.monotonic_ns()}',
+        default_scope='mmengine',
+        **kwargs)
+    return runner
+
+
+def ctrl_c_pressed(times=1):
+    for _ in range(times):
+        signal.raise_signal(signal.SIGINT)
+
+
+def load(path):
+    return torch.load(path, weights_only=False)
+
+
+def test_results_after_a_resume(tmp_path):
+    toy(tmp_path, ResultsHook()).train()
+    first = read_csv(tmp_path)
+    toy(tmp_path, ResultsHook(), resume=True,
+        load_from=str(tmp_path / 'epoch_2.pth')).train()
+    rows = read_csv(tmp_path)
+    assert [r['epoch'] for r in rows] == ['1', '2', '3', '4']
+    assert rows[:2] == first[:2]
+    assert rows[2]['seconds'] != first[2]['seconds']
+    assert [r['weight'] for r in rows] == [r['weight'] for r in first]
+    # a new training in the same folder begins a new table
+    toy(tmp_path, ResultsHook(), epochs=1).train()
+    assert [r['epoch'] for r in read_csv(tmp_path)] == ['1']
+    assert not list(tmp_path.glob('*.part'))
+
+
+def test_results_without_epochs(tmp_path):
+    toy(tmp_path, ResultsHook(), iterations=10).train()
+    rows = read_csv(tmp_path)
+    assert [(r['epoch'], r['iteration']) for r in rows] == [('', '4'),
+                                                           ('', '8'),
+                                                           ('', '10')]
+    assert all(r['loss'] and r['weight'] for r in rows)
+    assert (tmp_path / 'results.png').is_file()
+
+
+def test_ctrl_c_in_an_epoch_repeats_it_on_schedule(tmp_path, capsys):
+    plain = Calls()
+    toy(tmp_path / 'plain', plain).train()
+    # the second of the three iterations of epoch 3
+    with pytest.raises(SystemExit) as exit:
+        toy(tmp_path, Calls('train', 7, ctrl_c_pressed), InterruptHook(),
+            ResultsHook()).train()
+    assert exit.value.code == 130
+    path = tmp_path / 'interrupted.pth'
+    output = capsys.readouterr().out
+    assert f'interrupted at epoch 3, iteration 2; saved {path}\n' \
+        'epoch 3 will be trained again' in output
+    assert 'go on with: the same command and --resume\n' in output
+    assert (tmp_path / 'last_checkpoint').read_text() == str(path)
+    meta = load(path)['meta']
+    assert (meta['epoch'], meta['iter']) == (2, 6)
+    # the weights are those of the moment, not of the last whole epoch
+    assert not torch.equal(
+        load(path)['ema_state_dict']['module.fc.weight'],
+        load(tmp_path / 'epoch_2.pth')['ema_state_dict']['module.fc.weight'])
+    again = Calls()
+    runner = toy(tmp_path, again, ResultsHook(), resume=True)
+    runner.train()
+    assert again.seen == plain.seen[6:]
+    assert (runner.epoch, runner.iter) == (4, 12)
+    assert [r['epoch'] for r in read_csv(tmp_path)] == ['1', '2', '3', '4']
+    assert (tmp_path / 'last_checkpoint').read_text().endswith('epoch_4.pth')
+
+
+@pytest.mark.parametrize('moment, iteration', [('train', 5), ('val', 6)])
+def test_ctrl_c_between_epochs_repeats_nothing(moment, iteration, tmp_path,
+                                               capsys):
+    """In the last iteration of epoch 2, or in the validation after it."""
+    plain = toy(tmp_path / 'plain')
+    plain.train()
+    with pytest.raises(SystemExit):
+        toy(tmp_path, Calls(moment, iteration, ctrl_c_pressed),
+            InterruptHook()).train()
+    assert 'again' not in capsys.readouterr().out
+    saved, whole = (
+        load(tmp_path / f'{name}.pth') for name in ('interrupted', 'epoch_2'))
+    assert saved['meta']['epoch'] == 2 and saved['meta']['iter'] == 6
+    # averaged and raw weights are each in their place
+    for key in 'state_dict', 'ema_state_dict':
+        for name, value in whole[key].items():
+            assert torch.equal(saved[key][name], value), (key, name)
+    runner = toy(tmp_path, resume=True)
+    runner.train()
+    assert runner.iter == 12
+    assert torch.equal(runner.model.fc.weight, plain.model.fc.weight)
+
+
+@pytest.mark.parametrize('moment, iteration', [('train', 5), ('val', 4)])
+def test_ctrl_c_without_epochs_repeats_nothing(moment, iteration, tmp_path):
+    plain = toy(tmp_path / 'plain', iterations=10)
+    plain.train()
+    with pytest.raises(SystemExit):
+        toy(tmp_path, Calls(moment, iteration, ctrl_c_pressed),
+            InterruptHook(), iterations=10).train()
+    runner = toy(tmp_path, iterations=10, resume=True)
+    runner.train()
+    assert runner.iter == 10
+    assert torch.equal(runner.model.fc.weight, plain.model.fc.weight)
+
+
+@pytest.mark.parametrize('moment, iteration', [('train', 11), ('val', 12)])
+def test_ctrl_c_at_the_end_lets_it_end(moment, iteration, tmp_path):
+    runner = toy(tmp_path, Calls(moment, iteration, ctrl_c_pressed),
+                 InterruptHook(), ResultsHook())
+    runner.train()
+    assert not (tmp_path / 'interrupted.pth').exists()
+    assert read_csv(tmp_path)[-1]['weight']
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    runner = toy(tmp_path, Calls('train', 4, lambda: ctrl_c_pressed(2)),
+                 InterruptHook())
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert runner.iter == 4
+    assert not (tmp_path / 'interrupted.pth').exists()
+    assert (tmp_path / 'last_checkpoint').read_text().endswith('epoch_1.pth')
+
+
+def test_a_bad_loss_with_nothing_saved(tmp_path):
+    images = torch.tensor([1, 1, 1, 1, np.inf, 1])
+    # what an earlier training left does not count
+    (tmp_path / 'last_checkpoint').write_text('old.pth')
+    with pytest.raises(NonFiniteLossError, match='loss = inf') as error:
+        toy(tmp_path, NonFiniteLossHook(), images=images).train()
+    assert 'last good checkpoint: none was saved' in str(error.value)
+    assert 'paths are not in this batch' in str(error.value)
+    assert not list(tmp_path.glob('*.pth'))
+
+
+def test_ruined_weights_are_not_saved(tmp_path):
+    """The loss was finite, its gradient was not: epoch 2 ends with it."""
+    runner = toy(tmp_path, NonFiniteLossHook())
+    runner.register_hook(
+        Calls('train', 5, lambda: runner.model.fc.weight.data.fill_(np.nan)))
+    with pytest.raises(NonFiniteLossError, match='fc.weight is not finite '):
+        runner.train()
+    assert (tmp_path / 'epoch_1.pth').is_file()
+    assert not (tmp_path / 'epoch_2.pth').exists()
+
+
+# ----------------------------------------------------- numbers of figures
+def image(predicted, true):
+    """Of rows (x1, y1, x2, y2, label, score) and (..., label, ignored)."""
+    predicted = np.array(predicted, float).reshape(-1, 6)
+    true = np.array(true, float).reshape(-1, 6)
+    return ImageResult('', predicted[:, :4], predicted[:, 4].astype(int),
+                       predicted[:, 5], true[:, :4], true[:, 4].astype(int),
+                       true[:, 5].astype(bool))
+
+
+def test_confusion_matrix_by_hand():
+    results = [
+        # found; its double is false; one missed; one of the other class
+        image([(0, 0, 10, 10, 0, .9), (0, 0, 10, 9, 0, .8),
+               (50, 0, 60, 10, 1, .5)],
+              [(0, 0, 10, 10, 0, 0), (20, 0, 30, 10, 1, 0),
+               (50, 0, 60, 10, 0, 0)]),
+        # the right class goes first, although the other overlaps more
+        image([(0, 0, 10, 10, 1, .9), (0, 0, 10, 8, 0, .4)],
+              [(0, 0, 10, 10, 0, 0)]),
+        # too low a score, too small an overlap
+        image([(0, 0, 10, 10, 1, .29), (40, 0, 50, 10, 1, .9)],
+              [(0, 0, 10, 10, 1, 0), (46, 0, 56, 10, 1, 0)]),
+        # in a crowd nothing is right or wrong
+        image([(1, 1, 5, 5, 0, .9)], [(0, 0, 50, 50, 0, 1)]),
+        image([], []),
+        image([(0, 0, 5, 5, 1, .9)], []),
+    ]
+    matrix = confusion_matrix(results, 2, score=0.3, iou=0.5)
+    #                        predicted 0, 1, missed
+    assert matrix.tolist() == [[2, 1, 0], [0, 0, 3], [1, 3, 0]]
+    assert match(results[0], 0.3, 0.5).pairs.tolist() == [[0, 0], [2, 2]]
+    scores = [image_score(r, 0.3, 0.5) for r in results]
+    # 2 TP / (predictions + true boxes), and the IoU of the right ones
+    assert scores == [(2 / 6, 1), (2 / 3, 0.8), (0, 0), (1, 0), (1, 0), (0, 0)]
+
+
+def random_results(rng, num_images, num_classes):
+    for _ in range(num_images):
+        n = rng.integers(0, 5)
+        corner = rng.uniform(0, 80, (n, 2))
+        boxes = np.hstack([corner, corner + rng.uniform(5, 60, (n, 2))])
+        # the last class is never true
+        labels = rng.integers(0, num_classes - 1, (n, 1))
+        true = np.hstack([boxes, labels, rng.random((n, 1)) < 0.15])
+        copies = rng.integers(0, n, 3 * n) if n else []
+        found = boxes[copies] + rng.normal(0, 4, (3 * n, 4))
+        found[:, 2:] = np.maximum(found[:, 2:], found[:, :2] + 1)
+        wrong = rng.random(3 * n) < 0.2
+        guess = rng.integers(0, num_classes, 3 * n)
+        found = np.hstack([
+            found,
+            np.where(wrong, guess, labels[copies, 0])[:, None],
+            rng.random((3 * n, 1))
+        ])
+        yield image(found, true)
+
+
+def test_precision_is_that_of_pycocotools(tmp_path):
+    """Against the usual evaluation of json files, with all its settings."""
+    num_classes = 4
+    results = list(
+        random_results(np.random.default_rng(0), 40, num_classes))
+    annotations, predictions = [], []
+    for i, result in enumerate(results):
+        for rows, boxes, labels in ((annotations, result.true_boxes,
+                                     result.true_labels),
+                                    (predictions, result.boxes,
+                                     result.labels)):
+            for j, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+                rows.append(
+                    dict(
+                        id=len(rows) + 1,
+                        image_id=i + 7,
+                        category_id=10 * int(labels[j]),
+                        bbox=[x1, y1, x2 - x1, y2 - y1],
+                        area=(x2 - x1) * (y2 - y1)))
+                if rows is annotations:
+                    rows[-1]['iscrowd'] = int(result.ignored[j])
+                else:
+                    rows[-1]['score'] = result.scores[j]
+    (tmp_path / 'truth.json').write_text(
+        json.dumps(
+            dict(
+                images=[dict(id=i + 7) for i in range(len(results))],
+                categories=[
+                    dict(id=10 * k, name=str(k)) for k in range(num_classes)
+                ],
+                annotations=annotations)))
+    (tmp_path / 'found.json').write_text(json.dumps(predictions))
+    truth = COCO(str(tmp_path / 'truth.json'))
+    coco_eval = COCOeval(truth, truth.loadRes(str(tmp_path / 'found.json')),
+                         'bbox')
+    coco_eval.evaluate()
+    coco_eval.accumulate()
+    coco_eval.summarize()
+    curves = precision_curves(results, num_classes)
+    expected = coco_eval.eval['precision'][0, :, :, 0, 2]
+    np.testing.assert_allclose(curves, expected, atol=1e-6)
+    assert (curves[:, -1] == -1).all()
+    ap50 = curves[:, :-1].mean()
+    assert 0.1 < ap50 < 0.9
+    assert ap50 == pytest.approx(coco_eval.stats[1], abs=1e-6)
+
+
+@pytest.mark.parametrize('results', [
+    [image([], [])],
+    [image([], [(0, 0, 5, 5, 0, 0)])],
+    [image([(0, 0, 5, 5, 1, .9)], [])],
+    [image([(0, 0, 5, 5, 0, .9)], [(0, 0, 5, 5, 0, 1)])],
+], ids=['nothing', 'no prediction', 'no truth', 'only a crowd'])
+@pytest.mark.parametrize('num_classes', [2, 90])
+def test_figures_of_nothing(results, num_classes, tmp_path):
+    names = ['$x$', 'b'] + ['long name'] * (num_classes - 2)
+    curves = precision_curves(results, num_classes)
+    assert curves.max() <= 0
+    path = tmp_path / 'x.png'
+    matrix = confusion_matrix(results, num_classes, 0.3, 0.5)
+    cv2.imwrite(str(path), np.zeros((30, 50, 3), np.uint8))
+    results[0].path = str(path)
+    for figure in (figures.plot_precision(curves, names),
+                   figures.plot_confusion(matrix, names, ''),
+                   figures.plot_images(results, names, 0.3)):
+        figure.savefig(tmp_path / 'y.png')
+        assert (tmp_path / 'y.png').stat().st_size > 1000
+
+
+# -------------------------------------------------------------- a process
+def command(work_dir, config, coco_options):
+    options = dict(
+        coco_options,
+        val_interval=1,
+        max_epochs=4,
+        log_interval=1,
+        train_num_workers=1,
+        train_batch_size_per_gpu=1)
+    return [
+        sys.executable, 'tools/train.py',
+        str(config), '--work-dir',
+        str(work_dir), '--cfg-options'
+    ] + [f'{key}={value}'.replace(' ', '') for key, value in options.items()]
+
+
+def in_terminal(arguments, until, keys):
+    """Run in a pseudo terminal; press keys once a text is there."""
+    terminal, end = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('4H', 40, 120, 0, 0))
+    before = termios.tcgetattr(end)
+
+    def own_terminal():
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(
+        arguments,
+        stdin=end,
+        stdout=end,
+        stderr=end,
+        start_new_session=True,
+        preexec_fn=own_terminal,
+        env=dict(os.environ, TERM='xterm-256color'))
+    output, deadline = b'', time.monotonic() + 120
+    try:
+        while True:
+            assert time.monotonic() < deadline, output.decode()
+            ended = process.poll() is not None
+            if select.select([terminal], [], [], 0 if ended else 0.1)[0]:
+                output += os.read(terminal, 65536)
+            elif ended:
+                break
+            if keys and until in output:
+                os.write(terminal, keys)
+                keys = b''
+    finally:
+        process.kill()
+        process.wait()
+    assert termios.tcgetattr(end) == before
+    os.close(end)
+    os.close(terminal)
+    return process.returncode, output.decode()
+
+
+def test_ctrl_c_in_a_terminal_and_resume_without_one(coco_options, tmp_path):
+    config = tmp_path / 'mine.py'
+    base = Path('configs/yolov8_fasternet_n.py').resolve()
+    hooks = [
+        hook for hook in load_config(str(base)).custom_hooks
+        if 'mmfasternet.' not in hook['type'] and 'Switch' not in hook['type']
+    ]
+    config.write_text(f'''
+_base_ = {str(base)!r}
+custom_imports = dict(
+    imports=['mmfasternet.models', 'mmfasternet.datasets',
+             'mmfasternet.engine'])
+custom_hooks = {[dict(hook) for hook in hooks] + ALL_HOOKS!r}
+''')
+    arguments = command(tmp_path / 'run', config, coco_options)
+    status, output = in_terminal(arguments, b'epoch 2/4', b'\x03')
+    assert status == 130, output
+    # a bar, its numbers, and none of the lines that it replaces
+    assert '━' in output and ' left' in output and '1/5' in output
+    assert re.search(r'[\d.]+ images/s  [\d.]+ GiB  lr [\d.e-]+  loss [\d.]+',
+                     output)
+    assert 'Epoch(train)' not in output and 'Exp name' not in output
+    assert re.search(r'\[1\]\[1/1\] +coco/bbox_mAP: ', output)
+    assert 'Traceback' not in output
+    # the cursor is there, at the begin of a line that is erased
+    assert output.rfind('\x1b[?25h') > output.rfind('\x1b[?25l')
+    assert re.search(r'[\r\n](\x1b\[2K|\x1b\[1A|\x1b\[\?25h)*$', output)
+    epoch = int(
+        re.search(r'interrupted at (?:the end of |the validation after )?'
+                  r'epoch (\d)', output)[1])
+    assert 2 <= epoch < 4
+    path = tmp_path / 'run/interrupted.pth'
+    whole = load(path)['meta']['epoch']
+    assert whole in (epoch - 1, epoch)
+    log, = (tmp_path / 'run').glob('*/*.log')
+    log = log.read_text()
+    assert re.search(r'Epoch\(train\) +\[1\]\[1/5\]', log)
+    resume = re.search('go on with: python (tools/train.py .* --resume)\n',
+                       log)[1]
+    # unbroken, to be copied from the terminal too
+    assert f'go on with: python {resume}' in output
+
+    done = subprocess.run([sys.executable, *shlex.split(resume)],
+                          capture_output=True,
+                          text=True,
+                          timeout=120)
+    text = done.stdout + done.stderr
+    assert done.returncode == 0, text
+    assert f'resumed epoch: {whole}, iter: {5 * whole}' in text
+    assert re.findall(r'Epoch\(train\) +\[(\d)\]\[1/5\]',
+                      text) == [str(i) for i in range(whole + 1, 5)]
+    assert not re.search('[\x00-\x08\x0b-\x1f]', text)
+    rows = read_csv(tmp_path / 'run')
+    assert [(r['epoch'], r['iteration']) for r in rows] == [
+        (str(i), str(5 * i)) for i in range(1, 5)
+    ]
+    assert (tmp_path / 'run/pr_curves.png').is_file()
