@@ -10,6 +10,7 @@ an assignment the meaning its author had in mind.
 import ast
 import difflib
 import inspect
+import os
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ import torch
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.runner import Runner
+
+from mmfasternet.datasets.check import NOTE, check_config
 
 _BASE_KEY = '_base_'
 
@@ -251,6 +254,33 @@ def require_data(cfg: Config, *splits: str) -> None:
             if value and not (root / value).exists():
                 raise FileNotFoundError(
                     _missing(cfg, split, key, str(root / value)))
+
+
+def require_sound_data(cfg: Config, *splits: str) -> None:
+    """Refuse data that would end in an error or an AP of 0.
+
+    What is only left out or clipped is printed. Images are not read, so this
+    takes seconds even for COCO; ``tools/misc/check_dataset.py`` reads them.
+
+    Args:
+        cfg (Config): The config.
+        *splits (str): ``'train'``, ``'val'`` or ``'test'``.
+
+    Raises:
+        ValueError: With everything that was found, or if ``img_scale`` is
+            nothing that the neck can take.
+    """
+    scale, strides = cfg.get('img_scale'), cfg.get('strides')
+    if scale and strides and any(side % max(strides) for side in scale):
+        raise ValueError(f'img_scale must be multiples of {max(strides)}, the '
+                         f'largest stride, got {tuple(scale)}')
+    report = check_config(cfg, images=False, phases=splits)
+    if report.refused:
+        raise ValueError(f'the data of {cfg.filename} cannot be used\n'
+                         f'{report}')
+    if os.environ.get('LOCAL_RANK', '0') == '0' and any(
+            finding.severity != NOTE for finding in report.findings):
+        print(report)
 
 
 def _missing(cfg: Config, split: str, key: str, path: str) -> str:

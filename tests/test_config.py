@@ -4,7 +4,11 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config, DictAction
 
-from mmfasternet.config import load_config, require_data
+from mmfasternet.config import (
+    load_config,
+    require_data,
+    require_sound_data,
+)
 
 FAMILY = 'configs/_base_/yolov8_fasternet.py'
 
@@ -143,6 +147,21 @@ def test_an_option_that_would_change_nothing_is_refused(
 def test_a_missing_config_is_named():
     with pytest.raises(FileNotFoundError, match='no/such.py'):
         load_config('no/such.py')
+
+
+@pytest.mark.parametrize('options, words', [
+    (dict(classes=['red', 'green']), r"refused: val: class-missing.*'green'"),
+    (dict(classes=['red', 'blue']), 'class-order.*learned and drawn as'),
+    (dict(img_scale=[100, 64]), r'multiples of 32.*got \(100, 64\)'),
+])
+def test_what_would_end_in_an_ap_of_zero_is_refused(options, words,
+                                                    coco_options):
+    good = load_config('configs/yolov8_fasternet_s.py', coco_options)
+    require_sound_data(good, 'train', 'val')
+    cfg = load_config('configs/yolov8_fasternet_s.py',
+                      dict(coco_options, **options))
+    with pytest.raises(ValueError, match=words):
+        require_sound_data(cfg, 'val')
 
 
 def test_missing_data_names_the_path_and_the_way_out(tmp_path):

@@ -18,6 +18,7 @@ from mmfasternet.config import (
     load_config,
     prepare_launch,
     require_data,
+    require_sound_data,
 )
 
 
@@ -93,6 +94,7 @@ def main():
         if not osp.isfile(args.checkpoint) and '://' not in args.checkpoint:
             raise FileNotFoundError(f'checkpoint not found: {args.checkpoint}')
         require_data(cfg, 'test')
+        require_sound_data(cfg, 'test')
         if args.tta:
             use_tta(cfg)
         prepare_launch(cfg, args.launcher)

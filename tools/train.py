@@ -17,6 +17,7 @@ from mmfasternet.config import (
     load_config,
     prepare_launch,
     require_data,
+    require_sound_data,
 )
 from mmfasternet.engine import NonFiniteLossError
 
@@ -76,6 +77,7 @@ def main():
     with clear_errors():
         cfg = load_config(args.config, args.cfg_options)
         require_data(cfg, 'train', 'val')
+        require_sound_data(cfg, 'train', 'val')
         require_tensorboard(cfg)
         prepare_launch(cfg, args.launcher)
     # the command line wins over the config, the config over the default

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""From labels in any format to a trained detector, as the README says."""
+import json
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from mmfasternet.config import load_config, require_data
+
+
+def to_voc(coco, root):
+    """The COCO-shaped folder with an xml beside each image."""
+    for split in ('train', 'val'):
+        shutil.copytree(coco / split, root / split)
+        data = json.loads((coco / f'annotations/{split}.json').read_text())
+        names = {c['id']: c['name'] for c in data['categories']}
+        for image in data['images']:
+            tree = ET.Element('annotation')
+            size = ET.SubElement(tree, 'size')
+            for key in ('width', 'height'):
+                ET.SubElement(size, key).text = str(image[key])
+            for ann in data['annotations']:
+                if ann['image_id'] != image['id']:
+                    continue
+                x, y, w, h = ann['bbox']
+                element = ET.SubElement(tree, 'object')
+                ET.SubElement(element, 'name').text = names[ann['category_id']]
+                box = ET.SubElement(element, 'bndbox')
+                for key, value in zip(('xmin', 'ymin', 'xmax', 'ymax'),
+                                      (x, y, x + w, y + h)):
+                    ET.SubElement(box, key).text = str(value + 1)
+            path = root / split / image['file_name']
+            ET.ElementTree(tree).write(path.with_suffix('.xml'))
+    return root
+
+
+def to_yolo(coco, root):
+    names = []
+    for split in ('train', 'val'):
+        shutil.copytree(coco / split, root / 'images' / split)
+        (root / 'labels' / split).mkdir(parents=True)
+        data = json.loads((coco / f'annotations/{split}.json').read_text())
+        names = [c['name'] for c in data['categories']]
+        ids = [c['id'] for c in data['categories']]
+        for image in data['images']:
+            lines = [
+                ' '.join(
+                    map(str, (ids.index(a['category_id']),
+                              (a['bbox'][0] + a['bbox'][2] / 2) / 80,
+                              (a['bbox'][1] + a['bbox'][3] / 2) / 60,
+                              a['bbox'][2] / 80, a['bbox'][3] / 60)))
+                for a in data['annotations'] if a['image_id'] == image['id']
+            ]
+            (root / 'labels' / split / image['file_name']).with_suffix(
+                '.txt').write_text('\n'.join(lines))
+    (root / 'data.yaml').write_text(
+        f'train: images/train\nval: images/val\nnames: {names}\n')
+    return root
+
+
+@pytest.fixture
+def prepare(monkeypatch, capsys):
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, 'argv',
+                            ['tools/prepare.py', *map(str, arguments)])
+        runpy.run_path('tools/prepare.py', run_name='__main__')
+        return capsys.readouterr().out
+
+    return call
+
+
+SMALL = ('--letter', 'n', '--epochs', '1', '--img-scale', '64',
+         '--batch-size', '2')
+
+
+@pytest.mark.parametrize('make', [None, to_voc, to_yolo],
+                         ids=['coco', 'voc', 'yolo'])
+def test_every_format_gives_the_same_config_and_labels(make, coco, prepare,
+                                                       tmp_path):
+    root = make(coco, tmp_path / 'my data') if make else coco
+    config = tmp_path / 'mine.py'
+    out = prepare(root, config, '--letter', 's')
+    assert f'next: python tools/train.py {config}' in out
+    cfg = load_config(str(config))
+    require_data(cfg, 'train', 'val')
+    assert tuple(cfg.classes) == ('blue', 'red')
+    assert cfg.model.backbone.arch == 't0'
+    assert cfg.img_scale == (96, 96)  # 80 pixels, up to a multiple of 32
+    boxes = {}
+    for split in ('train', 'val'):
+        dataset = cfg[f'{split}_dataloader'].dataset
+        path = dataset.data_root + dataset.ann_file
+        data = json.loads(Path(path).read_text())
+        names = {c['id']: c['name'] for c in data['categories']}
+        files = {i['id']: i['file_name'] for i in data['images']}
+        boxes[split] = sorted(
+            (files[a['image_id']].split('/')[-1], names[a['category_id']],
+             *a['bbox']) for a in data['annotations'])
+    for split in ('train', 'val'):
+        data = json.loads((coco / f'annotations/{split}.json').read_text())
+        names = {c['id']: c['name'] for c in data['categories']}
+        assert boxes[split] == sorted(
+            (f'{a["image_id"]}.png', names[a['category_id']], *a['bbox'])
+            for a in data['annotations'])
+
+
+def test_the_three_commands_of_the_readme(coco, tmp_path):
+    root = to_yolo(coco, tmp_path / 'data')
+    config = tmp_path / 'mine.py'
+    done = subprocess.run(
+        [sys.executable, 'tools/prepare.py', root, config, *SMALL],
+        capture_output=True, text=True, check=True)
+    commands = re.findall(r'(?:next|then): python (.*)', done.stdout)
+    assert [c.split()[0] for c in commands] == [
+        'tools/train.py', 'tools/test.py']
+    train, test = (c.split() for c in commands)
+    work_dir = tmp_path / 'work_dirs/mine'
+    subprocess.run(
+        [sys.executable, *train, '--work-dir', work_dir], check=True,
+        capture_output=True)
+    test[-1] = test[-1].replace('work_dirs/mine', str(work_dir))
+    done = subprocess.run(
+        [sys.executable, *test, '--work-dir', tmp_path / 'test'], check=True,
+        capture_output=True, text=True)
+    assert 'bbox_mAP_copypaste' in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize('change, words', [
+    (lambda root: ['--img-scale', '100'], 'must be a multiple of 32, got 100'),
+    (lambda root: (root / 'data.yaml').write_text('names: [a]') and [],
+     'there is no train'),
+    (lambda root: (root / 'mine.py').touch() or [], 'mine.py exists; --force'),
+    (lambda root: shutil.rmtree(root / 'images/val') or [],
+     "'images/val' is neither"),
+    (lambda root: (root / 'annotations').touch() or [],
+     'cannot write .*mmfasternet_train.json'),
+])
+def test_a_mistake_writes_no_config(change, words, coco, prepare, tmp_path):
+    root = to_yolo(coco, tmp_path / 'data')
+    options = change(root)
+    existed = (root / 'mine.py').exists()
+    with pytest.raises(SystemExit, match=words):
+        prepare(root, root / 'mine.py', *options)
+    assert (root / 'mine.py').exists() == existed
+
+
+@pytest.mark.parametrize('images, letter, batch, epochs', [
+    (20, 'n', 1, 40), (205, 'n', 8, 30), (205, 'x', 8, 30),
+    (5000, 's', 8, 30)
+])
+def test_proposals_suit_the_set(images, letter, batch, epochs, monkeypatch):
+    """On CPU: 25 iterations an epoch or more, about 800 in all."""
+    import argparse
+
+    import torch
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    propose = runpy.run_path('tools/prepare.py')['propose']
+    args = argparse.Namespace(img_scale=None, epochs=None, batch_size=None)
+    values = propose(dict(images=images, side=500), letter, args)
+    assert values['batch'] == batch and values['epochs'] == epochs
+    assert values['scale'] == (320, 320)
+    assert values['warmup'] * 10 <= epochs and values['close'] < epochs

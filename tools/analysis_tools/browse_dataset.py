@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Draw images with their boxes as the network gets them, on one sheet."""
+import argparse
+import math
+import random
+from pathlib import Path
+from typing import Iterator, List
+
+import numpy as np
+from matplotlib import font_manager
+from mmengine.config import Config, DictAction
+from mmengine.registry import DATASETS, DefaultScope
+from mmengine.runner import set_random_seed
+from PIL import Image, ImageDraw, ImageFont
+
+import mmfasternet.models  # noqa: F401  makes mmyolo importable
+from mmfasternet.config import clear_errors, load_config, require_data
+from mmfasternet.datasets.check import leaf_datasets
+
+MIN_TILE = 320  # pixels; smaller images are enlarged by a whole number
+GAP = 8
+FONT_SIZE = 13
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file path')
+    parser.add_argument(
+        '--phase',
+        '-p',
+        choices=['train', 'val'],
+        default='train',
+        help='which data loader (default: train)')
+    parser.add_argument(
+        '--number',
+        '--show-number',
+        '-n',
+        type=int,
+        default=16,
+        help='how many images, chosen at random (default: 16)')
+    parser.add_argument(
+        '--stage2',
+        action='store_true',
+        help='the pipeline after PipelineSwitchHook has switched, which is '
+        'the one without mosaic')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        help='the picture (default: work_dirs/NAME/browse_PHASE.png)')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings, as key=value; see tools/train.py')
+    args = parser.parse_args()
+    if args.number < 1:
+        parser.error(f'--number must be 1 or more, got {args.number}')
+    if args.stage2 and args.phase != 'train':
+        parser.error('--stage2 is for --phase train')
+    return args
+
+
+def main():
+    args = parse_args()
+    with clear_errors():
+        cfg = load_config(args.config, args.cfg_options)
+        require_data(cfg, args.phase)
+        dataset = build_dataset(cfg, args.phase, args.stage2)
+        set_random_seed(args.seed)
+        tiles = list(draw_items(dataset, args.number))
+    stage = '_stage2' if args.stage2 else ''
+    folder = Path(cfg.get('work_dir')
+                  or f'work_dirs/{Path(args.config).stem}')
+    out = args.out or folder / f'browse_{args.phase}{stage}.png'
+    out.parent.mkdir(parents=True, exist_ok=True)
+    join(tiles).save(out)
+    print(f'{len(tiles)} images of {args.phase} in {out}')
+
+
+def build_dataset(cfg: Config, phase: str, stage2: bool):
+    """The data set of a phase; its boxes go through the whole pipeline."""
+    dataset = cfg[f'{phase}_dataloader'].dataset
+    for leaf in leaf_datasets(dataset):
+        if stage2:
+            leaf.pipeline = switched_pipeline(cfg)
+        if phase == 'val':
+            leaf.pipeline = annotations_first(leaf.pipeline)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        return DATASETS.build(dataset)
+
+
+def switched_pipeline(cfg: Config) -> list:
+    for hook in cfg.get('custom_hooks') or []:
+        if 'switch_pipeline' in hook:
+            return hook.switch_pipeline
+    raise ValueError(f'--stage2: {cfg.filename} has no hook with a '
+                     'switch_pipeline in custom_hooks')
+
+
+def annotations_first(pipeline: list) -> list:
+    """Load the boxes before the resize, so that it moves them too.
+
+    Evaluation compares in pixels of the original image and loads them after.
+    """
+    load = [t for t in pipeline if t['type'].endswith('LoadAnnotations')]
+    rest = [t for t in pipeline if t not in load]
+    return [rest[0], *load, *rest[1:]]
+
+
+def draw_items(dataset, number: int) -> Iterator[Image.Image]:
+    chosen = random.sample(range(len(dataset)), min(number, len(dataset)))
+    for index in chosen:
+        item = dataset[index]
+        sample = item['data_samples']
+        if 'gt_instances' not in sample:
+            raise ValueError('the data set has no boxes: it is not one for '
+                             'detection')
+        names = dataset.metainfo['classes']
+        boxes = sample.gt_instances.bboxes
+        boxes = getattr(boxes, 'tensor', boxes).tolist()
+        labels = sample.gt_instances.labels.tolist()
+        caption = f'{Path(sample.img_path).name}, {len(boxes)} boxes'
+        bgr = item['inputs'].numpy().transpose(1, 2, 0)
+        yield draw(
+            np.clip(bgr[..., ::-1], 0, 255).astype(np.uint8), boxes,
+            [(label, names[label]) for label in labels], caption)
+
+
+def draw(rgb: np.ndarray, boxes: List[list], labels: List[tuple],
+         caption: str) -> Image.Image:
+    """One tile: the image, enlarged if small, and a caption below."""
+    factor = max(1, math.ceil(MIN_TILE / max(rgb.shape[:2])))
+    rgb = rgb.repeat(factor, 0).repeat(factor, 1)
+    height, width = rgb.shape[:2]
+    tile = Image.new('RGB', (width, height + 2 * FONT_SIZE), 'white')
+    tile.paste(Image.fromarray(rgb))
+    pen = ImageDraw.Draw(tile)
+    font = ImageFont.truetype(
+        font_manager.findfont('DejaVu Sans'), FONT_SIZE)
+    for box, (label, name) in zip(boxes, labels):
+        # hues that differ for neighbouring labels
+        colour = f'hsl({int(label * 137.5) % 360}, 90%, 60%)'
+        x1, y1, x2, y2 = (side * factor for side in box)
+        pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)),
+                      outline=colour, width=2)
+        place = (x1 + 2, max(y1 - FONT_SIZE - 2, 0))
+        pen.rectangle(pen.textbbox(place, name, font), fill=colour)
+        pen.text(place, name, 'black', font)
+    pen.rectangle((0, height, width, tile.height), fill='white')
+    pen.text((2, height + 4), caption, 'black', font)
+    return tile
+
+
+def join(tiles: List[Image.Image]) -> Image.Image:
+    columns = math.ceil(math.sqrt(len(tiles)))
+    rows = math.ceil(len(tiles) / columns)
+    width = max(t.width for t in tiles) + GAP
+    height = max(t.height for t in tiles) + GAP
+    sheet = Image.new('RGB', (columns * width, rows * height), 'white')
+    for i, tile in enumerate(tiles):
+        sheet.paste(tile, (i % columns * width, i // columns * height))
+    return sheet
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Look before you train: check the data of a config.
+
+Says what training would stop at, leave out or learn wrongly. The exit status
+is 1 if there is something that must be corrected first.
+"""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+from mmfasternet.config import clear_errors, load_config
+from mmfasternet.datasets.check import Report, check_config
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file path')
+    parser.add_argument(
+        '--no-images',
+        action='store_true',
+        help='check the annotations only, which takes seconds; every image '
+        'is decoded otherwise')
+    parser.add_argument(
+        '--workers',
+        type=int,
+        help='processes that decode, 0 for none beside this one (default: '
+        'one per core)')
+    parser.add_argument(
+        '--out-dir',
+        type=Path,
+        help='also write report.json, class_histogram.png and boxes.png there')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings, as key=value; see tools/train.py')
+    args = parser.parse_args()
+    if args.workers is not None and args.workers < 0:
+        parser.error(f'--workers must be 0 or more, got {args.workers}')
+    return args
+
+
+def main():
+    args = parse_args()
+    with clear_errors():
+        cfg = load_config(args.config, args.cfg_options)
+        report = check_config(cfg, not args.no_images, args.workers)
+    print(report)
+    if args.out_dir is not None:
+        write(report, args.out_dir, cfg.get('strides') or (8, 16, 32))
+    sys.exit(int(report.refused))
+
+
+def write(report: Report, folder: Path, strides: list) -> None:
+    import matplotlib
+    matplotlib.use('Agg')
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'report.json').write_text(
+        json.dumps(report.to_dict(), indent=2) + '\n')
+    draw_classes(report, folder / 'class_histogram.png')
+    draw_boxes(report, folder / 'boxes.png', strides)
+
+
+def draw_classes(report: Report, path: Path) -> None:
+    from matplotlib import pyplot as plt
+    names = list(
+        dict.fromkeys(n for s in report.summaries.values() for n in s.classes))
+    bars = max(len(report.summaries), 1)
+    figure, axes = plt.subplots(
+        figsize=(7, 1.5 + 0.2 * bars * len(names)), layout='constrained')
+    for i, (split, summary) in enumerate(report.summaries.items()):
+        axes.barh([n + (i + 0.5) / (bars + 1) for n in range(len(names))],
+                  [summary.classes.get(name, 0) for name in names],
+                  height=0.9 / (bars + 1),
+                  label=f'{split}: {summary.boxes}')
+    axes.set_yticks([n + bars / 2 / (bars + 1) for n in range(len(names))],
+                    names)
+    axes.invert_yaxis()
+    axes.set_xlabel('boxes')
+    if report.summaries:
+        axes.legend()
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def draw_boxes(report: Report, path: Path, strides: list) -> None:
+    from matplotlib import pyplot as plt
+    figure, (sizes, ratios) = plt.subplots(
+        1, 2, figsize=(12, 5), layout='constrained')
+    for split, summary in report.summaries.items():
+        width, height = summary.sizes.T
+        sizes.scatter(width, height, s=4, alpha=0.4, label=split)
+        ratios.hist(
+            width / height,
+            bins=[2**(n / 4) for n in range(-20, 21)],
+            histtype='step',
+            label=split)
+    for stride in strides:
+        sizes.axvline(stride, color='gray', linewidth=0.8)
+        sizes.axhline(stride, color='gray', linewidth=0.8)
+        sizes.annotate(f'stride {stride}', (stride, 1), fontsize=8,
+                       xycoords=('data', 'axes fraction'), rotation=90,
+                       ha='right', va='top')
+    sizes.set(
+        xscale='log',
+        yscale='log',
+        xlabel='box width, pixels of the network input',
+        ylabel='box height, pixels of the network input')
+    ratios.set_xscale('log', base=2)
+    ratios.set(xlabel='box width / height', ylabel='boxes')
+    if report.summaries:
+        sizes.legend()
+        ratios.legend()
+    figure.savefig(path)
+    plt.close(figure)
+
+
+if __name__ == '__main__':
+    main()
