@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Train a detector."""
 import argparse
+import errno
 import os
 import os.path as osp
+import sys
 from importlib.util import find_spec
 
 # first: it makes mmyolo importable, or says what is missing
@@ -98,8 +100,16 @@ def main():
         if f'mmfasternet.{name}' not in [hook.type for hook in hooks]
     ]
 
-    with clear_errors(CheckpointError, FileNotFoundError, NonFiniteLossError):
-        Runner.from_cfg(cfg).train()
+    try:
+        with clear_errors(CheckpointError, FileNotFoundError,
+                          NonFiniteLossError):
+            Runner.from_cfg(cfg).train()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        sys.exit(f'error: cannot write to {cfg.work_dir}: {error.strerror}. '
+                 'What was saved before is whole: make room and go on with '
+                 '--resume')
 
 
 if __name__ == '__main__':

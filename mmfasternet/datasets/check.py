@@ -1116,19 +1116,22 @@ def _check_heads(cfg: Any, splits: Dict[str, Split]) -> List[Finding]:
 
 def _check_evaluator(cfg: Any, splits: Dict[str, Split]) -> List[Finding]:
     """An evaluator that reads another file than the data set."""
-    files = [osp.normpath(s.ann_file) for n, s in splits.items()
-             if n.startswith('val')]
     findings = []
-    for path in _values(cfg.get('val_evaluator'), ('ann_file', )):
-        if path and files and osp.normpath(path) not in files:
+    for phase in ('val', 'test'):
+        files = [
+            osp.normpath(s.ann_file) for n, s in splits.items()
+            if n.startswith(phase)
+        ]
+        for path in _values(cfg.get(f'{phase}_evaluator'), ('ann_file', )):
+            if not (path and files) or osp.normpath(path) in files:
+                continue
             error = _file_error(path)
+            does = f'and cannot be read: {error}' if error else \
+                'but both must list the same images'
             findings.append(
-                Finding(
-                    'evaluator-file', 'val', REFUSED if error else NOTE, 1,
-                    (path, *files[:1]), 'not the annotation file of the '
-                    'data set' +
-                    (f', and cannot be read: {error}' if error else
-                     ': both must list the same images')))
+                Finding('evaluator-file', phase, REFUSED if error else NOTE,
+                        1, (path, files[0]),
+                        f'not the annotation file of the data set, {does}'))
     return findings
 
 

@@ -1037,6 +1037,10 @@ def test_config_whose_evaluator_reads_another_file(cfg, coco):
     finding = findings_of(cfg)['evaluator-file']
     assert finding.severity == 'refused'
     assert 'No such file' in finding.message
+    assert check_config(cfg, phases=('test', )).findings == []
+    cfg.test_evaluator = cfg.val_evaluator
+    finding = findings_of(cfg, phases=('train', 'test'))['evaluator-file']
+    assert finding.split == 'test'
 
 
 def test_config_whose_head_has_other_classes(cfg):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,33 @@ def test_image_demo_draws_and_writes_json(trained, coco, tmp_path):
             boxes = json.loads((out / f'preds/{name}.json').read_text())
             assert len(boxes['bboxes']) == len(boxes['scores']) > 0
             assert (picture != plain).any()
+
+
+def test_a_full_disk_stops_it_and_the_training_goes_on_later(
+        trained, tmp_path):
+    """A limit on file sizes stands for the disk; a checkpoint is 40 MB."""
+    first, arguments = trained
+    work_dir = tmp_path / 'work_dir'
+    work_dir.mkdir()
+    (work_dir / 'epoch_2.pth').write_bytes(
+        (first / 'epoch_2.pth').read_bytes())
+    (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_2.pth'))
+    arguments = [a.replace('max_epochs=2', 'max_epochs=3') for a in arguments]
+    command = [
+        sys.executable, 'tools/train.py', 'configs/yolov8_fasternet_n.py',
+        '--work-dir', work_dir, '--resume', *arguments
+    ]
+    limit = 10 * 2**20
+    done = run(
+        *command,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE,
+                                              (limit, limit)))
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert f'error: cannot write to {work_dir}: File too large' in done.stderr
+    run(*command)
+    last = torch.load(work_dir / 'epoch_3.pth', weights_only=False)
+    assert last['meta']['epoch'] == 3
 
 
 @pytest.mark.parametrize('command', [
