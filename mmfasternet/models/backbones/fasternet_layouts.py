@@ -287,53 +287,24 @@ def load_weights(model: nn.Module, found: FasterNetWeights,
             has been copied then.
     """
     own, theirs = model.state_dict(), found.tensors
-    notes, unused = [], []
-    last = len(model.stages)
-    for name in theirs:
-        head = name.split('.')[0]
-        stage = re.match(r'stages\.(\d+)\.', name)
-        if name in own:
-            continue
-        if head in ('avgpool_pre_head', 'head') and not model.num_classes:
-            unused.append(('classifier tensors, which a dense-prediction '
-                           'backbone does not use', name))
-        elif re.fullmatch(r'norm[0246]', head):
-            unused.append(('norms of outputs that are not asked for', name))
-        elif stage and int(stage[1]) >= last:
-            unused.append(('stages after the last output', name))
-        else:
-            unused.append(('', name))
-    unexpected = [name for reason, name in unused if not reason]
-    for reason in dict.fromkeys(reason for reason, _ in unused if reason):
-        names = [name for why, name in unused if why == reason]
-        notes.append(f'not used: {len(names)} {reason} ({_few(names)})')
-
-    expected = [
-        name for name in own
-        if name in theirs or not name.endswith('num_batches_tracked')
-    ]
-    norms = [n for n in expected if re.match(r'norm[0246]\.', n)]
-    if norms and not any(re.match(r'norm[0246]\.', name) for name in theirs):
-        expected = [name for name in expected if name not in norms]
-        kept = dict.fromkeys(name.split('.')[0] for name in norms)
-        notes.append(f'not in the file, as in every classifier: '
-                     f'{", ".join(kept)}, which keep their initial values')
+    notes, unexpected = _sort_unused(model, theirs)
+    expected, note = _expected(own, theirs)
     missing = [name for name in expected if name not in theirs]
-    shapes = [
-        f'{name}: {tuple(theirs[name].shape)} in the file, '
-        f'{tuple(own[name].shape)} in the model' for name in expected
-        if name in theirs and theirs[name].shape != own[name].shape
-    ]
+    present = [name for name in expected if name in theirs]
     broken = [
-        name for name in expected if name in theirs and not (
-            theirs[name].isfinite().all() and theirs[name].is_floating_point()
-            == own[name].is_floating_point())
+        name for name in present if not theirs[name].isfinite().all() or
+        theirs[name].is_floating_point() != own[name].is_floating_point()
     ]
     if broken:
         raise CheckpointError(
             f'{len(broken)} tensors hold NaN, infinity or another kind of '
             f'number: {_few(broken)}. The file is of no use')
-
+    fitting = [n for n in present if theirs[n].shape == own[n].shape]
+    shapes = [
+        f'{name}: {tuple(theirs[name].shape)} in the file, '
+        f'{tuple(own[name].shape)} in the model' for name in present
+        if name not in fitting
+    ]
     problems = []
     if shapes:
         problems.append(
@@ -342,10 +313,6 @@ def load_weights(model: nn.Module, found: FasterNetWeights,
         problems.append(f'{len(missing)} missing: {_few(missing)}')
     if unexpected:
         problems.append(f'{len(unexpected)} unexpected: {_few(unexpected)}')
-    fitting = [
-        name for name in expected
-        if name in theirs and theirs[name].shape == own[name].shape
-    ]
     count = f'{len(fitting)} of {len(expected)} tensors'
     if problems and strict:
         raise CheckpointError(
@@ -355,7 +322,50 @@ def load_weights(model: nn.Module, found: FasterNetWeights,
     model.load_state_dict({name: theirs[name] for name in fitting},
                           strict=False)
     return '; '.join(
-        [f'{found.describe()}: loaded {count}', *problems, *notes])
+        [f'{found.describe()}: loaded {count}', *problems, *notes, *note])
+
+
+def _sort_unused(model: nn.Module,
+                 theirs: StateDict) -> Tuple[List[str], List[str]]:
+    """What the model has no place for: notes if there is a reason, names."""
+    own, unused, unexpected = model.state_dict(), {}, []
+    for name in theirs:
+        head = name.split('.')[0]
+        stage = re.match(r'stages\.(\d+)\.', name)
+        if name in own:
+            continue
+        if head in ('avgpool_pre_head', 'head') and not model.num_classes:
+            reason = 'classifier tensors, which a dense-prediction ' \
+                'backbone does not use'
+        elif re.fullmatch(r'norm[0246]', head):
+            reason = 'norms of outputs that are not asked for'
+        elif stage and int(stage[1]) >= len(model.stages):
+            reason = 'stages after the last output'
+        else:
+            unexpected.append(name)
+            continue
+        unused.setdefault(reason, []).append(name)
+    return [
+        f'not used: {len(names)} {reason} ({_few(names)})'
+        for reason, names in unused.items()
+    ], unexpected
+
+
+def _expected(own: StateDict,
+              theirs: StateDict) -> Tuple[List[str], List[str]]:
+    """Names that a file must have, and a note on what it need not have."""
+    expected = [
+        name for name in own
+        if name in theirs or not name.endswith('num_batches_tracked')
+    ]
+    norms = [n for n in expected if re.match(r'norm[0246]\.', n)]
+    if not norms or any(re.match(r'norm[0246]\.', name) for name in theirs):
+        return expected, []
+    kept = dict.fromkeys(name.split('.')[0] for name in norms)
+    return [name for name in expected if name not in norms], [
+        f'not in the file, as in every classifier: {", ".join(kept)}, which '
+        'keep their initial values'
+    ]
 
 
 def _few(names: List[str]) -> str:
