@@ -533,7 +533,9 @@ def image_size(path: Path) -> Tuple[int, int]:
     """
     with Image.open(path) as image:
         width, height = image.size
-        rotated = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        # OpenCV reads the flag in these formats only
+        rotated = image.format in ('JPEG', 'MPO', 'TIFF') and \
+            image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     return (height, width) if rotated else (width, height)
 
 

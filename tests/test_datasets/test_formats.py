@@ -268,9 +268,11 @@ def test_rotation_counts_as_opencv_reads_it(tmp_path):
     exif = image.getexif()
     for orientation in range(1, 9):
         exif[0x0112] = orientation
-        image.save(tmp_path / 'x.jpg', exif=exif)
-        height, width = cv2.imread(str(tmp_path / 'x.jpg')).shape[:2]
-        assert image_size(tmp_path / 'x.jpg') == (width, height)
+        for suffix in ('jpg', 'png', 'webp', 'tif'):
+            path = tmp_path / f'x.{suffix}'
+            image.save(path, exif=exif)
+            height, width = cv2.imread(str(path)).shape[:2]
+            assert image_size(path) == (width, height)
 
 
 def broken_yolo(text):
