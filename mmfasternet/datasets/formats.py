@@ -523,7 +523,7 @@ def _yolo_line(labels: Labels, place: str, line: str, names: Sequence[str],
 
 
 def image_size(path: Path) -> Tuple[int, int]:
-    """Width and height as OpenCV reads it, which applies EXIF rotation.
+    """Width and height as training reads it, turned by EXIF or not.
 
     Args:
         path (Path): The image.
@@ -533,7 +533,7 @@ def image_size(path: Path) -> Tuple[int, int]:
     """
     with Image.open(path) as image:
         width, height = image.size
-        # OpenCV reads the flag in these formats only
+        # mmcv, with OpenCV's imdecode, follows it in these formats only
         rotated = image.format in ('JPEG', 'MPO', 'TIFF') and \
             image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     return (height, width) if rotated else (width, height)

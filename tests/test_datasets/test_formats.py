@@ -3,6 +3,7 @@
 import json
 
 import cv2
+import mmcv
 import numpy as np
 import pytest
 import yaml
@@ -263,7 +264,7 @@ def test_labels_follow_the_order_of_the_file(tmp_path):
 
 
 def test_rotation_counts_as_opencv_reads_it(tmp_path):
-    """Cameras store a flag; OpenCV turns the image, PIL does not."""
+    """Cameras store a flag; mmcv turns some of them, PIL none."""
     image = Image.new('RGB', (30, 20))
     exif = image.getexif()
     for orientation in range(1, 9):
@@ -271,7 +272,7 @@ def test_rotation_counts_as_opencv_reads_it(tmp_path):
         for suffix in ('jpg', 'png', 'webp', 'tif'):
             path = tmp_path / f'x.{suffix}'
             image.save(path, exif=exif)
-            height, width = cv2.imread(str(path)).shape[:2]
+            height, width = mmcv.imread(path).shape[:2]
             assert image_size(path) == (width, height)
 
 
