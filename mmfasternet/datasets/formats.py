@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 from xml.parsers import expat
 
+import mmcv
 import yaml
 from PIL import ExifTags, Image
 
@@ -533,10 +534,10 @@ def image_size(path: Path) -> Tuple[int, int]:
     """
     with Image.open(path) as image:
         width, height = image.size
-        # mmcv, with OpenCV's imdecode, follows it in these formats only
-        rotated = image.format in ('JPEG', 'MPO', 'TIFF') and \
-            image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    return (height, width) if rotated else (width, height)
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    if turned:  # in which formats that counts depends on OpenCV's version
+        height, width = mmcv.imread(path).shape[:2]
+    return width, height
 
 
 # ------------------------------------------------------------ splits
