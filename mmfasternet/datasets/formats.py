@@ -536,7 +536,10 @@ def image_size(path: Path) -> Tuple[int, int]:
         width, height = image.size
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     if turned:  # in which formats that counts depends on OpenCV's version
-        height, width = mmcv.imread(path).shape[:2]
+        loaded = mmcv.imread(path)
+        if loaded is None:
+            raise OSError('it cannot be decoded')
+        height, width = loaded.shape[:2]
     return width, height
 
 
