@@ -20,7 +20,7 @@ from mmdet.evaluation import CocoMetric
 from PIL import Image
 
 from mmfasternet.config import load_config
-from mmfasternet.datasets import check
+from mmfasternet.datasets import check, pictures
 from mmfasternet.datasets.check import Split, check_config, check_dataset
 from mmfasternet.registry import DATASETS
 
@@ -943,7 +943,7 @@ def die(path):
 
 
 def test_a_process_that_dies_is_reported(folder, monkeypatch):
-    monkeypatch.setattr(check, 'inspect_image', die)
+    monkeypatch.setattr(pictures, 'inspect_image', die)
     report = folder.check(workers=2)
     (finding, ) = report.findings
     assert (finding.kind, finding.severity) == ('check-crashed', 'refused')
@@ -954,8 +954,9 @@ def test_a_process_that_dies_is_reported(folder, monkeypatch):
 def test_what_is_inspected_can_be_spawned():
     import pickle
     assert pickle.loads(pickle.dumps(
-        check.inspect_image)) is check.inspect_image
-    assert pickle.loads(pickle.dumps(check.Picture(broken='x'))).broken == 'x'
+        pictures.inspect_image)) is pictures.inspect_image
+    broken = pictures.Picture(broken='x')
+    assert pickle.loads(pickle.dumps(broken)) == broken
 
 
 def test_a_terminal_gets_a_progress_bar(folder, monkeypatch, capsys):
@@ -970,7 +971,7 @@ def test_a_terminal_gets_a_progress_bar(folder, monkeypatch, capsys):
 
 def test_a_jpeg_that_opencv_paints_grey_is_cut_off_too(folder, monkeypatch):
     cut_jpeg(folder)
-    monkeypatch.setattr(check.cv2, 'imdecode',
+    monkeypatch.setattr(pictures.cv2, 'imdecode',
                         lambda *_: np.zeros((HEIGHT, WIDTH, 3), np.uint8))
     (finding, ) = [f for f in folder.check(workers=0).findings
                    if f.kind == 'image-broken']

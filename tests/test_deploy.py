@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The deploy form against mmyolo's own forward pass and decoding."""
+import copy
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmfasternet.checkpoint import read_checkpoint, save_checkpoint
+from mmfasternet.config import load_config
+from mmfasternet.deploy import ScaleBias, deploy_form
+
+PHOTOS = sorted(Path('data/bccd/JPEGImages').glob('*.jpg'))[:2]
+TINY = dict(
+    arch=dict(
+        _delete_=True,
+        embed_dim=16,
+        depths=(1, 1, 1, 1),
+        drop_path_rate=0.1))
+WIDTHS = [32, 64, 128]  # of the outputs of TINY
+
+
+def images(height=64, width=96, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(
+        256, (2, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+def photos(height=128, width=160):
+    if not PHOTOS:
+        return images(height, width)
+    import cv2
+    return torch.stack([
+        torch.from_numpy(cv2.resize(cv2.imread(str(path)), (width, height)))
+        for path in PHOTOS
+    ]).permute(0, 3, 1, 2).contiguous()
+
+
+def build(letter='n', **model):
+    init_default_scope('mmyolo')
+    torch.manual_seed(0)
+    cfg = load_config(f'configs/yolov8_fasternet_{letter}.py',
+                      dict(pretrained=None, classes=['a', 'b', 'c']))
+    # which takes the `_delete_` out of what it is given
+    cfg.merge_from_dict(copy.deepcopy(dict(model=model)))
+    return MODELS.build(cfg.model)
+
+
+def randomise_norms(detector, batch=None):
+    """Norms that a mistake cannot hide behind, and whose statistics are of
+    this network and batch, so that the scores are not saturated."""
+    generator = torch.Generator().manual_seed(1)
+    for module in detector.modules():
+        if isinstance(module, (_BatchNorm, nn.GroupNorm)):
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+            module.bias.data.normal_(0, 0.5, generator=generator)
+        if isinstance(module, _BatchNorm):
+            module.momentum = None  # the statistics of the one batch below
+    with torch.no_grad():
+        features(detector.train(), images() if batch is None else batch)
+    return detector.eval()
+
+
+def features(detector, batch):
+    x = detector.data_preprocessor(dict(inputs=batch))['inputs']
+    x = x.to(next(detector.parameters()).dtype)
+    return detector.bbox_head(detector.extract_feat(x))
+
+
+@torch.no_grad()
+def expected(detector, batch):
+    """What ``YOLOv8Head.predict_by_feat`` has before NMS."""
+    head = detector.bbox_head
+    logits, distances = features(detector, batch)
+    priors = head.prior_generator.grid_priors(
+        [x.shape[2:] for x in logits], logits[0].dtype, logits[0].device)
+    strides = torch.cat([
+        points.new_full((len(points), ), stride)
+        for points, stride in zip(priors, head.featmap_strides)
+    ])
+
+    def flat(maps):
+        return torch.cat(
+            [x.permute(0, 2, 3, 1).flatten(1, 2) for x in maps], 1)
+
+    boxes = head.bbox_coder.decode(
+        torch.cat(priors)[None], flat(distances), strides)
+    return boxes, flat(logits).sigmoid()
+
+
+def assert_near(got, wanted, tolerance):
+    """Within ``tolerance`` of the greatest coordinate or score; a relative
+    error of its own says nothing of a coordinate that passes zero."""
+    for one, other in zip(got, wanted, strict=True):
+        assert one.shape == other.shape
+        assert (one - other).abs().max() <= tolerance * other.abs().max()
+
+
+def has_norms(module):
+    return any(
+        isinstance(m, (_BatchNorm, nn.GroupNorm)) for m in module.modules())
+
+
+@pytest.fixture(scope='module')
+def detector():
+    return randomise_norms(build())
+
+
+@pytest.mark.parametrize('letter', 'nsmlx')
+def test_equals_the_detector(letter):
+    batch = photos() if letter in 'ns' else images()
+    model = randomise_norms(build(letter), batch)
+    wanted = expected(model, batch)
+    assert wanted[1].std() > 0.05 and wanted[1].max() < 1
+    deployed = deploy_form(model)
+    got = deployed(batch)
+    height, width = batch.shape[2:]
+    count = sum(height * width // stride**2 for stride in (8, 16, 32))
+    assert [x.shape for x in got] == [(2, count, 4), (2, count, 3)]
+    assert_near(got, wanted, 1e-4)
+    model.double()
+    assert_near(deploy_form(model)(batch), expected(model, batch), 1e-12)
+    # and everything is folded into layers that PyTorch has
+    leaves = {type(m) for m in deployed.modules() if not [*m.children()]}
+    assert leaves <= {
+        nn.Conv2d, nn.GELU, nn.ReLU, nn.SiLU, nn.MaxPool2d, nn.Upsample,
+        nn.ModuleDict
+    }
+    assert deployed.pixels is None
+    assert not deployed.backbone.output_norms
+    assert not any(p.requires_grad for p in deployed.parameters())
+
+
+def test_leaves_the_given_detector_alone(detector):
+    model = copy.deepcopy(detector).train()
+    model.backbone.patch_embed.norm.eval()
+    before = copy.deepcopy(model.state_dict())
+    modes = [m.training for m in model.modules()]
+    deployed = deploy_form(model)
+    assert_near(deployed(images()), expected(detector, images()), 1e-4)
+    for parameter in deployed.parameters():
+        parameter.zero_()
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert [m.training for m in model.modules()] == modes
+    assert all(p.requires_grad for p in model.parameters())
+    torch.testing.assert_close(
+        expected(model.eval(), images()), expected(detector, images()),
+        rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('preprocessor', [
+    dict(bgr_to_rgb=False),
+    dict(bgr_to_rgb=False, rgb_to_bgr=True),
+    dict(mean=None, std=None),
+    dict(mean=[20.], std=[200.]),
+])
+def test_pixels_as_the_preprocessor_has_them(preprocessor):
+    model = randomise_norms(
+        build(backbone=TINY, data_preprocessor=preprocessor)).double()
+    deployed = deploy_form(model)
+    assert deployed.pixels is None
+    assert_near(deployed(images()), expected(model, images()), 1e-12)
+
+
+def test_a_padded_stem_keeps_the_normalisation():
+    """Zeros around normalised pixels are no zeros before."""
+    model = build(backbone=TINY)
+    model.backbone.patch_embed.proj.padding = (2, 2)
+    model = randomise_norms(model).double()
+    deployed = deploy_form(model)
+    assert isinstance(deployed.pixels, ScaleBias)
+    assert not has_norms(deployed)
+    assert_near(deployed(images()), expected(model, images()), 1e-12)
+
+
+@pytest.mark.parametrize('backbone, kept', [
+    (dict(layer_scale_init_value=0.3), False),
+    (dict(norm_cfg=None), False),
+    (dict(norm_cfg=dict(type='SyncBN')), False),
+    (dict(norm_cfg=dict(type='GN', num_groups=4)), True),
+])
+def test_other_blocks(backbone, kept):
+    model = build(backbone=dict(TINY, **backbone))
+    for name, module in list(model.backbone.named_modules()):
+        if isinstance(module, nn.SyncBatchNorm):  # does not run on CPU
+            plain = nn.BatchNorm2d(module.num_features)
+            model.backbone.set_submodule(name, plain)
+    model = randomise_norms(model).double()
+    given = copy.deepcopy(model)
+    if backbone.get('norm_cfg') == dict(type='SyncBN'):
+        given = nn.SyncBatchNorm.convert_sync_batchnorm(given)
+    deployed = deploy_form(given)
+    assert has_norms(deployed) == kept
+    assert_near(deployed(images()), expected(model, images()), 1e-12)
+
+
+@pytest.mark.parametrize('neck', ['YOLOv8PAFPN', 'YOLOv5PAFPN'])
+def test_another_neck_gets_the_output_norms_as_they_are(neck):
+    model = build(
+        backbone=TINY,
+        neck=dict(
+            _delete_=True,
+            type=neck,
+            out_channels=WIDTHS,
+            norm_cfg=dict(type='BN', momentum=0.03, eps=0.001),
+            act_cfg=dict(type='SiLU', inplace=True)),
+        bbox_head=dict(
+            head_module=dict(in_channels=WIDTHS, widen_factor=1.0)))
+    model = randomise_norms(model).double()
+    deployed = deploy_form(model)
+    assert [type(m) for m in deployed.backbone.output_norms.values()] == \
+        3 * [ScaleBias]
+    assert not has_norms(deployed)
+    assert_near(deployed(images()), expected(model, images()), 1e-12)
+
+
+def test_no_distribution_over_the_distances():
+    model = build(
+        backbone=TINY, bbox_head=dict(head_module=dict(reg_max=1)))
+    model = randomise_norms(model).double()
+    assert_near(
+        deploy_form(model)(images()), expected(model, images()), 1e-12)
+
+
+def test_refuses_what_it_does_not_know():
+    resnet = dict(
+        _delete_=True,
+        type='mmdet.ResNet',
+        depth=18,
+        out_indices=(1, 2, 3),
+        init_cfg=None)
+    with pytest.raises(ValueError, match='backbone is a ResNet.*FasterNet'):
+        deploy_form(build(backbone=resnet))
+    with pytest.raises(TypeError, match='AnyBackbone.*got Conv2d'):
+        deploy_form(nn.Conv2d(3, 3, 1))
+    model = build(backbone=TINY)
+    model.bbox_head.prior_generator.strides = [(4, 4), (8, 8), (16, 16)]
+    with pytest.raises(ValueError, match='prior_generator.strides and'):
+        deploy_form(model)
+
+
+def test_names_a_size_it_cannot_take(detector):
+    with pytest.raises(ValueError, match='multiple of 32'):
+        deploy_form(detector)(images(72, 64))
+
+
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+def test_saved_weights_fit_a_fresh_deploy_form(detector, tmp_path, suffix):
+    path = tmp_path / f'deployed.{suffix}'
+    deployed = deploy_form(detector)
+    save_checkpoint(deployed.state_dict(), path)
+    other = build(data_preprocessor=dict(mean=[1., 2., 3.]))
+    loaded = deploy_form(other)
+    assert not torch.equal(loaded(images())[1], deployed(images())[1])
+    loaded.load_state_dict(read_checkpoint(path))
+    torch.testing.assert_close(
+        loaded(images()), deployed(images()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('opset', [13, 17])
+def test_onnx(detector, tmp_path, opset):
+    onnx = pytest.importorskip('onnx')
+    onnxruntime = pytest.importorskip('onnxruntime')
+    path = tmp_path / 'deployed.onnx'
+    deployed = deploy_form(detector)
+    sizes = {0: 'batch', 2: 'height', 3: 'width'}
+    outs = {0: 'batch', 1: 'priors'}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        torch.onnx.export(
+            deployed, (images(), ),
+            str(path),
+            opset_version=opset,
+            input_names=['images'],
+            output_names=['boxes', 'scores'],
+            dynamic_axes=dict(images=sizes, boxes=outs, scores=outs),
+            dynamo=False)
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    names = {node.op_type for node in model.graph.node}
+    assert not names & {'ScatterND', 'ScatterElements', 'BatchNormalization',
+                        'Loop', 'If'}
+    assert 'Split' in names  # the PConv
+    session = onnxruntime.InferenceSession(
+        str(path), providers=['CPUExecutionProvider'])
+    assert session.get_inputs()[0].type == 'tensor(uint8)'
+    for batch in (images(), images()[:1, :, :32, :64], photos(),
+                  torch.cat((images(160, 32), images(160, 32, seed=1)))):
+        got = session.run(None, dict(images=batch.numpy()))
+        assert [x.dtype for x in got] == 2 * [np.float32]
+        # 60 layers of float32 sums in another order; seen: up to 2e-5
+        assert_near([torch.from_numpy(x) for x in got], deployed(batch), 1e-4)
