@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Dict, Iterator, Optional, Sequence, Union
-from unittest.mock import patch
 from urllib.error import URLError
 
 import numpy as np
@@ -378,9 +377,16 @@ def save_checkpoint(data: Any, path: Union[str, Path]) -> None:
 @contextmanager
 def _weights_only() -> Iterator[None]:
     """PyTorch's own switch: torch.load ignores ``weights_only=False``."""
-    with patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD='1'), \
-            safe_globals(_mmengine_globals()):
-        yield
+    switch = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+    before = os.environ.get(switch)
+    os.environ[switch] = '1'
+    try:
+        with safe_globals(_mmengine_globals()):
+            yield
+    finally:
+        del os.environ[switch]
+        if before is not None:
+            os.environ[switch] = before
 
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)

@@ -13,7 +13,6 @@ from collections import Counter
 from pathlib import Path
 from statistics import median
 
-import psutil
 import torch
 
 import mmfasternet
@@ -130,7 +129,8 @@ def propose(train, letter, args):
     if device == 'gpu':
         memory = torch.cuda.mem_get_info()[0] / 1e9
     else:
-        memory = psutil.virtual_memory().available / 1e9
+        # half of what there is: other programs run, too
+        memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2e9
     per_image = 2 * GB_PER_IMAGE[letter] * (side / 640)**2
     batch = 1
     # at least 25 iterations an epoch, within the memory
