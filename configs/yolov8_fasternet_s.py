@@ -9,12 +9,7 @@ last_stage_out_channels = 1024
 neck_channels = [256, 512, last_stage_out_channels]
 
 model = dict(
-    backbone=dict(
-        arch='t0',
-        init_cfg=[
-            dict(type='Kaiming', layer='Conv2d'),
-            dict(type='Pretrained', checkpoint=pretrained)
-        ]),
+    backbone=dict(arch='t0', init_cfg=dict(checkpoint=pretrained)),
     neck=dict(
         deepen_factor=deepen_factor,
         widen_factor=widen_factor,

@@ -11,12 +11,7 @@ affine_scale = 0.9
 mixup_prob = 0.15
 
 model = dict(
-    backbone=dict(
-        arch='s',
-        init_cfg=[
-            dict(type='Kaiming', layer='Conv2d'),
-            dict(type='Pretrained', checkpoint=pretrained)
-        ]),
+    backbone=dict(arch='s', init_cfg=dict(checkpoint=pretrained)),
     neck=dict(
         deepen_factor=deepen_factor,
         widen_factor=widen_factor,

@@ -23,6 +23,7 @@ from mmengine.registry import (
 from mmengine.runner import Runner
 from PIL import Image
 
+from mmfasternet.compat import import_mmpretrain
 from mmfasternet.config import load_config
 
 pytest.importorskip('mmpretrain')
@@ -46,6 +47,7 @@ def one_thread():
 def scope():
     """The scope that the configs name, then whatever it was before."""
     before = DefaultScope.get_current_instance()
+    import_mmpretrain()  # as custom_imports does before the scope is set
     init_default_scope('mmpretrain')
     yield
     init_default_scope(before.scope_name if before else 'mmyolo')

@@ -74,11 +74,11 @@ model = dict(
     backbone=dict(
         type='mmfasternet.FasterNet',
         arch='n',
-        # from scratch this learns faster than the published initialisation
-        init_cfg=[
-            dict(type='Kaiming', layer='Conv2d'),
-            dict(type='Pretrained', checkpoint=pretrained)
-        ]),
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint=pretrained,
+            # learns faster from scratch than the published initialisation
+            scratch=dict(type='Kaiming', layer='Conv2d'))),
     # no in_channels: the detector takes them from the backbone
     neck=dict(
         type='mmfasternet.YOLOv8SPPFPAFPN',

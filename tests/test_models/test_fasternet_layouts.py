@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every layout of FasterNet weights that is around loads, or says why not."""
 import logging
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -313,13 +314,50 @@ def test_letters_start_from_imagenet_by_default(letter, arch):
                               (dict(pretrained='a.pth'), 'a.pth')):
         cfg = load_config(f'configs/yolov8_fasternet_{letter}.py', options)
         assert cfg.model.backbone.arch == arch
-        first, second = cfg.model.backbone.init_cfg
-        assert first.type == 'Kaiming'
-        assert second == dict(type='Pretrained', checkpoint=expected)
+        init_cfg = cfg.model.backbone.init_cfg
+        assert (init_cfg.type, init_cfg.checkpoint) == ('Pretrained', expected)
+        assert init_cfg.scratch.type == 'Kaiming'
         # ImageNet's, once: the backbone and the pipelines have no other
         assert cfg.model.data_preprocessor.mean == [123.675, 116.28, 103.53]
         assert cfg.model.data_preprocessor.std == [58.395, 57.12, 57.375]
         assert 'Normalize' not in str(cfg.to_dict())
+
+
+def test_from_scratch_it_is_kaimings_initialisation():
+    """Std sqrt(2 / fan_out) for ReLU, He et al., as MMEngine computes it."""
+    for letter in 'ns':
+        cfg = load_config(f'configs/yolov8_fasternet_{letter}.py',
+                          dict(pretrained=None))
+        init_default_scope('mmyolo')
+        backbone = MODELS.build(cfg.model.backbone)
+        backbone.init_weights()
+        weight = backbone.stages[6].blocks[1].mlp[0].weight
+        expected = (2 / weight.shape[0])**0.5
+        # 36,000 or more values: the std is within 2 %
+        assert weight.std().item() == pytest.approx(expected, rel=0.02)
+
+
+def test_no_checkpoint_means_the_published_initialisation():
+    model = FasterNet(
+        't0', init_cfg=dict(type='Pretrained', checkpoint=None))
+    model.init_weights()
+    weight = model.stages[6].blocks[1].mlp[0].weight  # 204,800 values
+    assert weight.std().item() == pytest.approx(0.02, rel=0.01)
+
+
+def test_a_config_that_inherits_ours_may_name_a_checkpoint(
+        classifier, tmp_path):
+    torch.save(classifier, tmp_path / 't0.pth')
+    base = Path('configs/yolov8_fasternet_n.py').resolve()
+    mine = tmp_path / 'mine.py'
+    mine.write_text(f'''_base_ = {str(base)!r}
+model = dict(backbone=dict(arch='t0', init_cfg=dict(
+    type='Pretrained', checkpoint={str(tmp_path / "t0.pth")!r})))
+''')
+    init_default_scope('mmyolo')
+    backbone = MODELS.build(load_config(str(mine)).model.backbone)
+    backbone.init_weights()
+    assert_equal(backbone, classifier, NORMS)
 
 
 def test_one_option_switches_n_to_pretrained(backbone, tmp_path, classifier):

@@ -186,7 +186,7 @@ def test_a_mistake_is_one_message(command, words):
     ['tools/train.py', 'CONFIG', '--resume', 'POISON'],
     ['tools/train.py', 'CONFIG', '--cfg-options', 'load_from=POISON'],
     ['tools/train.py', 'CONFIG', '--cfg-options',
-     'model.backbone.init_cfg.1.checkpoint=POISON'],
+     'model.backbone.init_cfg.checkpoint=POISON'],
     ['tools/test.py', 'CONFIG', 'POISON'],
     ['demo/image_demo.py', 'IMAGE', 'CONFIG', 'POISON'],
     ['tools/model_converters/convert_backbone.py', 'POISON', 'OUT'],

@@ -384,9 +384,14 @@ class FasterNet(BaseModule):
         self.init_cfg, pretrained = [], []
         for cfg in [init_cfg] if isinstance(init_cfg, dict) else init_cfg:
             if cfg['type'] in ('Pretrained', PretrainedInit):
-                pretrained.append(dict(cfg, type=FasterNetPretrained))
+                cfg = dict(cfg, type=FasterNetPretrained)
+                if 'scratch' in cfg:
+                    self.init_cfg.append(cfg.pop('scratch'))
+                pretrained.append(cfg)
             else:
                 self.init_cfg.append(cfg)
+        if not self.init_cfg and not any(c['checkpoint'] for c in pretrained):
+            self.init_cfg.append(self._published_init())
         self.init_cfg += pretrained
         try:
             super().init_weights()

@@ -399,6 +399,10 @@ def _eps_note(model: nn.Module, found: FasterNetWeights) -> str:
 class FasterNetPretrained(PretrainedInit):
     """What ``init_cfg=dict(type='Pretrained', ...)`` means for FasterNet.
 
+    One more key is taken by the backbone itself: ``scratch`` (dict), how to
+    initialise before the checkpoint is loaded, or without one; by default as
+    published if there is none.
+
     Args:
         checkpoint (str, optional): A path, a URL, ``fasternet://t0`` and so
             on for the authors' ImageNet release of a variant,
