@@ -295,6 +295,17 @@ def _check_digest(path: Path, expected: Optional[str],
             'the path of a file that you trust')
 
 
+def is_usable(tensor: torch.Tensor, like: torch.Tensor) -> bool:
+    """Whether all numbers are finite and of the kind of another tensor's.
+
+    Args:
+        tensor (Tensor): From a checkpoint.
+        like (Tensor): The one of a model that it is for.
+    """
+    return bool(tensor.isfinite().all()) and \
+        tensor.is_floating_point() == like.is_floating_point()
+
+
 def require_fit(model: nn.Module, name: str,
                 classes: Sequence[str] = ()) -> None:
     """Refuse a checkpoint that is not of this whole model.

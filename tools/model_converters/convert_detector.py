@@ -20,6 +20,7 @@ from mmfasternet.checkpoint import (
     CheckpointError,
     checkpoint_path,
     digest,
+    is_usable,
     read_checkpoint,
     save_checkpoint,
 )
@@ -73,8 +74,7 @@ def compare(own, tensors):
         elif value.shape != own[name].shape:
             left.append(f'{name}: {tuple(value.shape)} in the file, '
                         f'{tuple(own[name].shape)} in the config')
-        elif not value.isfinite().all() or value.is_floating_point() != \
-                own[name].is_floating_point():
+        elif not is_usable(value, own[name]):
             raise CheckpointError(f'{name} holds NaN, infinity or another '
                                   'kind of number')
         else:

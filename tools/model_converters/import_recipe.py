@@ -9,14 +9,12 @@ import os
 from pathlib import Path
 
 import mmfasternet
-from mmfasternet.checkpoint import checkpoint_path, read_checkpoint
 from mmfasternet.config import clear_errors
 from mmfasternet.models.backbones import FasterNet
 from mmfasternet.models.backbones.fasternet_layouts import (
     arch_name,
     find_arch,
-    find_tensors,
-    recognise,
+    read_weights,
 )
 from mmfasternet.ultralytics import read_recipe
 
@@ -76,12 +74,10 @@ def main():
         recipe = read_recipe(args.recipe, args.scale)
         arch = args.arch or recipe.arch or 't2'
         if args.weights:
-            path = checkpoint_path(args.weights)
-            found = recognise(
-                find_tensors(read_checkpoint(path, modules=True)))
-            numbers = find_arch(found.tensors)
+            numbers = find_arch(read_weights(args.weights).tensors)
             if (args.arch or recipe.arch) not in (None, arch_name(numbers)):
-                raise ValueError(f'{path} is {arch_name(numbers)}, not {arch}')
+                raise ValueError(f'{args.weights} is {arch_name(numbers)}, '
+                                 f'not {arch}')
             arch = arch_name(numbers) or dict(
                 embed_dim=numbers[0], depths=numbers[1])
         base = Path(mmfasternet.__file__).parent / '.mim/configs'

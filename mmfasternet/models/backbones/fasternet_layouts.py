@@ -18,6 +18,7 @@ from mmfasternet.checkpoint import (
     SCHEME,
     CheckpointError,
     checkpoint_path,
+    is_usable,
     read_checkpoint,
 )
 
@@ -291,10 +292,7 @@ def load_weights(model: nn.Module, found: FasterNetWeights,
     expected, note = _expected(own, theirs)
     missing = [name for name in expected if name not in theirs]
     present = [name for name in expected if name in theirs]
-    broken = [
-        name for name in present if not theirs[name].isfinite().all() or
-        theirs[name].is_floating_point() != own[name].is_floating_point()
-    ]
+    broken = [n for n in present if not is_usable(theirs[n], own[n])]
     if broken:
         raise CheckpointError(
             f'{len(broken)} tensors hold NaN, infinity or another kind of '
