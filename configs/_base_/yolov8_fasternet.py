@@ -56,6 +56,9 @@ deepen_factor = 0.33
 widen_factor = 0.25
 last_stage_out_channels = 1024
 strides = [8, 16, 32]
+# half of its classification branch by partial convolutions; the head of the
+# published YOLOv8 is 'YOLOv8HeadModule'
+head_module = 'mmfasternet.YOLOv8PConvHeadModule'
 tal_topk = 10  # candidates per object in the assigner
 
 # ------------------------------------------------- the rest follows from these
@@ -88,7 +91,7 @@ model = dict(
     bbox_head=dict(
         type='YOLOv8Head',
         head_module=dict(
-            type='YOLOv8HeadModule',
+            type=head_module,
             num_classes=num_classes,
             in_channels=neck_channels,
             widen_factor=widen_factor,

@@ -12,6 +12,10 @@ with diagnosed():
     if find_spec('mmyolo') is not None:
         from mmfasternet.compat import import_mmyolo
         import_mmyolo()
+        from .dense_heads import YOLOv8PConvHeadModule
         from .detectors import AnyBackboneYOLODetector
         from .necks import YOLOv8SPPFPAFPN
-        __all__ += ['AnyBackboneYOLODetector', 'YOLOv8SPPFPAFPN']
+        __all__ += [
+            'AnyBackboneYOLODetector', 'YOLOv8PConvHeadModule',
+            'YOLOv8SPPFPAFPN'
+        ]

@@ -26,8 +26,9 @@ STOCK_COSTS = dict(
                   '68.23/257.8']))
 
 
-def config(letter, **model):
-    cfg = load_config(f'configs/yolov8_fasternet_{letter}.py')
+def config(letter, head_module=None, **model):
+    options = dict(head_module=head_module) if head_module else {}
+    cfg = load_config(f'configs/yolov8_fasternet_{letter}.py', options)
     cfg.merge_from_dict(dict(model=model))
     return cfg
 
@@ -42,7 +43,7 @@ def build(cfg):
 @pytest.mark.parametrize('letter', LETTERS)
 def test_cost_of_every_variant_at_every_letter(arch, letter):
     expected = COSTS[arch].split()[LETTERS.index(letter)].split('/')
-    cfg = config(letter, backbone=dict(arch=arch))
+    cfg = config(letter, 'YOLOv8HeadModule', backbone=dict(arch=arch))
     parameters, macs = count_complexity(cfg, (640, 640))['']
     assert f'{parameters / 1e6:.2f}' == expected[0]
     assert f'{2 * macs / 1e9:.1f}' == expected[1]
@@ -60,9 +61,25 @@ def test_letters_are_smaller_and_lighter_than_stock(letter):
     assert f'{2 * stock_macs / 1e9:.1f}' == expected_gflops
 
 
-def test_head_is_mmyolos_own():
+@pytest.mark.parametrize('letter, channels', zip(LETTERS, [
+    80, 128, 192, 256, 320]))
+def test_what_the_partial_convolutions_of_the_head_save(letter, channels):
+    """Of c x c weights of a 3x3 on each level, at a quarter of them a 3x3
+    and a 1x1 of all remain; the norm is one as before."""
+    ours, plain = (
+        count_complexity(config(letter, head), (640, 640))['']
+        for head in (None, 'YOLOv8HeadModule'))
+    quarter = channels // 4
+    saved = 9 * channels**2 - 9 * quarter**2 - channels**2
+    assert plain[0] - ours[0] == 3 * saved
+    assert plain[1] - ours[1] == saved * sum(
+        (640 // stride)**2 for stride in (8, 16, 32))
+
+
+def test_plain_head_is_mmyolos_own():
     ours, stock = (
-        c.model for c in (config('s'), load_config(STOCK.format('s'))))
+        c.model for c in (config('s', 'YOLOv8HeadModule'),
+                          load_config(STOCK.format('s'))))
 
     def plain(x):
         if isinstance(x, dict):

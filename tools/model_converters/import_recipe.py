@@ -24,6 +24,7 @@ _base_ = {base!r}
 classes = {classes}
 deepen_factor = {recipe.deepen_factor}
 widen_factor = {recipe.widen_factor}
+head_module = 'YOLOv8HeadModule'
 neck_channels = {channels}
 
 model = dict(
