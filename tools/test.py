@@ -5,7 +5,7 @@ import os
 import os.path as osp
 
 # first: it makes mmyolo importable, or says what is missing
-import mmfasternet.models  # noqa: F401  # isort: skip
+import mmfasternet.deploy  # noqa: F401  # isort: skip
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import ConfigDict, DictAction
@@ -20,13 +20,27 @@ from mmfasternet.config import (
     require_data,
     require_sound_data,
 )
+from mmfasternet.deploy import use_exported
+from mmfasternet.deploy.backends import EXPORTED
 
 
 def parse_args():
     parser = argparse.ArgumentParser(
         description='Test (and evaluate) a detector')
     parser.add_argument('config', help='test config file path')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        'checkpoint',
+        help='checkpoint file, or one that tools/deploy/export.py wrote '
+        '(.onnx, or .xml of OpenVINO)')
+    parser.add_argument(
+        '--backend',
+        choices=['onnxruntime', 'openvino'],
+        help='what runs an exported file (default: what it is for)')
+    parser.add_argument(
+        '--precision',
+        choices=['fp32', 'bf16'],
+        default='fp32',
+        help='in which OpenVINO computes (default: fp32)')
     parser.add_argument(
         '--work-dir',
         help='the directory to save the file containing evaluation metrics')
@@ -89,13 +103,23 @@ def main():
     args = parse_args()
     setup_cache_size_limit_of_dynamo()
 
-    with clear_errors():
+    with clear_errors(CheckpointError, FileNotFoundError, ImportError,
+                      ValueError):
         cfg = load_config(args.config, args.cfg_options)
         if not osp.isfile(args.checkpoint) and '://' not in args.checkpoint:
             raise FileNotFoundError(f'checkpoint not found: {args.checkpoint}')
         require_data(cfg, 'test')
         require_sound_data(cfg, 'test')
-        if args.tta:
+        exported = args.checkpoint.endswith(EXPORTED)
+        if exported:
+            if args.tta or args.launcher != 'none':
+                raise ValueError('an exported file is tested without --tta, '
+                                 'in one process')
+            use_exported(cfg, args.checkpoint, args.backend, args.precision)
+        elif args.backend or args.precision != 'fp32':
+            raise ValueError('--backend and --precision are for exported '
+                             f'files, {args.checkpoint} is a checkpoint')
+        elif args.tta:
             use_tta(cfg)
         prepare_launch(cfg, args.launcher)
     # the command line wins over the config, the config over the default
@@ -104,7 +128,7 @@ def main():
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('./work_dirs',
                                 osp.splitext(osp.basename(args.config))[0])
-    cfg.load_from = args.checkpoint
+    cfg.load_from = None if exported else args.checkpoint
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
     if args.deploy:
@@ -117,9 +141,10 @@ def main():
     if args.out is not None:
         runner.test_evaluator.metrics.append(
             DumpResults(out_file_path=args.out))
-    with clear_errors(CheckpointError, FileNotFoundError):
-        require_fit(runner.model, args.checkpoint,
-                    cfg.get('metainfo', {}).get('classes', ()))
+    with clear_errors(CheckpointError, FileNotFoundError, ValueError):
+        if not exported:
+            require_fit(runner.model, args.checkpoint,
+                        cfg.get('metainfo', {}).get('classes', ()))
         runner.test()
 
 

@@ -13,7 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmfasternet.checkpoint import read_checkpoint, save_checkpoint
 from mmfasternet.config import load_config
-from mmfasternet.deploy import ScaleBias, deploy_form
+from mmfasternet.deploy import deploy_form
+from mmfasternet.deploy.fold import ScaleBias
 
 PHOTOS = sorted(Path('data/bccd/JPEGImages').glob('*.jpg'))[:2]
 TINY = dict(
@@ -129,9 +130,9 @@ def test_equals_the_detector(letter):
     leaves = {type(m) for m in deployed.modules() if not [*m.children()]}
     assert leaves <= {
         nn.Conv2d, nn.GELU, nn.ReLU, nn.SiLU, nn.MaxPool2d, nn.Upsample,
-        nn.ModuleDict
+        nn.ModuleDict, nn.Sequential
     }
-    assert deployed.pixels is None
+    assert not len(deployed.pixels)
     assert not deployed.backbone.output_norms
     assert [*deployed.state_dict()] == \
         [name for name, _ in deployed.named_parameters()]
@@ -165,7 +166,7 @@ def test_pixels_as_the_preprocessor_has_them(preprocessor):
     model = randomise_norms(
         build(backbone=TINY, data_preprocessor=preprocessor)).double()
     deployed = deploy_form(model)
-    assert deployed.pixels is None
+    assert not len(deployed.pixels)
     assert_near(deployed(images()), expected(model, images()), 1e-12)
 
 
@@ -175,7 +176,7 @@ def test_a_padded_stem_keeps_the_normalisation():
     model.backbone.patch_embed.proj.padding = (2, 2)
     model = randomise_norms(model).double()
     deployed = deploy_form(model)
-    assert isinstance(deployed.pixels, ScaleBias)
+    assert [type(m) for m in deployed.pixels] == [ScaleBias]
     assert not has_norms(deployed)
     assert_near(deployed(images()), expected(model, images()), 1e-12)
 
@@ -242,16 +243,41 @@ def test_no_distribution_over_the_distances():
         deploy_form(model)(images()), expected(model, images()), 1e-12)
 
 
-def test_refuses_what_it_does_not_know():
+def test_another_backbone():
     resnet = dict(
         _delete_=True,
         type='mmdet.ResNet',
         depth=18,
         out_indices=(1, 2, 3),
         init_cfg=None)
-    with pytest.raises(ValueError, match='backbone is a ResNet.*FasterNet'):
-        deploy_form(build(backbone=resnet))
-    with pytest.raises(TypeError, match='AnyBackbone.*got Conv2d'):
+    model = randomise_norms(build(backbone=resnet)).double()
+    deployed = deploy_form(model)
+    assert not has_norms(deployed)
+    assert_near(deployed(images()), expected(model, images()), 1e-12)
+
+
+def test_stock_yolov8():
+    init_default_scope('mmyolo')
+    torch.manual_seed(0)
+    cfg = load_config('mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py')
+    model = randomise_norms(MODELS.build(cfg.model)).double()
+    deployed = deploy_form(model)
+    assert not has_norms(deployed)
+    assert_near(deployed(images()), expected(model, images()), 1e-12)
+
+
+@pytest.mark.parametrize('head_module', ['YOLOv8HeadModule',
+                                         'mmfasternet.YOLOv8PConvHeadModule'])
+def test_heads(head_module):
+    model = build(
+        backbone=TINY, bbox_head=dict(head_module=dict(type=head_module)))
+    model = randomise_norms(model).double()
+    assert_near(
+        deploy_form(model)(images()), expected(model, images()), 1e-12)
+
+
+def test_refuses_what_it_does_not_know():
+    with pytest.raises(TypeError, match='YOLODetector, got Conv2d'):
         deploy_form(nn.Conv2d(3, 3, 1))
     model = build(backbone=TINY)
     model.bbox_head.prior_generator.strides = [(4, 4), (8, 8), (16, 16)]

@@ -16,7 +16,8 @@ from mmcv.cnn import ConvModule
 from mmengine.model import BaseDataPreprocessor, ImgDataPreprocessor
 from torch import Tensor, nn
 
-from mmfasternet.models import FasterNet, PartialConv, YOLOv8SPPFPAFPN
+from mmfasternet.models import (
+    FasterNet, PartialConv, YOLOv8PConvHeadModule, YOLOv8SPPFPAFPN)
 from mmfasternet.models.backbones.fasternet import BasicStage, FasterNetBlock
 
 # after mmfasternet.models, which makes mmyolo importable
@@ -43,6 +44,14 @@ class ScaleBias(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, C, H, W)`` to the same shape."""
         return x * self.scale + self.bias
+
+
+class SwapChannels(nn.Module):
+    """BGR to RGB and back, ``(N, 3, H, W)`` to the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, 3, H, W)`` to the same shape."""
+        return torch.cat(x.split(1, 1)[::-1], 1)
 
 
 class DeployedBlock(nn.Module):
@@ -166,16 +175,26 @@ class DeployedHead(nn.Module):
         Returns:
             tuple[Tensor, Tensor]: See :class:`DeployedDetector`.
         """
-        logits = self._per_prior(
-            [layer(x) for layer, x in zip(self.cls_preds, inputs)])
-        distances = self._per_prior(
-            [layer(x) for layer, x in zip(self.reg_preds, inputs)])
+        return self.decode(*self.convolve(inputs))
+
+    def convolve(
+            self, inputs: Sequence[Tensor]
+    ) -> Tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Class logits and box distances per level, as maps."""
+        return ([layer(x) for layer, x in zip(self.cls_preds, inputs)],
+                [layer(x) for layer, x in zip(self.reg_preds, inputs)])
+
+    def decode(self, logits: Sequence[Tensor],
+               distances: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
+        """Boxes and scores of what :meth:`convolve` gives."""
+        points, strides = self._priors(logits)
+        logits = self._per_prior(logits)
+        distances = self._per_prior(distances)
         if self.reg_max > 1:
             # the expectation of a distribution over the distances (DFL)
             distances = distances.reshape(distances.shape[0], -1, 4,
                                           self.reg_max)
             distances = distances.softmax(3).matmul(self.bins).squeeze(3)
-        points, strides = self._priors(inputs)
         distances = distances * strides
         boxes = torch.cat(
             (points - distances[..., :2], points + distances[..., 2:]), 2)
@@ -207,14 +226,14 @@ class DeployedDetector(nn.Module):
     Made by :func:`deploy_form`; it is the same in training mode.
 
     Args:
-        pixels (nn.Module, optional): What is left of the normalisation of the
-            pixels, None if the stem does it.
+        pixels (nn.Module): What is left of the preparation of the pixels,
+            nothing if the stem does it.
         backbone (nn.Module): Images to feature maps.
         neck (nn.Module): Feature maps to feature maps.
         head (nn.Module): Feature maps to boxes and scores.
     """
 
-    def __init__(self, pixels: Optional[nn.Module], backbone: nn.Module,
+    def __init__(self, pixels: nn.Module, backbone: nn.Module,
                  neck: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.pixels = pixels
@@ -239,10 +258,22 @@ class DeployedDetector(nn.Module):
         Raises:
             ValueError: If H or W is no multiple of 32.
         """
-        x = images.to(self.head.bins.dtype)
-        if self.pixels is not None:
-            x = self.pixels(x)
-        return self.head(self.neck(self.backbone(x)))
+        return self.head.decode(*self.maps(images))
+
+    def maps(self,
+             images: Tensor) -> Tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Everything but the decoding, which needs more than 8 bits.
+
+        Args:
+            images (Tensor): As for :meth:`forward`.
+
+        Returns:
+            tuple[list[Tensor], list[Tensor]]: Per level, class logits
+            ``(N, num_classes, H_i, W_i)`` and the distances of the sides of
+            the boxes, ``(N, 4 * reg_max, H_i, W_i)``.
+        """
+        x = self.pixels(images.to(self.head.bins.dtype))
+        return self.head.convolve(self.neck(self.backbone(x)))
 
 
 # ------------------------------------------------------------ folding
@@ -364,24 +395,34 @@ def _deploy_stage(stage: nn.Module) -> nn.Module:
 
 
 def _deploy_pixels(preprocessor: BaseDataPreprocessor,
-                   stem: nn.Conv2d) -> Optional[ScaleBias]:
-    """Move the normalisation of the pixels into the stem, or return it."""
+                   stem: Optional[nn.Conv2d]) -> nn.Module:
+    """Move the preparation of the pixels into the stem; what is left of it.
+
+    Args:
+        preprocessor (BaseDataPreprocessor): What says how.
+        stem (nn.Conv2d, optional): The convolution that takes the pixels,
+            None if it is not known.
+    """
     if type(preprocessor) is BaseDataPreprocessor:
-        return None
-    if preprocessor._channel_conversion:
+        return nn.Sequential()
+    left = []
+    swap = preprocessor._channel_conversion
+    if stem is None and swap:
+        left.append(SwapChannels())
+    elif swap:
         stem.weight = nn.Parameter(stem.weight[:, [2, 1, 0]])
-    if not preprocessor._enable_normalize:
-        return None
-    mean, std = (
-        value.detach().to('cpu', torch.float64).flatten().expand(
-            stem.in_channels)
-        for value in (preprocessor.mean, preprocessor.std))
-    if preprocessor._channel_conversion:
-        mean, std = mean.flip(0), std.flip(0)
-    if not _takes_before(stem):
-        return ScaleBias(1 / std, -mean / std)
-    _fold_before(stem, 1 / std, -mean / std)
-    return None
+    if preprocessor._enable_normalize:
+        channels = 3 if stem is None else stem.in_channels
+        mean, std = (
+            value.detach().to('cpu', torch.float64).flatten().expand(channels)
+            for value in (preprocessor.mean, preprocessor.std))
+        if swap and stem is not None:
+            mean, std = mean.flip(0), std.flip(0)
+        if _takes_before(stem):
+            _fold_before(stem, 1 / std, -mean / std)
+        else:
+            left.append(ScaleBias(1 / std, -mean / std))
+    return nn.Sequential(*left)
 
 
 def _consumers(neck: nn.Module) -> Sequence[Tuple[nn.Module, int]]:
@@ -416,23 +457,22 @@ def _deploy_output_norms(backbone: FasterNet,
 
 def _check(detector: nn.Module) -> None:
     if not isinstance(detector, YOLODetector):
-        raise TypeError('detector must be a built AnyBackboneYOLODetector, '
+        raise TypeError('detector must be a built YOLODetector, '
                         f'got {type(detector).__name__}')
     head = detector.bbox_head
     known = [
-        ('backbone', detector.backbone, FasterNet),
         ('bbox_head', head, YOLOv8Head),
         ('bbox_head.head_module', getattr(head, 'head_module', None),
-         YOLOv8HeadModule),
+         YOLOv8HeadModule, YOLOv8PConvHeadModule),
         ('bbox_head.bbox_coder', getattr(head, 'bbox_coder', None),
          DistancePointBBoxCoder),
     ]
-    for name, part, kind in known:
+    for name, part, *kinds in known:
         # the very class: another one may have another forward method
-        if type(part) is not kind:
+        if type(part) not in kinds:
             raise ValueError(
                 f'model.{name} is a {type(part).__name__}, but only detectors '
-                f'with a {kind.__name__} there have a deploy form')
+                f'with a {kinds[0].__name__} there have a deploy form')
     preprocessor = detector.data_preprocessor
     if not isinstance(preprocessor, ImgDataPreprocessor) and \
             type(preprocessor) is not BaseDataPreprocessor:
@@ -464,10 +504,11 @@ def deploy_form(detector: nn.Module) -> DeployedDetector:
         deployed.load_state_dict(read_checkpoint('deployed.pth'))
 
     Args:
-        detector (AnyBackboneYOLODetector): With FasterNet and YOLOv8's head.
-            Any neck will do; one other than ``YOLOv8SPPFPAFPN`` gets the
-            backbone's output norms as separate operations. It is copied and
-            stays as it is.
+        detector (YOLODetector): With YOLOv8's head, stock YOLOv8 included.
+            It is copied and stays as it is. Before a neck other than
+            ``YOLOv8SPPFPAFPN`` FasterNet's output norms, and before a
+            backbone other than FasterNet the preparation of the pixels,
+            remain operations of their own.
 
     Returns:
         DeployedDetector: uint8 images to boxes and scores; its parameters
@@ -475,7 +516,7 @@ def deploy_form(detector: nn.Module) -> DeployedDetector:
 
     Raises:
         TypeError: If it is no detector of mmyolo.
-        ValueError: If its backbone is not FasterNet or its head not YOLOv8's.
+        ValueError: If its head is not YOLOv8's.
 
     Example:
         >>> from mmengine.registry import MODELS, init_default_scope
@@ -488,24 +529,32 @@ def deploy_form(detector: nn.Module) -> DeployedDetector:
         [(2, 126, 4), (2, 126, 80)]
     """
     _check(detector)
-    weight = detector.backbone.patch_embed.proj.weight
     backbone, neck, head_module = (
         copy.deepcopy(part).to('cpu', torch.float64)
         for part in (detector.backbone, detector.neck,
                      detector.bbox_head.head_module))
+    for part in (backbone, neck, head_module):
+        part.eval()  # which returns None for mmyolo's
     done = {}
     head_module = _fold_modules(head_module, done)
     neck = _fold_modules(neck, done)
-    output_norms = _deploy_output_norms(backbone, neck)
-    if _consumers(neck):
+    stem = None
+    # the very class: another one may have another forward method
+    if type(backbone) is FasterNet:
+        output_norms = _deploy_output_norms(backbone, neck)
+        stem, *norm = _conv_norm(backbone.patch_embed.proj,
+                                 backbone.patch_embed.norm)
+        backbone = DeployedBackbone(
+            _one_module([stem, *norm]),
+            [_deploy_stage(stage) for stage in backbone.stages],
+            backbone.out_indices, output_norms)
+    else:
+        backbone = _fold_modules(backbone, done)
+    if type(neck) is YOLOv8SPPFPAFPN and neck.upsample_feats_cat_first:
         neck = DeployedNeck(neck)
-    stem = _conv_norm(backbone.patch_embed.proj, backbone.patch_embed.norm)
-    pixels = _deploy_pixels(detector.data_preprocessor, stem[0])
     deployed = DeployedDetector(
-        pixels,
-        DeployedBackbone(
-            _one_module(stem), [_deploy_stage(s) for s in backbone.stages],
-            backbone.out_indices, output_norms), neck,
+        _deploy_pixels(detector.data_preprocessor, stem), backbone, neck,
         DeployedHead(head_module, detector.bbox_head.prior_generator.offset))
-    return deployed.to(weight.device,
-                       weight.dtype).eval().requires_grad_(False)
+    parameter = next(detector.parameters())
+    return deployed.to(parameter.device,
+                       parameter.dtype).eval().requires_grad_(False)

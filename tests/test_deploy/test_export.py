@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Exported files against the network that they were made of."""
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmfasternet.checkpoint import CheckpointError
+from mmfasternet.config import load_config
+from mmfasternet.deploy import (
+    DeployInfo,
+    export,
+    load_backend,
+    load_deployed,
+)
+from mmfasternet.deploy.exporting import node_counts
+
+onnx = pytest.importorskip('onnx')
+pytest.importorskip('onnxruntime')
+
+
+def batch(number, height, width, seed=0):
+    return np.random.default_rng(seed).integers(
+        0, 256, (number, 3, height, width), dtype=np.uint8)
+
+
+@pytest.fixture(scope='module')
+def deployed(small):
+    return load_deployed(small.cfg, small.checkpoint)
+
+
+@pytest.fixture(scope='module')
+def info(small):
+    return DeployInfo.from_config(small.cfg)
+
+
+def assert_equal(got, wanted, height):
+    # sums of float32 in another order; seen: 2e-6 of the greatest
+    np.testing.assert_allclose(got[0], wanted[0], rtol=0, atol=1e-4 * height)
+    np.testing.assert_allclose(got[1], wanted[1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize('name, backend', [
+    ('any.onnx', None),
+    ('any.onnx', 'openvino'),
+    ('any.xml', None),
+])
+def test_any_batch_and_size(exported, deployed, name, backend):
+    network = load_backend(exported[name], backend)
+    assert network.info.shape == (None, None, None)
+    for shape in ((1, 64, 64), (3, 32, 96), (2, 128, 32)):
+        images = batch(*shape)
+        wanted = [x.numpy() for x in deployed(torch.from_numpy(images))]
+        assert wanted[1].std() > 0.05
+        assert_equal(network(images), wanted, max(shape))
+
+
+@pytest.mark.parametrize('name', ['fixed.onnx', 'fixed.xml'])
+def test_fixed_shape(exported, deployed, name):
+    network = load_backend(exported[name])
+    images = batch(2, 64, 64)
+    wanted = [x.numpy() for x in deployed(torch.from_numpy(images))]
+    assert_equal(network(images), wanted, 64)
+    with pytest.raises(ValueError, match='for the height 64, got 96.*--dyn'):
+        network(batch(2, 96, 64))
+    with pytest.raises(ValueError, match='for the batch size 2, got 1'):
+        network(images[:1])
+
+
+def test_graph_is_as_small_as_the_network(exported, deployed):
+    model = onnx.load(exported['any.onnx'])
+    convolutions = [m for m in deployed.modules()
+                    if isinstance(m, torch.nn.Conv2d)]
+    counts = dict(node_counts(exported['any.onnx']))
+    assert counts['Conv'] == len(convolutions)
+    assert not {'BatchNormalization', 'ScatterND', 'ScatterElements', 'Loop',
+                'If'} & {*counts}
+    # layers have the names of their modules
+    modules = dict(deployed.named_modules())
+    assert all(isinstance(modules[node.name], torch.nn.Conv2d)
+               for node in model.graph.node if node.op_type == 'Conv')
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_param or d.dim_value for d in dims] == [
+        'batch', 3, 'height', 'width'
+    ]
+
+
+@pytest.mark.parametrize('suffix', ['torchscript', 'pt2'])
+def test_formats_of_pytorch(deployed, info, tmp_path, suffix):
+    path = tmp_path / f'detector.{suffix}'
+    done = export(deployed, info, path, dynamic=True)
+    extra = {'mmfasternet.json': ''}
+    if suffix == 'pt2':
+        network = torch.export.load(str(path), extra_files=extra).module()
+    else:
+        network = torch.jit.load(str(path), _extra_files=extra)
+    assert DeployInfo.loads(extra['mmfasternet.json'], path) == done
+    images = torch.from_numpy(batch(3, 96, 64))
+    for got, wanted in zip(network(images), deployed(images)):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_deploy_form_as_a_checkpoint(small, deployed, info, tmp_path):
+    path = tmp_path / 'deployed.pth'
+    export(deployed, info, path)
+    loaded = load_deployed(small.cfg, str(path))
+    images = torch.from_numpy(batch(1, 64, 64))
+    for got, wanted in zip(loaded(images), deployed(images)):
+        assert torch.equal(got, wanted)
+    cfg = load_config(small.config,
+                      {'model.backbone.arch.depths': (1, 2, 1, 1)})
+    with pytest.raises(CheckpointError, match='does not fit the config'):
+        load_deployed(cfg, str(path))
+
+
+def test_what_travels_in_the_file(exported, small):
+    for name in ('nms.onnx', 'nms.xml'):
+        info = load_backend(exported[name]).info
+        assert info.classes == ('blue', 'red') and info.nms
+        assert info.img_scale == (64, 64) and info.score_thr == 0.001
+
+
+@pytest.mark.parametrize('options, words', [
+    (dict(shape=(100, 64)), 'multiples of 32, got 100 64'),
+    (dict(batch_size=0), 'batch size must be positive, got 0'),
+    (dict(path='x.engine'), 'x.engine must end in one of .onnx'),
+    (dict(path='x.pt2', nms=True), 'NMS can be part of .onnx and .xml'),
+])
+def test_refuses_what_it_cannot_do(deployed, info, tmp_path, options, words):
+    options = dict(dict(path='x.onnx'), **options)
+    path = tmp_path / options.pop('path')
+    with pytest.raises(ValueError, match=words):
+        export(deployed, info, path, **options)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('option, value, words', [
+    ('test_dataloader.dataset.pipeline.1.type', 'mmdet.Resize',
+     'LetterResize alone'),
+    ('test_dataloader.dataset.pipeline.2.allow_scale_up', True,
+     'allow_scale_up=False'),
+    ('model.test_cfg.nms.type', 'soft_nms', "must be dict.type='nms'"),
+])
+def test_refuses_another_preparation(small, option, value, words):
+    cfg = load_config(small.config, {option: value})
+    with pytest.raises(ValueError, match=words):
+        DeployInfo.from_config(cfg)
+
+
+def test_names_what_is_wrong_with_a_file(exported, small, tmp_path):
+    with pytest.raises(FileNotFoundError, match='not found: no.onnx'):
+        load_backend('no.onnx')
+    broken = tmp_path / 'broken.onnx'
+    broken.write_bytes(Path(exported['any.onnx']).read_bytes()[:5000])
+    for backend in ('onnxruntime', 'openvino'):
+        with pytest.raises(CheckpointError, match='broken.onnx cannot be re'):
+            load_backend(broken, backend)
+    # of somebody else, or tampered with
+    model = onnx.load(exported['any.onnx'])
+    text = json.loads(model.metadata_props[0].value)
+    for wrong in (None, 'no json', '[]', json.dumps(dict(text, img_scale='x')),
+                  json.dumps(dict(text, nms_pre='9')),
+                  json.dumps(dict(text, more=1))):
+        del model.metadata_props[:]
+        if wrong is not None:
+            model.metadata_props.add(key='mmfasternet', value=wrong)
+        onnx.save(model, str(broken))
+        with pytest.raises(CheckpointError, match='does not say how to prep'):
+            load_backend(broken)
+    with pytest.raises(ValueError, match='is run by openvino, not by onnx'):
+        load_backend(exported['any.xml'], 'onnxruntime')
+    with pytest.raises(ValueError, match='--backend openvino, which has bf16'):
+        load_backend(exported['any.onnx'], precision='bf16')
+    with pytest.raises(ValueError, match='fp32 or bf16, got the precision'):
+        load_backend(exported['any.xml'], precision='fp8')
+
+
+def test_the_tool(small, tmp_path):
+    command = [
+        sys.executable, 'tools/deploy/export.py', small.config,
+        small.checkpoint
+    ]
+    done = subprocess.run(
+        [*command, tmp_path / 'a.onnx', tmp_path / 'a.torchscript', '--shape',
+         '32', '64', '--images', small.folder],
+        capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'batch 1, 32x64, opset 18' in done.stdout
+    assert done.stdout.count('compared with PyTorch on 8 images, boxes') == 2
+    assert zipfile.is_zipfile(tmp_path / 'a.torchscript')
+    done = subprocess.run(
+        [*command, tmp_path / 'b.onnx', '--images', tmp_path / 'none'],
+        capture_output=True, text=True)
+    assert done.returncode == 1 and not (tmp_path / 'b.onnx').exists()
+    assert done.stderr.strip().splitlines()[-1] == \
+        f'error: no such file or folder: {tmp_path}/none'

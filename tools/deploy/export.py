@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Export a trained detector, and compare the files with it on real images."""
+import argparse
+import sys
+import time
+from itertools import cycle, islice
+from pathlib import Path
+
+# first: it makes mmyolo importable, or says what is missing
+import mmfasternet.deploy  # noqa: F401  # isort: skip
+import numpy as np
+from mmengine.config import DictAction
+
+from mmfasternet.checkpoint import CheckpointError
+from mmfasternet.config import clear_errors, load_config
+from mmfasternet.deploy import DeployInfo, export, load_deployed
+from mmfasternet.deploy.exporting import (
+    OPSET,
+    compare,
+    node_counts,
+    tolerance,
+)
+from mmfasternet.deploy.images import example_images
+from mmfasternet.deploy.predictor import Letterbox
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file path')
+    parser.add_argument('checkpoint', help='checkpoint file or URL')
+    parser.add_argument(
+        'out',
+        nargs='+',
+        help='files to write; the suffix is the format: .onnx, .xml '
+        '(OpenVINO), .torchscript, .pt2 (torch.export) or .pth (checkpoint '
+        'of the deploy form)')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help='input size (default: img_scale of the config)')
+    parser.add_argument('--batch-size', type=int, default=1)
+    parser.add_argument(
+        '--dynamic',
+        action='store_true',
+        help='any batch size, height and width instead, in multiples of 32')
+    parser.add_argument(
+        '--nms',
+        action='store_true',
+        help='end with NMS; outputs: num_dets, boxes, scores, labels')
+    parser.add_argument(
+        '--score-thr',
+        type=float,
+        help='lowest score of a box (default: that of model.test_cfg, which '
+        'is meant for evaluation)')
+    parser.add_argument(
+        '--opset', type=int, default=OPSET, help='of ONNX (default: 18)')
+    parser.add_argument(
+        '--images',
+        help='image or folder to compare on (default: the test images of the '
+        'config, or photos that scikit-learn ships)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings, as key=value; see tools/train.py')
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    begin = time.perf_counter()
+    options = dict(args.cfg_options or {})
+    if args.score_thr is not None:
+        options['model.test_cfg.score_thr'] = args.score_thr
+    with clear_errors(CheckpointError, FileNotFoundError, ImportError,
+                      ValueError):
+        cfg = load_config(args.config, options)
+        info = DeployInfo.from_config(cfg)
+        deployed = load_deployed(cfg, args.checkpoint)
+        images = example_images(cfg, args.images)
+        failed = []
+        for out in args.out:
+            start = time.perf_counter()
+            done = export(deployed, info, out, args.shape, args.batch_size,
+                          args.dynamic, args.nms, args.opset)
+            if Path(out).suffix == '.pth':
+                print(f'{out}: checkpoint of the deploy form')
+                continue
+            letterbox = Letterbox(done)
+            batch = np.stack([
+                letterbox(image)[0]
+                for image in islice(cycle(images), max(8, args.batch_size))
+            ])
+            print(describe(out, done, args.opset), flush=True)
+            for name, worst in compare(deployed, done, out, batch).items():
+                limit = tolerance(done, name, batch)
+                unit = dict(boxes='pixels').get(name, '')
+                ok = worst <= limit
+                failed += [] if ok else [f'{out}: {name}']
+                print(f'  compared with PyTorch on {len(batch)} images, '
+                      f'{name}: differ by at most {worst:.2g} {unit}'.rstrip()
+                      + ('' if ok else f', MORE THAN THE {limit:.2g} allowed'))
+            print(f'  {time.perf_counter() - start:.1f} s')
+    print(f'{time.perf_counter() - begin:.1f} s in all')
+    if failed:
+        sys.exit('error: does not compute what the checkpoint does: '
+                 f'{"; ".join(failed)}. Please report it with the output of '
+                 'python -m mmfasternet.doctor')
+
+
+def describe(path, info, opset):
+    """What was written, and the operators in it."""
+    size = sum(file.stat().st_size
+               for file in {Path(path), Path(path).with_suffix('.bin')}
+               if file.is_file())
+    batch, height, width = (s or 'any' for s in info.shape)
+    kinds = node_counts(path)
+    most = ', '.join(f'{count} {kind}' for kind, count in kinds[:8])
+    version = f', opset {opset}' if Path(path).suffix == '.onnx' else ''
+    return (f'{path}: {size / 1e6:.1f} MB, batch {batch}, {height}x{width}'
+            f'{", with NMS" * info.nms}{version}\n'
+            f'  {sum(count for _, count in kinds)} nodes: {most}, ...')
+
+
+if __name__ == '__main__':
+    main()

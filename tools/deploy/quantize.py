@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Quantise an exported detector to int8; print AP and speed before and after."""
+import argparse
+import time
+from itertools import cycle, islice
+from pathlib import Path
+
+# first: it makes mmyolo importable, or says what is missing
+import mmfasternet.deploy  # noqa: F401  # isort: skip
+import numpy as np
+from mmengine.config import DictAction
+from mmengine.runner import Runner
+
+from mmfasternet.checkpoint import CheckpointError
+from mmfasternet.config import clear_errors, load_config, require_data
+from mmfasternet.deploy import load_backend, use_exported
+from mmfasternet.deploy.images import example_images
+from mmfasternet.deploy.predictor import Letterbox
+from mmfasternet.deploy.quantization import parts, quantize, sensitivity
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file path')
+    parser.add_argument(
+        'model',
+        help='what tools/deploy/export.py wrote: .onnx (quantised by ONNX '
+        'Runtime) or .xml (quantised by NNCF for OpenVINO)')
+    parser.add_argument('out', help='file to write, with the same suffix')
+    parser.add_argument(
+        '--images',
+        help='folder of images to calibrate with (default: the training '
+        'images of the config)')
+    parser.add_argument(
+        '--num-images',
+        type=int,
+        default=200,
+        help='how many of them, evenly spread (default: 200)')
+    parser.add_argument(
+        '--keep',
+        nargs='+',
+        default=[],
+        metavar='PART',
+        help='parts of the network to keep in float, as --sensitivity names '
+        'them')
+    parser.add_argument(
+        '--sensitivity',
+        action='store_true',
+        help='first print how far each part moves the scores when it alone is '
+        'quantised (minutes)')
+    parser.add_argument(
+        '--max-drop',
+        type=float,
+        metavar='AP',
+        help='keep the most sensitive parts in float, one after another, '
+        'until AP drops by no more than this')
+    parser.add_argument(
+        '--threads',
+        type=int,
+        default=1,
+        help='of the timed runs (default: 1)')
+    parser.add_argument(
+        '--runs', type=int, default=20, help='timed runs (default: 20)')
+    parser.add_argument(
+        '--no-test',
+        action='store_true',
+        help='do not measure AP on the test images of the config')
+    parser.add_argument('--work-dir', default='./work_dirs/quantize')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings, as key=value; see tools/train.py')
+    args = parser.parse_args()
+    if args.no_test and args.max_drop is not None:
+        parser.error('--max-drop is measured, it needs the test')
+    return args
+
+
+def calibration_images(cfg, args, backend):
+    """uint8 ``(N, 3, H, W)``, N a multiple of the batch size."""
+    found = example_images(cfg, args.images, 'train')
+    count = min(args.num_images, len(found))
+    found = [found[i * len(found) // count] for i in range(count)]
+    size = backend.info.shape[0] or 1
+    found = islice(cycle(found), -(-count // size) * size)
+    letterbox = Letterbox(backend.info)
+    return np.stack([letterbox(image)[0] for image in found])
+
+
+def average_precision(cfg, path, work_dir):
+    """AP of a file on the test set of the config."""
+    cfg = cfg.copy()
+    use_exported(cfg, path)
+    cfg.work_dir = work_dir
+    cfg.log_level = 'WARNING'
+    cfg.experiment_name = f'{Path(path).stem}_{time.time_ns()}'
+    metrics = Runner.from_cfg(cfg).test()
+    return next(metrics[key] for key in metrics if key.endswith('mAP'))
+
+
+def speed(paths, images, threads, runs):
+    """Median seconds per run of files, their runs interleaved."""
+    backends = [load_backend(path, threads=threads) for path in paths]
+    size = backends[0].info.shape[0] or 1
+    seconds = np.zeros((len(paths), runs))
+    for run in range(-3, runs):  # three to warm up
+        for i, backend in enumerate(backends):
+            start = time.perf_counter()
+            backend(images[:size])
+            if run >= 0:
+                seconds[i, run] = time.perf_counter() - start
+    return seconds
+
+
+def main():
+    args = parse_args()
+    with clear_errors(CheckpointError, FileNotFoundError, ImportError,
+                      ValueError):
+        cfg = load_config(args.config, args.cfg_options)
+        backend = load_backend(args.model)
+        if not args.no_test:
+            require_data(cfg, 'test')
+        images = calibration_images(cfg, args, backend)
+        keep, moved = list(args.keep), {}
+        if args.sensitivity or args.max_drop is not None:
+            moved = sensitivity(args.model, images[:32])
+            print('| part, alone in int8 | scores move by (relative RMS) |')
+            print('| --- | --- |')
+            for name, value in moved.items():
+                print(f'| {name} | {value:.4f} |', flush=True)
+        aps = []
+        if not args.no_test:
+            aps.append(average_precision(cfg, args.model, args.work_dir))
+        while True:
+            quantize(args.model, args.out, images, keep)
+            print(f'{args.out}: int8, calibrated on {len(images)} images'
+                  f'{", in float: " * bool(keep)}{", ".join(keep)}')
+            if args.no_test:
+                break
+            aps[1:] = [average_precision(cfg, args.out, args.work_dir)]
+            print(f'  AP {aps[0]:.4f} in float, {aps[1]:.4f} in int8')
+            rest = [name for name in moved if name not in keep]
+            if args.max_drop is None or aps[0] - aps[1] <= args.max_drop or \
+                    not rest:
+                break
+            keep.append(rest[0])
+        seconds = speed([args.model, args.out], images, args.threads,
+                        args.runs)
+    ratio = seconds[0] / seconds[1]
+    low, high = np.percentile(ratio, [5, 95])
+    before, after = 1e3 * np.median(seconds, 1)
+    print(f'  {before:.1f} ms in float, {after:.1f} ms in int8, '
+          f'{args.threads} thread(s): {np.median(ratio):.2f} times as fast '
+          f'({low:.2f} to {high:.2f}, {args.runs} interleaved runs)')
+    print(f'  {len(parts(args.model)) - len(keep)} of '
+          f'{len(parts(args.model))} parts in int8')
+
+
+if __name__ == '__main__':
+    main()
