@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What mmyolo and mmpretrain need to be imported beside today's packages."""
+"""What mmyolo, mmpretrain and timm need to be imported beside today's
+packages."""
 import sys
 from contextlib import contextmanager, nullcontext
+from enum import Enum
 from functools import cache
 from importlib import import_module
 from importlib.machinery import ModuleSpec
@@ -46,10 +48,17 @@ def import_mmyolo() -> ModuleType:
 
 
 _TRANSFORMS = 'torchvision.transforms'
-# what mmpretrain 1.3 imports of torchvision, and the parents of that
-_TORCHVISION = ('torchvision', 'torchvision.ops', 'torchvision.ops.boxes',
-                _TRANSFORMS, f'{_TRANSFORMS}.functional',
-                f'{_TRANSFORMS}.transforms')
+# what mmpretrain 1.3 and timm 1.0 import of torchvision, and the parents
+_TORCHVISION = ('torchvision', 'torchvision.datasets', 'torchvision.ops',
+                'torchvision.ops.boxes', 'torchvision.ops.misc', _TRANSFORMS,
+                f'{_TRANSFORMS}.functional', f'{_TRANSFORMS}.transforms')
+# what of it is derived from, or compared with, where they are imported
+_TORCHVISION_CLASSES = (
+    f'{_TRANSFORMS}.RandomResizedCrop', f'{_TRANSFORMS}.ToTensor',
+    'torchvision.ops.misc.FrozenBatchNorm2d', 'torchvision.datasets.CIFAR10',
+    'torchvision.datasets.CIFAR100', 'torchvision.datasets.MNIST',
+    'torchvision.datasets.KMNIST', 'torchvision.datasets.FashionMNIST',
+    'torchvision.datasets.ImageFolder')
 
 
 def _refuse(name: str) -> NoReturn:
@@ -58,7 +67,7 @@ def _refuse(name: str) -> NoReturn:
 
 
 class _Absent(ModuleType):
-    """A module or class of torchvision that can be named but not used."""
+    """A module of torchvision that can be named but not used."""
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith('__'):  # introspection is no use
@@ -66,11 +75,19 @@ class _Absent(ModuleType):
         _refuse(f'{self.__name__}.{name}')
 
 
-class _AbsentTransform:
+def _absent_class(name: str) -> type:
     """A class of torchvision that can be derived from but not built."""
 
-    def __init__(self, *args, **kwargs) -> None:
-        _refuse(f'{_TRANSFORMS}.RandomResizedCrop')
+    def refuse(self, *args, **kwargs) -> None:
+        _refuse(name)
+
+    return type(name.rpartition('.')[2], (), dict(__init__=refuse))
+
+
+# torchvision's own names, of which timm makes a table
+_InterpolationMode = Enum(
+    'InterpolationMode', 'NEAREST NEAREST_EXACT BILINEAR BICUBIC BOX HAMMING '
+    'LANCZOS')
 
 
 @contextmanager
@@ -82,7 +99,10 @@ def _lent_torchvision() -> Iterator[None]:
         parent, _, child = name.rpartition('.')
         if parent:
             setattr(modules[parent], child, module)
-    modules[_TRANSFORMS].RandomResizedCrop = _AbsentTransform
+    for name in _TORCHVISION_CLASSES:
+        parent, _, child = name.rpartition('.')
+        setattr(modules[parent], child, _absent_class(name))
+    modules[f'{_TRANSFORMS}.functional'].InterpolationMode = _InterpolationMode
     modules[f'{_TRANSFORMS}.transforms'].InterpolationMode = _Absent(
         f'{_TRANSFORMS}.InterpolationMode')
     sys.modules.update(modules)
@@ -131,3 +151,20 @@ def import_mmpretrain() -> ModuleType:
     if not present:
         mmpretrain.datasets.BaseDataset.__reduce_ex__ = _reduce_dataset
     return mmpretrain
+
+
+@cache
+def import_timm() -> ModuleType:
+    """Import timm, without torchvision if there is none.
+
+    timm imports torchvision for its data sets and transforms. Where it is
+    missing, modules of its name stand in as for :func:`import_mmpretrain`;
+    timm's models need none of them.
+
+    Raises:
+        ImportError: If timm is not installed.
+    """
+    present = find_spec('torchvision') is not None
+    with nullcontext() if present else _lent_torchvision():
+        import timm
+    return timm

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import subprocess
 import sys
+from importlib import util
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
@@ -48,3 +49,27 @@ init_default_scope('mmdet')
 print(type(MODELS.build(dict(type='mmfasternet.FasterNet'))).__name__)
 ''')
     assert done.stdout.split()[-1:] == ['FasterNet'], done.stderr
+
+
+def test_timm_imports_without_torchvision():
+    """Its models need none of it; what is lent is taken back."""
+    for name in ('timm', 'torchvision'):
+        if (util.find_spec(name) is None) != (name == 'torchvision'):
+            pytest.skip('needs timm, and no torchvision')
+    done = python('''
+import sys
+from mmfasternet.compat import import_timm
+import_timm()
+from timm.data import create_transform
+from timm.layers.norm_act import FrozenBatchNorm2d
+print([name for name in sys.modules if name.startswith('torchvision')])
+for use in (FrozenBatchNorm2d, lambda: create_transform(32)):
+    try:
+        use()
+    except ImportError as error:
+        print(error)
+''')
+    assert done.stdout.splitlines()[-3] == '[]', done.stderr
+    for line in done.stdout.splitlines()[-2:]:
+        assert line.startswith('torchvision.') and line.endswith(
+            'install the one made for your PyTorch')

@@ -105,6 +105,9 @@ pip install -q --no-build-isolation --find-links "$wheels" \
 # system does not load on a machine without.
 pip uninstall -q -y opencv-python opencv-python-headless
 pip install -q --no-deps 'opencv-python-headless<4.13'
+# the networks that FasterNet is compared with; its torchvision is not for a
+# PyTorch without CUDA, and the models do without it
+pip install -q --no-deps timm==1.0.31
 
 "$venv/bin/python" -c 'import mmcv.ops, mmfasternet.models' >/dev/null ||
     fail "the environment does not work, see above. If mmcv is to blame:" \

@@ -17,6 +17,7 @@ from mmfasternet.checkpoint import (
     checkpoint_path,
     digest,
 )
+from mmfasternet.compat import import_timm
 from mmfasternet.config import clear_errors
 from mmfasternet.models import FasterNet
 from mmfasternet.models.backbones.fasternet_layouts import (
@@ -64,7 +65,7 @@ def build(found):
 def compare_with_timm(model, name, found):
     """Largest difference of the logits of a fixed image."""
     try:
-        import timm
+        timm = import_timm()
         reference = timm.create_model(
             f'fasternet_{name}', num_classes=model.num_classes).eval()
     except ImportError as error:

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The networks that are timed, as PyTorch modules and as ONNX files."""
+import copy
+import warnings
+from pathlib import Path
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmfasternet.benchmark import paper
+
+
+class Network(nn.Module):
+    """A detector from images to raw class logits and box distances.
+
+    No pixels are normalised, no boxes decoded, and there is no NMS.
+
+    Args:
+        model (nn.Module): A model of MMEngine.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Any:
+        """What ``mode='tensor'`` gives for ``(N, C, H, W)``."""
+        return self.model(images, mode='tensor')
+
+
+class Product(nn.Module):
+    """A product of two square matrices, one of them constant.
+
+    Args:
+        side (int): Rows and columns.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(side, side))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(side, side)`` to the same."""
+        return x @ self.weight
+
+
+class Copy(nn.Module):
+    """A copy from memory to memory, too large for a cache.
+
+    Args:
+        numbers (int): How many float32.
+    """
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self.register_buffer('copied', torch.zeros(numbers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(numbers, )`` to the same."""
+        return self.copied.copy_(x)
+
+
+def import_models(target: str) -> None:
+    """Import what :func:`build_network` will need, which takes memory."""
+    if target.partition(':')[0] not in ('product', 'copy'):
+        import mmfasternet.models  # noqa: F401
+
+
+def build_network(target: str,
+                  cfg_options: Optional[Dict[str, Any]] = None) -> nn.Module:
+    """Build what a contender names, in evaluation mode.
+
+    Args:
+        target (str): See :class:`.contenders.Contender`.
+        cfg_options (dict, optional): Overrides of a config.
+
+    Returns:
+        nn.Module: With random weights unless a checkpoint is named.
+    """
+    torch.manual_seed(0)
+    kind, _, name = target.partition(':')
+    if kind == 'product':
+        network = Product(int(name))
+    elif kind == 'copy':
+        network = Copy(int(name))
+    elif kind in ('backbone', 'operator') and not name.startswith(':'):
+        network = paper.build(target)
+    else:
+        network = _build_from_config(target, cfg_options)
+    return network.eval().requires_grad_(False)
+
+
+def _build_from_config(target: str,
+                       cfg_options: Optional[Dict[str, Any]]) -> nn.Module:
+    # here: a matrix product needs none of it
+    from mmengine.registry import MODELS, init_default_scope
+    from mmengine.runner import load_checkpoint
+
+    import mmfasternet.models  # noqa: F401  makes mmyolo importable
+    from mmfasternet.checkpoint import require_fit
+    from mmfasternet.compat import import_mmpretrain
+    from mmfasternet.config import load_config
+    config, _, checkpoint = target.partition(',')
+    cfg = load_config(config, cfg_options)
+    scope = cfg.get('default_scope', 'mmyolo')
+    if scope == 'mmpretrain':
+        import_mmpretrain()
+    init_default_scope(scope)
+    model = MODELS.build(cfg.model)
+    if checkpoint:
+        require_fit(model, checkpoint)
+        load_checkpoint(model, checkpoint, 'cpu', strict=True, logger='silent')
+    return Network(model)
+
+
+def count(network: nn.Module, shape: Sequence[int]) -> Tuple[int, int]:
+    """Parameters, and MACs of convolutions and matrix products.
+
+    Nothing is computed: a copy of the network runs on the meta device.
+
+    Args:
+        network (nn.Module): The network.
+        shape (Sequence[int]): Of the input, with the batch in front.
+    """
+    network = copy.deepcopy(network).to('meta')
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(tuple(shape), device='meta'))
+    parameters = sum(p.numel() for p in network.parameters())
+    return parameters, counter.get_total_flops() // 2
+
+
+def export_network(network: nn.Module, shape: Sequence[int],
+                   path: Union[str, Path]) -> None:
+    """Write a network to ONNX, batch norms folded by the exporter.
+
+    Args:
+        network (nn.Module): The network.
+        shape (Sequence[int]): Of the input, with the batch in front.
+        path (str | Path): The file.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        torch.onnx.export(
+            network, (torch.zeros(tuple(shape)), ), str(path), dynamo=False)

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the benchmark reports, except how fast anything is."""
+import json
+import runpy
+import sys
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mmfasternet.benchmark import paper
+from mmfasternet.benchmark.contenders import baseline_of, cross
+from mmfasternet.benchmark.layers import exported_layers, with_macs
+from mmfasternet.benchmark.networks import (
+    build_network,
+    count,
+    export_network,
+)
+from mmfasternet.benchmark.race import Result, race, speedup
+from mmfasternet.models import FasterNet
+
+TOOL = 'tools/analysis_tools/benchmark.py'
+SHAPE = (1, 3, 32, 64)
+BACKENDS = [
+    'onnxruntime',
+    pytest.param(
+        'openvino',
+        marks=pytest.mark.skipif(
+            find_spec('openvino') is None, reason='pip install openvino'))
+]
+
+
+def benchmark(monkeypatch, capsys, *args):
+    monkeypatch.setattr(sys, 'argv', [TOOL, *map(str, args)])
+    runpy.run_path(TOOL, run_name='__main__')
+    return capsys.readouterr().out
+
+
+def small():
+    torch.manual_seed(0)
+    network = FasterNet(
+        dict(embed_dim=8, depths=(1, 1, 1, 1)), num_classes=5).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.bias)  # equal weights are written once
+    return network
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory):
+    """A FasterNet, and half of it quantised by hand."""
+    import onnx
+    from onnx import helper
+    folder = tmp_path_factory.mktemp('exported')
+    export_network(small(), SHAPE, folder / 'float.onnx')
+    model = onnx.load(str(folder / 'float.onnx'))
+    entry = model.graph.input[0].name
+    for name, value, kind in (('scale', 0.1, 1), ('zero', 0, 2)):
+        model.graph.initializer.append(
+            helper.make_tensor(name, kind, (), [value]))
+    for node in model.graph.node:
+        node.input[:] = ['dq' if i == entry else i for i in node.input]
+    model.graph.node.insert(0, helper.make_node(
+        'DequantizeLinear', ['q', 'scale', 'zero'], ['dq']))
+    model.graph.node.insert(0, helper.make_node(
+        'QuantizeLinear', [entry, 'scale', 'zero'], ['q']))
+    onnx.save(model, str(folder / 'int8.onnx'))
+    return folder
+
+
+def ways(spec, **settings):
+    settings = dict(
+        dict(backends=None, precisions=None, threads=[1], batches=[1]),
+        **settings)
+    return cross(str(spec), **settings)
+
+
+# ------------------------------------------------------------ counting
+@pytest.mark.parametrize('name, published, digits', [
+    ('conv', [2601, 2601, 2601, 2601], 1),
+    ('gconv16', [162, 162, 162, 162], 1),
+    ('dwconv', [27.09, 13.54, 6.77, 3.38], 100),
+    ('pconv', [162, 162, 162, 162], 1),
+])
+def test_the_operators_cost_what_table_1_says(name, published, digits):
+    """In 1e6 multiply-accumulates, which the paper calls FLOPs."""
+    for (channels, side), expected in zip(paper.MAPS, published):
+        target = f'operator:{name}:{channels}x{side}'
+        shape = (1, *paper.own_shape(target))
+        with torch.device('meta'):
+            network = build_network(target)
+        _, macs = count(network, shape)
+        # the paper cuts what follows its last digit off
+        assert int(macs / 1e6 * digits) / digits == expected
+
+
+def test_the_backbones_cost_what_table_3_says():
+    """The smallest group; the paper's own T0 is one of them."""
+    if find_spec('timm') is None:
+        pytest.skip('the other networks: pip install --no-deps timm')
+    for row in paper.BACKBONES[0]:
+        target = f'backbone:{row.name}'
+        with torch.device('meta'):
+            network = build_network(target)
+        parameters, macs = count(network, (1, *paper.own_shape(target)))
+        assert parameters / 1e6 == pytest.approx(row.params, abs=0.06)
+        assert macs / 1e9 == pytest.approx(row.gmacs, abs=0.015)
+
+
+@pytest.mark.parametrize('layer, shape, kind', [
+    (nn.Conv2d(6, 4, (3, 5), stride=2, groups=2), (2, 6, 20, 30),
+     '3x5 6->4 in 2 groups'),
+    (nn.ConvTranspose2d(6, 4, 2, stride=2), (1, 6, 5, 7), '2x2 6->4'),
+    (nn.Linear(12, 5), (3, 12), 'product 12->5'),
+])
+def test_an_exported_layer_counts_as_in_pytorch(layer, shape, kind, tmp_path):
+    path = tmp_path / 'x.onnx'
+    network = nn.Sequential(layer)
+    export_network(network, shape, path)
+    parameters, layers = exported_layers(path, shape)
+    assert (parameters, sum(layer.macs for layer in layers)) == count(
+        network, shape)
+    found, = layers
+    assert found.kind.startswith(kind.split('->')[0])
+    with torch.no_grad():
+        tensors = torch.zeros(shape), layer.weight, layer(torch.zeros(shape))
+    assert found.bytes == 4 * sum(t.numel() for t in tensors)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_a_profile_names_every_layer_that_multiplies(backend, exported):
+    """Although both backends rename and merge layers."""
+    path = exported / 'float.onnx'
+    contender, = ways(path, backends=[backend])[0]
+    result = race([contender], {contender.key(): str(path)}, 1, None,
+                  [contender])[contender]
+    _, layers = exported_layers(path, SHAPE)
+    rows = with_macs(result.layers, layers)
+    assert sum(row['macs'] for row in rows) == count(small(), SHAPE)[1]
+    assert all(row['seconds'] >= 0 for row in rows)
+
+
+# ------------------------------------------------------------ what runs
+def test_networks_are_crossed_with_how_they_run(exported):
+    found, notes = ways(
+        exported / 'float.onnx', backends=['onnxruntime', 'openvino'],
+        precisions=['fp32', 'bf16'], threads=[1, 2])
+    assert [(c.backend, c.precision, c.threads) for c in found] == [
+        ('onnxruntime', 'fp32', 1), ('onnxruntime', 'fp32', 2),
+        ('openvino', 'fp32', 1), ('openvino', 'fp32', 2),
+        ('openvino', 'bf16', 1), ('openvino', 'bf16', 2)
+    ]
+    assert {c.shape for c in found} == {SHAPE}  # the file's
+    assert len(notes) == 1 and 'no bf16 on onnxruntime' in notes[0]
+
+
+def test_a_setting_behind_the_name_wins(exported):
+    found, _ = ways(f'{exported}/float.onnx@openvino@bf16@threads=2',
+                    backends=['onnxruntime'], precisions=['fp32'])
+    assert [(c.backend, c.precision, c.threads) for c in found] == [
+        ('openvino', 'bf16', 2)]
+    found, _ = ways('a.py@pytorch@compile@no-channels-last@batch=4',
+                    shape=[32, 32], channels_last=True)
+    assert (found[0].compile, found[0].channels_last, found[0].shape) == (
+        True, False, (4, 3, 32, 32))
+
+
+def test_a_quantised_file_is_compared_with_what_it_was_made_from(exported):
+    found, _ = ways(exported / 'int8.onnx', backends=['openvino'])
+    assert [c.precision for c in found] == ['int8']
+    baseline = baseline_of(found[0], str(exported / 'float.onnx'))
+    assert (baseline.backend, baseline.precision) == ('openvino', 'fp32')
+
+
+@pytest.mark.parametrize('spec, settings, message', [
+    ('a.py', dict(precisions=['int8']), 'int8 is a property of an exported'),
+    ('a.py@onxruntime', {}, "not 'onxruntime'"),
+    ('a.py@threads=0', {}, "not 'threads=0'"),
+    ('{}/float.onnx', dict(backends=['pytorch']), 'does not run on pytorch'),
+    ('{}/float.onnx', dict(batches=[2]), 'was exported for 1x3x32x64 .* '
+     'not for 2x3x32x64'),
+    ('{}/float.onnx', dict(shape=[64, 64]), 'was exported for 1x3x32x64'),
+    ('{}/missing.onnx', {}, 'exported file not found'),
+    ('backbone:FasterNet-T9', {}, "no backbone 'FasterNet-T9'"),
+    ('operator:pconv:96x55', {}, 'expected operator:NAME:CHANNELSxSIDE'),
+])
+def test_what_cannot_run_is_refused(spec, settings, message, exported):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        ways(spec.format(exported), **settings)
+
+
+def test_a_file_that_does_not_load_is_named(tmp_path, exported):
+    """The process ends or answers; the error says whose it is."""
+    path = tmp_path / 'broken.onnx'
+    path.write_bytes((exported / 'float.onnx').read_bytes()[:2000])
+    contender, = ways(exported / 'float.onnx')[0]
+    with pytest.raises(ValueError, match='float.onnx on onnxruntime in fp32'):
+        race([contender], {contender.key(): str(path)}, 1)
+
+
+# ------------------------------------------------------------ the report
+def test_a_speed_is_the_ratio_of_the_rounds():
+    """A machine that slows down by half changes no ratio."""
+    drift = np.array([1., 1., 2., 2., 2.])
+    contender, = ways('a.py', shape=[32, 32])[0]
+    slow, fast = (Result(contender, list(drift * s)) for s in (0.3, 0.2))
+    assert speedup(fast, slow) == pytest.approx((1.5, 1.5, 1.5))
+
+
+def test_the_report_agrees_with_itself(tmp_path, exported, monkeypatch,
+                                       capsys):
+    out = benchmark(
+        monkeypatch, capsys, exported / 'int8.onnx', '--baselines',
+        exported / 'float.onnx', '--runs', 2, '--profile', '--out-dir',
+        tmp_path, '--ap', f'{exported}/int8.onnx=0.5')
+    data = json.loads((tmp_path / 'benchmark.json').read_text())
+    base, row = data['results']
+    assert [r['contender']['precision'] for r in (base, row)] == [
+        'fp32', 'int8']
+    parameters, macs = count(small(), SHAPE)
+    folded = sum(m.num_features for m in small().modules()
+                 if isinstance(m, nn.BatchNorm2d))
+    assert base['macs'] == row['macs'] == macs
+    # of the weights and biases of a folded norm the biases are left
+    assert base['parameters'] == parameters - folded
+    for result in data['results']:
+        assert len(result['seconds']) == 2
+        assert result['flops_per_second'] == pytest.approx(
+            2 * macs / np.median(result['seconds']))
+        assert sum(layer['macs'] for layer in result['layers']) == macs
+    assert row['speed'] == pytest.approx(
+        np.median(np.divide(base['seconds'], row['seconds'])))
+    assert base['share_of_matrix_product'] == pytest.approx(
+        base['flops_per_second'] / base['matrix_product_flops_per_second'])
+    assert 'share_of_matrix_product' not in row  # no product of integers
+    assert f'**{row["speed"]:.2f}**' in out
+    _, text = (tmp_path / 'benchmark.md').read_text().split('\n\n', 1)
+    assert text.strip() in out
+    for name in ('latency.png', 'roofline.png'):
+        assert (tmp_path / name).stat().st_size > 5000
+
+
+def test_a_config_and_a_checkpoint_of_it(tmp_path, monkeypatch, capsys):
+    """Parameters and MACs are those of tools/analysis_tools/get_flops.py."""
+    from mmfasternet.complexity import count_complexity
+    from mmfasternet.config import load_config
+    config = 'configs/yolov8_fasternet_n.py'
+    network = build_network(config, dict(num_classes=3))
+    torch.save(network.model.state_dict(), tmp_path / 'n.pth')
+    spec = f'{config},{tmp_path}/n.pth'
+    benchmark(
+        monkeypatch, capsys, spec, '--backends', 'onnxruntime', 'pytorch',
+        '--batch-size', 2, '--shape', 64, 96, '--channels-last', '--runs', 1,
+        '--out-dir', tmp_path, '--cfg-options', 'num_classes=3')
+    parameters, macs = count_complexity(
+        load_config(config, dict(num_classes=3)), (64, 96))['']
+    data = json.loads((tmp_path / 'benchmark.json').read_text())
+    assert len(data['results']) == 2
+    for row in data['results']:
+        assert (row['parameters'], row['macs']) == (parameters, 2 * macs)
+        # all weights are there, and not the libraries (half a gigabyte)
+        assert 4 * parameters < row['memory'] < 4 * parameters + 250e6
+    with pytest.raises(SystemExit, match='does not fit the config'):
+        benchmark(monkeypatch, capsys, spec, '--shape', 64, 96)
