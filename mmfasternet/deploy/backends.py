@@ -37,7 +37,7 @@ class DeployInfo:
     Attributes:
         classes (tuple[str]): Class names.
         img_scale (tuple[int]): Width and height that images are fitted into.
-        pad_val (float): Pixel value of what is left of that.
+        pad_val (int): Pixel value of what is left of that.
         score_thr (float): Boxes with lower scores are dropped.
         iou_threshold (float): Of NMS.
         nms_pre (int): Most boxes that enter NMS.
@@ -51,7 +51,7 @@ class DeployInfo:
 
     classes: Tuple[str, ...]
     img_scale: Tuple[int, int]
-    pad_val: float
+    pad_val: int
     score_thr: float
     iou_threshold: float
     nms_pre: int
@@ -110,7 +110,8 @@ class DeployInfo:
         return cls(
             classes=tuple(classes or map(str, range(number))),
             img_scale=tuple(letter.scale),
-            pad_val=float(pad['img'] if isinstance(pad, dict) else pad),
+            # as it is: LetterResize pads one channel only with a float
+            pad_val=pad['img'] if isinstance(pad, dict) else pad,
             score_thr=float(test.get('score_thr', -1)),
             iou_threshold=float(nms['iou_threshold']),
             nms_pre=int(test.get('nms_pre', 100000)),

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Detections of every backend against mmyolo's own path from file to boxes."""
+import json
+import re
+import subprocess
+import sys
+import threading
+from itertools import count, islice
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmcv.transforms import Compose
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import init_default_scope
+
+from mmfasternet.checkpoint import CheckpointError
+from mmfasternet.config import load_config
+from mmfasternet.deploy import Predictor, frames
+from mmfasternet.deploy.predictor import prefetch
+
+pytest.importorskip('onnxruntime')
+
+
+@torch.no_grad()
+def expected(small, image, **test_cfg):
+    """MMYOLO's pipeline, forward pass, head and NMS; nothing of ours."""
+    init_default_scope('mmyolo')
+    pipeline = Compose([
+        step for step in small.cfg.test_dataloader.dataset.pipeline
+        if 'LoadAnnotations' not in step.type
+    ])
+    data = pipeline(dict(img_path=str(image), img_id=0))
+    head = small.detector.bbox_head
+    before = head.test_cfg
+    head.test_cfg = before.copy()
+    head.test_cfg.update(test_cfg)
+    try:
+        return small.detector.test_step(pseudo_collate([data]))[0].pred_instances
+    finally:
+        head.test_cfg = before
+
+
+def assert_same(got, wanted):
+    assert len(wanted) > 5 and len(wanted.labels.unique()) == 2
+    assert len(got) == len(wanted)
+    torch.testing.assert_close(got.scores, wanted.scores, rtol=0, atol=1e-5)
+    # equal scores may change places
+    apart = (got.bboxes[:, None] - wanted.bboxes).abs().amax(2)
+    apart[got.labels[:, None] != wanted.labels] = np.inf
+    assert apart.min(0).values.max() < 1e-2 and \
+        apart.min(1).values.max() < 1e-2
+
+
+@pytest.mark.parametrize('name, backend', [
+    ('small.pth', None),
+    ('any.onnx', None),
+    ('any.onnx', 'openvino'),
+    ('any.xml', None),
+    ('nms.onnx', None),
+    ('nms.xml', None),
+    ('fixed.onnx', None),
+])
+def test_every_backend_finds_what_mmyolo_finds(small, exported, name, backend):
+    if name.endswith('pth'):
+        predictor = Predictor(small.checkpoint, small.config, backend)
+    else:
+        predictor = Predictor(exported[name], backend=backend)
+    assert predictor.classes == ('blue', 'red')
+    # an odd number, in batches of another size than the file's
+    for size in (1, 3):
+        samples = predictor(small.images, batch_size=size)
+        assert len(samples) == len(small.images)
+        for path, sample in zip(small.images, samples):
+            assert sample.img_path == path
+            assert_same(sample.pred_instances, expected(small, path))
+
+
+@pytest.mark.parametrize('backend', ['onnxruntime', 'openvino'])
+def test_one_label_and_few_boxes(small, tmp_path, backend):
+    """Both of what decides on the boxes besides the thresholds."""
+    pytest.importorskip(backend)
+    from mmfasternet.deploy import DeployInfo, export, load_deployed
+    options = dict(multi_label=False, max_per_img=30, score_thr=0.1)
+    cfg = load_config(
+        small.config,
+        {f'model.test_cfg.{key}': value for key, value in options.items()})
+    path = tmp_path / 'detector.onnx'
+    info = DeployInfo.from_config(cfg)
+    wanted = [expected(small, image, **options) for image in small.images]
+    assert any(len(result) == 30 for result in wanted)
+    for nms in (False, True):
+        export(load_deployed(cfg, small.checkpoint), info, path, nms=nms)
+        for sample, result in zip(
+                Predictor(path, backend=backend)(small.images), wanted):
+            assert_same(sample.pred_instances, result)
+
+
+def test_arrays_and_a_threshold(small, exported):
+    predictor = Predictor(exported['any.onnx'], score_thr=0.5)
+    image = cv2.imread(small.images[0])
+    (sample, ) = predictor(image)
+    wanted = expected(small, small.images[0])
+    assert_same(sample.pred_instances, wanted[wanted.scores >= 0.5])
+    height, width = image.shape[:2]
+    boxes = sample.pred_instances.bboxes
+    assert boxes.min() >= 0 and boxes[:, 2].max() <= width and \
+        boxes[:, 3].max() <= height
+    picture = predictor.draw(image, sample)
+    assert picture.shape == image.shape and (picture != image).any()
+
+
+def test_bf16_is_near(small, exported):
+    exact = Predictor(small.checkpoint, small.config)
+    images = np.stack([exact.letterbox(path)[0] for path in small.images])
+    wanted = exact.backend(images)
+    for predictor in (
+            Predictor(small.checkpoint, small.config, precision='bf16'),
+            Predictor(exported['any.xml'], precision='bf16')):
+        got = predictor.backend(images)
+        # 8 bits of the mantissa are 0.4 % for each of some 20 roundings
+        assert 0 < np.abs(got[1] - wanted[1]).mean() < 0.02
+    pytorch = Predictor(small.checkpoint, small.config, precision='bf16')
+    # the decoding is float: almost no two coordinates are the same
+    boxes = pytorch.backend(images)[0]
+    assert len(np.unique(boxes)) > 0.9 * boxes.size
+
+
+def test_wrong_inputs_are_named(small, exported, tmp_path):
+    predictor = Predictor(exported['any.onnx'])
+    broken = tmp_path / 'broken.jpg'
+    broken.write_bytes(b'no image')
+    for images, kind, words in [
+        (broken, ValueError, 'broken.jpg cannot be read as an image'),
+        ([small.images[0], 'no.jpg'], FileNotFoundError, 'not found: no.jpg'),
+        (np.zeros((5, 5), np.uint8), ValueError, r'got uint8 of \(5, 5\)'),
+        (np.zeros((5, 5, 3)), ValueError, 'got float64'),
+        (np.zeros((0, 5, 3), np.uint8), ValueError, r'of \(0, 5, 3\)'),
+    ]:
+        with pytest.raises(kind, match=words):
+            predictor(images)
+    with pytest.raises(ValueError, match='for a checkpoint give its config'):
+        Predictor(small.checkpoint)
+    with pytest.raises(ValueError, match='batch_size must be positive, got 0'):
+        predictor(small.images, batch_size=0)
+    with pytest.raises(ValueError, match='backend must be one of pytorch'):
+        Predictor(exported['any.onnx'], backend='tensorrt')
+    cfg = load_config(small.config, dict())
+    cfg.metainfo = dict(classes=('a', 'b'))
+    with pytest.raises(CheckpointError, match='trained on 2 classes'):
+        Predictor(small.checkpoint, cfg)
+
+
+# ------------------------------------------------------------ videos
+@pytest.fixture(scope='module')
+def video(tmp_path_factory):
+    """Twelve frames that differ in brightness."""
+    path = str(tmp_path_factory.mktemp('video') / 'video.avi')
+    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*'MJPG'), 10,
+                             (96, 64))
+    for i in range(12):
+        writer.write(np.full((64, 96, 3), 20 * i, np.uint8))
+    writer.release()
+    return path
+
+
+def test_every_frame_of_a_video_in_order(exported, video):
+    predictor = Predictor(exported['fixed.onnx'])
+    seen = [
+        (frame.mean(), len(sample.pred_instances))
+        for frame, sample in predictor.stream(frames(video), batch_size=5)
+    ]
+    assert len(seen) == 12
+    assert np.diff([mean for mean, _ in seen]).min() > 10
+
+
+def test_a_live_source_gives_its_latest_frame():
+    """The source waits for nobody; what was missed in between is dropped."""
+    taken = threading.Event()
+    produced = threading.Event()
+
+    def source():
+        yield 0
+        taken.wait(10)
+        yield from range(1, 100)
+        produced.set()
+
+    items = prefetch(source(), 1, latest=True)
+    assert next(items) == 0
+    taken.set()
+    assert produced.wait(10)
+    assert list(items) == [99]
+
+
+def test_what_goes_wrong_while_reading_ahead_is_raised_here():
+    def source():
+        yield 1
+        raise OSError('the camera was unplugged')
+
+    items = prefetch(source(), 4)
+    assert next(items) == 1
+    with pytest.raises(OSError, match='unplugged'):
+        next(items)
+    before = threading.active_count()
+    for _ in range(5):  # left before its end: no thread stays behind
+        endless = prefetch(count(), 2)
+        assert list(islice(endless, 3)) == [0, 1, 2]
+        endless.close()
+    assert threading.active_count() == before
+
+
+def test_sources_that_are_none(tmp_path):
+    empty = tmp_path / 'empty.mp4'
+    empty.touch()
+    for source, kind, words in [
+        (str(tmp_path / 'none.mp4'), FileNotFoundError, 'video not found'),
+        (str(empty), ValueError, 'video .*empty.mp4 cannot be opened'),
+        ('77', ValueError, 'the camera 77 cannot be opened'),
+    ]:
+        with pytest.raises(kind, match=words):
+            next(frames(source))
+
+
+# ------------------------------------------------------------ the commands
+def run(*command):
+    done = subprocess.run([sys.executable, *map(str, command)],
+                          capture_output=True, text=True)
+    return done, done.stdout + done.stderr
+
+
+def test_exported_files_get_the_ap_of_the_checkpoint(small, exported,
+                                                     tmp_path):
+    found = {}
+    for model in (small.checkpoint, exported['nms.onnx'],
+                  exported['fixed.xml']):
+        done, log = run('tools/test.py', small.config, model, '--work-dir',
+                        tmp_path)
+        assert done.returncode == 0, log
+        found[model] = re.findall(r'bbox_mAP_copypaste: (.*)', log)[-1]
+    assert len({*found.values()}) == 1, found
+    done, log = run('tools/test.py', small.config, exported['any.onnx'],
+                    '--work-dir', tmp_path, '--cfg-options',
+                    'metainfo.classes=[blue,green]')
+    assert done.returncode == 1 and 'Traceback' not in log
+    assert 'detects blue, red, but the config has blue, green' in log
+
+
+def test_image_demo_of_an_exported_file(small, exported, tmp_path):
+    done, log = run('demo/image_demo.py', small.images[0], small.config,
+                    exported['nms.onnx'], '--out-dir', tmp_path)
+    assert done.returncode == 0, log
+    boxes = json.loads((tmp_path / 'preds/0.json').read_text())
+    assert {*boxes} == {'bboxes', 'scores', 'labels'}
+    assert len(boxes['scores']) == len(expected(small, small.images[0]))
+    plain = cv2.imread(small.images[0])
+    assert (cv2.imread(str(tmp_path / 'vis/0.png')) != plain).any()
+
+
+def test_video_demo(small, exported, video, tmp_path):
+    out = tmp_path / 'out.avi'
+    done, log = run('demo/video_demo.py', video, small.config,
+                    exported['any.onnx'], '--out', out, '--batch-size', 5)
+    assert done.returncode == 0, log
+    assert re.search(r'video.avi: 12 frames, \d+ boxes, [\d.]+ frames/s', log)
+    assert len([*frames(str(out))]) == 12
+    done, log = run('demo/video_demo.py', tmp_path / 'no.mp4', small.config,
+                    exported['any.onnx'])
+    assert done.returncode == 1 and 'Traceback' not in log
+    assert log.strip().endswith('error: video not found: '
+                                f'{tmp_path}/no.mp4')
