@@ -28,7 +28,8 @@ class ResultsHook(Hook):
     validation), last learning rate, each loss averaged over the epoch, and
     the metrics of the validation that followed, if one did. It is complete on
     disk after each epoch and each validation. A resumed training keeps the
-    rows up to where it goes on from and replaces the others. Without epochs
+    rows up to where it goes on from and replaces the others; of an epoch that
+    it goes on within, the time and speed are those of the rest. Without epochs
     (``IterBasedTrainLoop``) there is one row per validation instead.
     """
 
@@ -59,7 +60,9 @@ class ResultsHook(Hook):
                          data_batch: Optional[dict] = None,
                          outputs: Optional[dict] = None) -> None:
         self._images += len(data_batch['inputs']) * get_world_size()
-        self._iterations += 1
+        # of the epoch, also where it was trained in two parts
+        self._iterations = batch_idx + 1 if by_epoch(
+            runner) else self._iterations + 1
 
     @master_only
     def after_train_epoch(self, runner: Runner) -> None:
