@@ -4,6 +4,7 @@
 Real processes of the tools on the CPU, joined by gloo.
 """
 import ast
+import json
 import os
 import pickle
 import random
@@ -15,6 +16,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmdet.evaluation import CocoMetric
+from mmengine.dataset import DefaultSampler
+from mmengine.model import MMDistributedDataParallel
+from mmengine.runner import Runner
+from torch import distributed, nn
+
+from mmfasternet.config import load_config
+from mmfasternet.models import FasterNet
 
 ACT = '''
 import os
@@ -162,6 +171,7 @@ def test_a_killed_rank_is_started_again_without_a_person(
     assert_equal(result(tmp_path), result(plain(2)))
 
 
+@pytest.mark.slow
 def test_slurm_puts_the_job_back_and_it_goes_on(config, plain, tmp_path):
     """Stand-ins for Slurm's commands run the script's own ones."""
     tools = tmp_path / 'bin'
@@ -264,6 +274,146 @@ def test_evaluation_is_the_same_on_any_number_of_ranks(config, plain,
             for key in 'bboxes', 'scores', 'labels':
                 assert torch.equal(a['pred_instances'][key],
                                    b['pred_instances'][key])
+
+
+# ---------------------------------------- processes within this test alone
+def on_ranks(ranks, function, folder, *arguments):
+    """What a function returns in each of some processes joined by gloo."""
+    folder.mkdir()
+    torch.multiprocessing.start_processes(
+        _work, (ranks, function, folder, arguments),
+        nprocs=ranks,
+        start_method='fork')
+    return [
+        torch.load(folder / f'{rank}.pth', weights_only=False)
+        for rank in range(ranks)
+    ]
+
+
+def _work(rank, ranks, function, folder, arguments):
+    torch.set_num_threads(1)
+    os.environ['LOCAL_RANK'] = str(rank)
+    distributed.init_process_group(
+        'gloo', f'file://{folder}/meet', rank=rank, world_size=ranks)
+    torch.save(function(rank, ranks, *arguments), folder / f'{rank}.pth')
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def one_step(rank, ranks, train_norms):
+    """Gradients and the first norm's statistics, of 8 images in all."""
+    torch.manual_seed(0)
+    model = FasterNet(arch='n', num_classes=5, drop_path_rate=0.).double()
+    images = torch.randn(8, 3, 64, 64, dtype=torch.double)
+    labels = torch.arange(8) % 5
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train(train_norms)
+            module.momentum = 1  # keep the statistics of this batch
+    if ranks > 1:
+        model = MMDistributedDataParallel(
+            model, broadcast_buffers=False, device_ids=None)
+    # as the sampler deals them out
+    logits = model(images[rank::ranks])
+    logits = logits[-1] if isinstance(logits, (list, tuple)) else logits
+    nn.functional.cross_entropy(logits, labels[rank::ranks]).backward()
+    model = getattr(model, 'module', model)
+    norm = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    return dict(
+        grads={k: v.grad for k, v in model.named_parameters()},
+        mean=norm.running_mean,
+        var=norm.running_var)
+
+
+@pytest.mark.parametrize('ranks', [2, 4])
+def test_gradients_are_those_of_one_process(ranks, tmp_path):
+    """In double precision only the order of the sum is another one."""
+    single, = on_ranks(1, one_step, tmp_path / 'one', False)
+    parts = on_ranks(ranks, one_step, tmp_path / 'some', False)
+    for part in parts:
+        torch.testing.assert_close(
+            part['grads'], single['grads'], rtol=1e-9, atol=1e-12)
+        for key, value in part['grads'].items():
+            assert torch.equal(value, parts[0]['grads'][key])
+
+
+@pytest.mark.parametrize('ranks', [2, 4])
+def test_batch_norm_sees_the_images_of_its_process(ranks, tmp_path):
+    """What joins them: the law of total variance, and SyncBN on GPUs."""
+    single, = on_ranks(1, one_step, tmp_path / 'one', True)
+    parts = on_ranks(ranks, one_step, tmp_path / 'some', True)
+    means = torch.stack([part['mean'] for part in parts])
+    torch.testing.assert_close(means.mean(0), single['mean'])
+    count = 8 * 16 * 16  # values of a channel behind the patch embedding
+    inner = torch.stack([part['var'] for part in parts]).mean(0) * (
+        1 - ranks / count)
+    total = inner + means.var(0, correction=0)
+    torch.testing.assert_close(total, single['var'] * (1 - 1 / count))
+    # so that gradients are others, equal on all processes all the same
+    difference = max((parts[0]['grads'][k] - v).abs().max()
+                     for k, v in single['grads'].items())
+    assert difference > 1e-4
+    for key, value in parts[0]['grads'].items():
+        assert torch.equal(value, parts[-1]['grads'][key])
+
+
+def evaluate(rank, ranks, ann_file):
+    """5 images; one is predicted wrongly, one in part."""
+    metric = CocoMetric(ann_file, metric='bbox')
+    metric.dataset_meta = dict(classes=('blue', 'red'))
+    truth = {}
+    for box in json.loads(Path(ann_file).read_text())['annotations']:
+        truth[box['image_id']] = box
+    for index in DefaultSampler(range(5), shuffle=False):
+        box = truth[index + 1]
+        x, y, w, h = box['bbox']
+        x += [0, 3, 40, 1, 0][index]
+        boxes = torch.tensor([[x, y, x + w, y + h], [0, 0, 9, 9]]).float()
+        metric.process({}, [
+            dict(
+                img_id=index + 1,
+                ori_shape=(60, 80),
+                pred_instances=dict(
+                    bboxes=boxes,
+                    scores=torch.tensor([.9 - index / 10, .3 + index / 50]),
+                    labels=torch.tensor([box['category_id'] // 10 - 1, 0])))
+        ])
+    return metric.evaluate(size=5)
+
+
+@pytest.mark.parametrize('ranks', [2, 3, 4, 8])
+def test_evaluation_does_not_depend_on_the_number_of_ranks(
+        ranks, coco, tmp_path):
+    """Each of 5 images once, also where they do not divide."""
+    ann_file = str(coco / 'annotations/val.json')
+    single, = on_ranks(1, evaluate, tmp_path / 'one', ann_file)
+    assert 0.2 < single['coco/bbox_mAP'] < 0.9
+    parts = on_ranks(ranks, evaluate, tmp_path / 'some', ann_file)
+    assert parts == [single] * ranks
+
+
+def scaled_rate(rank, ranks, options, work_dir):
+    cfg = load_config('configs/yolov8_fasternet_n.py', options)
+    cfg.work_dir, cfg.launcher = str(work_dir), 'pytorch'
+    cfg.model_wrapper_cfg = dict(
+        type='MMDistributedDataParallel', device_ids=None)
+    runner = Runner.from_cfg(cfg)
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
+    return runner.optim_wrapper.get_lr()['lr']
+
+
+@pytest.mark.parametrize('ranks, batch', [(2, 4), (4, 16)])
+def test_the_rate_follows_the_batch_of_all_processes(ranks, batch,
+                                                     coco_options, tmp_path):
+    """0.002 is for 128 images; the linear rule of Goyal et al., 2017."""
+    options = dict(coco_options, train_batch_size_per_gpu=batch)
+    options['auto_scale_lr.enable'] = True
+    rates = on_ranks(ranks, scaled_rate, tmp_path / 'r', options,
+                     tmp_path / 'work_dir')
+    for rate in rates:
+        assert set(rate) == {0.002 * ranks * batch / 128}
 
 
 def test_no_config_lets_parameters_go_unused():
