@@ -166,8 +166,12 @@ def read_checkpoint(path: Union[str, Path],
         # torch and safetensors raise half a dozen kinds for broken files
         raise CheckpointError(
             f'{path} cannot be read, it is truncated or damaged '
-            f'({path.stat().st_size} bytes): {str(error).splitlines()[0]}. '
+            f'({path.stat().st_size} bytes): {_first_line(error)}. '
             'Download or save it again') from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _check_archive(path: Path) -> None:

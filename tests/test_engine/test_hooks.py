@@ -254,16 +254,10 @@ class Weight(BaseMetric):
 
 
 class Calls(Hook):
-    """Notes learning rates; calls something at a certain moment."""
+    """Calls something at a certain moment."""
 
     def __init__(self, moment=None, iteration=None, action=None):
         self.moment, self.iteration, self.action = moment, iteration, action
-        self.seen = []
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        lr = runner.optim_wrapper.get_lr()
-        self.seen.append(
-            (runner.epoch, runner.iter, *lr['lr'], *lr['base_lr']))
 
     def _at(self, moment, runner):
         if (moment, runner.iter) == (self.moment, self.iteration):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever ends a training, the resumed one ends as if nothing had been."""
+import os
 import random
 import re
 import signal
@@ -18,6 +19,15 @@ from mmfasternet.engine import InterruptHook, ResultsHook, ResumeHook
 
 IMAGES, EPOCHS, ITERATIONS = 11, 3, 4  # of 3 images, the last of 2
 LAST = EPOCHS * ITERATIONS
+
+
+@pytest.fixture(autouse=True, scope='module')
+def one_thread():
+    """So small a model is slower with more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +51,11 @@ class Noisy(torch.utils.data.Dataset):
     def __len__(self):
         return IMAGES
 
+    def end(self, index):
+        """What happens to the process at an image; nothing."""
+
     def __getitem__(self, index):
+        self.end(index)
         noise = random.random() + np.random.rand() + torch.rand(1)
         noise = noise * self.is_noisy
         return dict(inputs=(index + noise) / 10, data_samples=index)
@@ -107,8 +121,8 @@ def kill():
     raise Killed
 
 
-def train(work_dir, *hooks, workers=0, by_epoch=True, counts=1, seed=0,
-          resume=False, **kwargs):
+def train(work_dir, *hooks, workers=0, method='fork', by_epoch=True, counts=1,
+          seed=0, resume=False, **kwargs):
     sampler = 'DefaultSampler' if by_epoch else 'InfiniteSampler'
 
     def loader(sampler, shuffle):
@@ -125,7 +139,8 @@ def train(work_dir, *hooks, workers=0, by_epoch=True, counts=1, seed=0,
         train_dataloader=dict(
             loader(sampler, shuffle=True),
             num_workers=workers,
-            persistent_workers=workers > 0),
+            persistent_workers=workers > 0,
+            multiprocessing_context=method if workers else None),
         val_dataloader=dict(
             loader('DefaultSampler', shuffle=False), num_workers=0),
         train_cfg=dict(by_epoch=True, max_epochs=EPOCHS, val_interval=1)
@@ -165,9 +180,11 @@ def train(work_dir, *hooks, workers=0, by_epoch=True, counts=1, seed=0,
         runner.train()
     except (Killed, SystemExit) as end:
         record.end = end
-    # ends the workers; garbage collection would wait for them
-    runner.train_dataloader._iterator = None
-    vars(runner.train_loop).pop('dataloader_iterator', None)
+    finally:
+        # garbage collection would wait for the workers
+        loader = getattr(runner._train_loop, 'dataloader', None)
+        if getattr(loader, '_iterator', None) is not None:
+            loader._iterator._shutdown_workers()
     return runner, record
 
 
@@ -226,9 +243,14 @@ def test_it_is_random_where_nobody_interrupts(plain, tmp_path):
                 } & {loss for *_, loss in record.seen}
 
 
-@pytest.mark.parametrize('by_epoch', [True, False])
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize('iteration', [0, 3, 6, 10])
+@pytest.mark.parametrize('iteration, number, by_epoch', [
+    (0, signal.SIGTERM, True),
+    (3, signal.SIGINT, True),  # the last one of an epoch
+    (6, signal.SIGTERM, True),
+    (10, signal.SIGINT, True),
+    (3, signal.SIGINT, False),
+    (6, signal.SIGTERM, False),
+])
 def test_after_a_signal_nothing_is_lost(iteration, number, by_epoch, plain,
                                         tmp_path):
     first = Record(('train', iteration),
@@ -285,6 +307,40 @@ def test_the_number_of_workers_changes_nothing(workers, by_epoch, plain,
     expected, record = plain[by_epoch, 1]
     assert first.seen + second.seen == record.seen
     assert_equal(state(runner), state(expected))
+
+
+@pytest.mark.slow
+def test_spawned_workers_do_the_same(plain, tmp_path):
+    """They get the data set and the hooks' functions by pickle."""
+    first = Record(('train', 5), lambda: signal.raise_signal(signal.SIGTERM))
+    train(tmp_path, first, workers=1, method='spawn')
+    runner, second = train(tmp_path, workers=1, method='spawn', resume=True)
+    expected, record = plain[True, 1]
+    assert first.seen + second.seen == record.seen
+    assert_equal(state(runner), state(expected))
+
+
+@pytest.mark.parametrize('end, words', [
+    (lambda: os.kill(os.getpid(), signal.SIGKILL), 'killed by signal: Killed'),
+    (lambda: os._exit(3), 'exited unexpectedly with exit code 3'),
+    (lambda: 1 / 0, 'ZeroDivisionError'),
+])
+def test_a_worker_that_dies_is_reported_with_its_cause(end, words, tmp_path,
+                                                       monkeypatch):
+    monkeypatch.setattr(Noisy, 'end', lambda self, index: index == 7 and end())
+    with pytest.raises((RuntimeError, ZeroDivisionError)) as error:
+        train(tmp_path, workers=1)
+    assert words in f'{error.getrepr(chain=True)}'
+
+
+def test_a_worker_outlives_what_the_group_is_sent(plain, tmp_path,
+                                                  monkeypatch):
+    """Slurm and torchrun send SIGTERM to the workers, too."""
+    monkeypatch.setattr(
+        Noisy, 'end', lambda self, index: index == 7 and torch.utils.data.
+        get_worker_info() and os.system(f'kill -TERM {os.getpid()}'))
+    runner, record = train(tmp_path, workers=1)
+    assert record.seen == plain[True, 1][1].seen
 
 
 def test_accumulated_gradients_come_to_their_end_first(plain, tmp_path):
