@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 from torch import nn
@@ -48,18 +48,24 @@ SHORT, LONG = 25, 1050  # cases of each of the 10 tests
 def fuzz(request):
     """A decorator that calls a function with many cases."""
 
-    def decorate(*strategies, examples=()):
+    def decorate(*strategies):
 
         def call(function):
-            for values in examples:
-                function = example(*values)(function)
-            settings(
+            cases = []
+
+            @settings(
                 max_examples=request.param,
                 derandomize=request.param == SHORT,
                 database=None,
                 deadline=None,
-                suppress_health_check=list(HealthCheck))(
-                    given(*strategies)(function))()
+                suppress_health_check=list(HealthCheck))
+            @given(st.tuples(*strategies))
+            def check(values):
+                cases.append(values)
+                function(*values)
+
+            check()
+            assert len(cases) >= request.param
 
         return call
 
