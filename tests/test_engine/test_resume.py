@@ -434,6 +434,17 @@ def test_results_of_an_epoch_in_two_parts(tmp_path):
     assert rows[0] == rows[1] and len(rows[0]) == 1 + EPOCHS
 
 
+def test_results_in_a_folder_without_those_of_the_first_part(tmp_path):
+    train(tmp_path, Record(('val', 2 * ITERATIONS), kill), ResultsHook())
+    (tmp_path / 'results.csv').unlink()
+    train(tmp_path, ResultsHook(), resume=True)
+    header, *rows = (tmp_path / 'results.csv').read_text().splitlines()
+    column = header.split(',').index('mean_acc')
+    rows = [row.split(',') for row in rows]
+    assert [row[0] for row in rows] == ['2', '3']
+    assert all(row[column] for row in rows)
+
+
 # ------------------------------------------------------ damaged checkpoints
 def cut(path):
     path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
