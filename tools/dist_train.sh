@@ -16,8 +16,12 @@ PORT=${PORT:-29500}
 MASTER_ADDR=${MASTER_ADDR:-"127.0.0.1"}
 MAX_RESTARTS=${MAX_RESTARTS:-0}
 
+# the step that is under way, and writing the checkpoint, take longer than
+# torchrun's 30 seconds with a large model
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
+
 # exec: a signal for this script reaches torchrun, which passes it on to the
-# processes and waits for 30 s. Its own exit status would be 1 then.
+# processes and waits for them. Its own exit status would be 1 then.
 PYTHONPATH="$(dirname "$0")/..":$PYTHONPATH \
 exec python -c '
 import sys
