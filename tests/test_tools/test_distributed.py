@@ -285,54 +285,6 @@ def test_evaluation_is_the_same_on_any_number_of_ranks(config, plain,
                                    b['pred_instances'][key])
 
 
-@pytest.mark.slow
-def test_two_machines(config, plain, tmp_path):
-    """Two network namespaces with an address each, joined by a cable.
-
-    Needs root and iproute2. The weights are those of two processes on one
-    machine.
-    """
-    hosts = [f'mmfasternet{i}' for i in range(2)]
-    up = '\n'.join(f"""
-ip netns add {host}
-# gloo would take the address that is good for one cable only
-ip netns exec {host} sysctl -qw net.ipv6.conf.all.disable_ipv6=1
-ip -n {host} link set lo up""" for host in hosts) + f"""
-ip link add cable netns {hosts[0]} type veth peer name cable netns {hosts[1]}
-""" + '\n'.join(f"""
-ip -n {host} address add 10.77.0.{i + 1}/24 dev cable
-ip -n {host} link set cable up""" for i, host in enumerate(hosts))
-    try:
-        done = subprocess.run(['bash', '-ec', up], capture_output=True)
-        if done.returncode:
-            pytest.skip(f'no network namespaces here: {done.stderr.decode()}')
-        processes = [
-            subprocess.Popen(
-                [
-                    'ip', 'netns', 'exec', host, 'bash', 'tools/dist_train.sh',
-                    str(config), '1', '--work-dir', str(tmp_path / 'run')
-                ],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                env=dict(
-                    environment(config),
-                    NNODES='2',
-                    NODE_RANK=str(i),
-                    MASTER_ADDR='10.77.0.1',
-                    PORT='29500',
-                    GLOO_SOCKET_IFNAME='cable'))
-            for i, host in enumerate(hosts)
-        ]
-        logs = [process.communicate(timeout=1800)[0] for process in processes]
-        assert [p.returncode for p in processes] == [0, 0], '\n'.join(logs)
-    finally:
-        for host in hosts:
-            subprocess.run(['ip', 'netns', 'delete', host],
-                           capture_output=True)
-    assert_equal(result(tmp_path / 'run'), result(plain(2)))
-
-
 # ---------------------------------------- processes within this test alone
 def on_ranks(ranks, function, folder, *arguments):
     """What a function returns in each of some processes joined by gloo."""
