@@ -10,6 +10,7 @@ val_data_prefix = 'JPEGImages/'
 classes = ('Platelets', 'RBC', 'WBC')
 img_scale = (320, 320)
 train_batch_size_per_gpu = 8
+total_batch_size = 8
 train_num_workers = 2
 val_num_workers = 2
 max_epochs = 30

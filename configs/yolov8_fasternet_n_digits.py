@@ -11,6 +11,7 @@ val_data_prefix = 'val/'
 classes = ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9')
 img_scale = (192, 192)
 train_batch_size_per_gpu = 8
+total_batch_size = 8
 train_num_workers = 2
 val_num_workers = 2
 flip_prob = 0.0  # a mirrored 2 is no 2

@@ -7,7 +7,9 @@ URLs unsafely in the first place. Importing this module, which importing the
 backbone does, makes every checkpoint that MMEngine loads in this process
 (``init_cfg``, ``load_from``, ``--resume``, inferencers) go through
 :func:`read_checkpoint` or, for other storage backends, through PyTorch's own
-switch that forbids unsafe loading.
+switch that forbids unsafe loading; and every local file that MMEngine writes
+through its storage backend, checkpoints first of all, appears complete or not
+at all.
 """
 import hashlib
 import os
@@ -15,17 +17,19 @@ import re
 import socket
 import sys
 import tempfile
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Dict, Iterator, Optional, Sequence, Union
+from typing import Any, BinaryIO, Dict, Iterator, Optional, Sequence, Union
 from urllib.error import URLError
 
 import numpy as np
 import safetensors.torch
 import torch
 from mmengine.dist import barrier
-from mmengine.logging import HistoryBuffer
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.runner import CheckpointLoader
 from torch import nn
 from torch.hub import download_url_to_file
@@ -144,6 +148,8 @@ def read_checkpoint(path: Union[str, Path],
                 'file of torch.save nor safetensors. Download or save it '
                 'again')
         allowed = _mmengine_globals()
+        if head.startswith(b'PK'):
+            _check_archive(path)
         if modules and head.startswith(b'PK'):
             with safe_globals(allowed):
                 unknown = get_unsafe_globals_in_checkpoint(path)
@@ -160,8 +166,35 @@ def read_checkpoint(path: Union[str, Path],
         # torch and safetensors raise half a dozen kinds for broken files
         raise CheckpointError(
             f'{path} cannot be read, it is truncated or damaged '
-            f'({path.stat().st_size} bytes): {str(error).splitlines()[0]}. '
+            f'({path.stat().st_size} bytes): {_first_line(error)}. '
             'Download or save it again') from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _check_archive(path: Path) -> None:
+    """Find damage that PyTorch's reader, which skips checksums, does not.
+
+    PyTorch stores the parts uncompressed, so together they cannot be larger
+    than the file: a small file that unpacks to a huge one is none of its own.
+    """
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or \
+                sum(part.file_size for part in parts) > size:
+            raise CheckpointError(
+                f'{path} is refused: its parts are compressed or overlap, '
+                'which torch.save never does, and could fill the memory. '
+                'Download or save it again')
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise CheckpointError(
+            f'{path} cannot be read, it is truncated or damaged ({size} '
+            f'bytes): the checksum of {damaged} is wrong. Download or save '
+            'it again')
 
 
 def _refusal(path: Path, error: UnpicklingError) -> str:
@@ -296,14 +329,19 @@ def _check_digest(path: Path, expected: Optional[str],
 
 
 def is_usable(tensor: torch.Tensor, like: torch.Tensor) -> bool:
-    """Whether all numbers are finite and of the kind of another tensor's.
+    """Whether it has numbers, all finite and of the kind of another tensor's.
 
     Args:
         tensor (Tensor): From a checkpoint.
         like (Tensor): The one of a model that it is for.
     """
-    return bool(tensor.isfinite().all()) and \
-        tensor.is_floating_point() == like.is_floating_point()
+    if tensor.is_meta or tensor.is_quantized or tensor.is_complex() or \
+            tensor.layout != torch.strided or \
+            tensor.is_floating_point() != like.is_floating_point():
+        return False
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        tensor = tensor.float()  # PyTorch cannot ask 8 bits
+    return bool(tensor.isfinite().all())
 
 
 def require_fit(model: nn.Module, name: str,
@@ -324,7 +362,19 @@ def require_fit(model: nn.Module, name: str,
             shape, or if the classes are others.
     """
     data = CheckpointLoader.load_checkpoint(name, 'cpu', logger='silent')
-    tensors = data.get('state_dict', data)
+    require_fitting(model, data, name, classes)
+
+
+def require_fitting(model: nn.Module, data: Any, name: str,
+                    classes: Sequence[str] = ()) -> None:
+    """The same as :func:`require_fit` of a checkpoint that has been read."""
+    tensors = data.get('state_dict', data) if isinstance(data, dict) else None
+    if not isinstance(tensors, dict) or not all(
+            isinstance(k, str) and isinstance(v, torch.Tensor)
+            for k, v in tensors.items()):
+        raise CheckpointError(
+            f'{name} holds no weights: a checkpoint is a dict of tensors, or '
+            'has one under "state_dict". Give the checkpoint of a training')
     meta = data.get('meta') or {}
     trained = tuple((meta.get('dataset_meta') or {}).get('classes') or ())
     if trained and classes and trained != tuple(classes):
@@ -347,6 +397,13 @@ def require_fit(model: nn.Module, name: str,
         if k not in tensors and not k.endswith('num_batches_tracked')
     ]
     problems += [f'{k}: not in the model' for k in tensors if k not in own]
+    if not problems:
+        for key, tensor in tensors.items():
+            if not is_usable(tensor, own[key]):
+                raise CheckpointError(
+                    f'{name} is refused: {key} holds NaN or infinite numbers, '
+                    f'or {tensor.dtype} instead of {own[key].dtype}. Take an '
+                    'earlier checkpoint of that training')
     if problems:
         raise CheckpointError(
             f'{name} does not fit the config, {len(problems)} tensors differ: '
@@ -359,7 +416,85 @@ def _shorten(names: Sequence[str]) -> str:
     return ', '.join(names[:4]) + (', ...' if len(names) > 4 else '')
 
 
+def newest_checkpoint(work_dir: Union[str, Path]) -> Optional[Path]:
+    """The checkpoint to go on from, whatever happened to the last one.
+
+    Args:
+        work_dir (str | Path): Of a training; there may be nothing in it.
+
+    Returns:
+        Path | None: The one that MMEngine's note ``last_checkpoint`` names,
+        or, with a warning, the newest other one that is whole. None if there
+        is no checkpoint that a training could go on from.
+
+    Raises:
+        CheckpointError: If there are some, but none that is whole.
+    """
+    work_dir = Path(work_dir)
+    note = work_dir / 'last_checkpoint'
+    # a kill while it was written leaves it empty, a lost disk full of zeros
+    noted = note.read_bytes().decode(errors='replace').strip('\0 \n') \
+        if note.is_file() else ''
+    others = sorted(
+        work_dir.glob('*.pth'), key=lambda p: p.stat().st_mtime, reverse=True)
+    candidates = dict.fromkeys(([Path(noted)] if noted else []) + others)
+    faults = []
+    for path in candidates:
+        try:
+            data = read_checkpoint(path)
+        except (CheckpointError, OSError) as error:
+            faults.append(str(error))
+            continue
+        # best_*.pth hold weights only
+        if isinstance(data, dict) and 'optimizer' in data and isinstance(
+                data.get('meta'), dict):
+            if faults or (note.is_file() and path != Path(noted)):
+                reasons = faults or [f'{note} does not name it']
+                MMLogger.get_current_instance().warning(
+                    '\n  '.join([f'going on from {path} instead of the last '
+                                 'checkpoint', *reasons]))
+            return path
+    if faults:
+        raise CheckpointError(
+            '\n  '.join([f'no checkpoint in {work_dir} is whole', *faults]) +
+            '\nWithout --resume the training begins anew')
+    return None
+
+
 # ------------------------------------------------------------ writing
+@contextmanager
+def whole_file(path: Union[str, Path]) -> Iterator[BinaryIO]:
+    """A file that appears under its name when it is complete on the disk.
+
+    However it ends, an error, a full disk, a kill or a power cut: under the
+    name is what was there before, or all of the new content.
+
+    Args:
+        path (str | Path): Where to; its folder is made.
+
+    Yields:
+        BinaryIO: To write to. It lies beside the file, with a dot before and
+        ``.part`` behind the name.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        with part.open('wb') as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        if hasattr(os, 'O_DIRECTORY'):  # the new name lasts, too
+            folder = os.open(path.parent, os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def save_checkpoint(data: Any, path: Union[str, Path]) -> None:
     """Write a checkpoint that is complete or not there at all.
 
@@ -369,19 +504,33 @@ def save_checkpoint(data: Any, path: Union[str, Path]) -> None:
         path (str | Path): Where to; its folder is made.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
+    with whole_file(path) as file:
         if path.suffix == '.safetensors':
             # one byte count per tensor: views must not share their storage
-            safetensors.torch.save_file(
-                {k: v.detach().clone().contiguous()
-                 for k, v in data.items()}, part)
+            file.write(
+                safetensors.torch.save({
+                    k: v.detach().clone().contiguous()
+                    for k, v in data.items()
+                }))
         else:
-            torch.save(data, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+            torch.save(data, file)
+
+
+class WholeFileBackend(LocalBackend):
+    """MMEngine's local files, each complete or not there at all."""
+
+    def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+        with whole_file(filepath) as file:
+            file.write(obj)
+
+    def put_text(self,
+                 obj: str,
+                 filepath: Union[str, Path],
+                 encoding: str = 'utf-8') -> None:
+        self.put(obj.encode(encoding), filepath)
+
+
+register_backend('local', WholeFileBackend, force=True, prefixes='')
 
 
 # ------------------------------------------------------------ MMEngine

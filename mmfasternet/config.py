@@ -108,19 +108,19 @@ def _edit(path: Path, knobs: Dict[str, Any], folder: Path,
             base_node = node.value
         elif name in knobs and not _is_structure(node.value):
             new = _alike(name, value, knobs[name]) if plain else knobs[name]
-            changes.append((node.value, new))
+            changes.append((node.value, _literal(name, new)))
             if name in read:
                 used.add(name)
         elif plain:
             own[name] = value
     if bases:
-        changes.append((base_node, [
+        changes.append((base_node, repr([
             base if '::' in base else str(
                 _edit((path.parent / base).resolve(), {
                     **own,
                     **knobs
                 }, folder, used)) for base in bases
-        ]))
+        ])))
 
     # ast counts columns in bytes of UTF-8
     starts = [0]
@@ -129,7 +129,7 @@ def _edit(path: Path, knobs: Dict[str, Any], folder: Path,
     for node, new in sorted(changes, key=lambda c: c[0].lineno, reverse=True):
         begin = starts[node.lineno - 1] + node.col_offset
         end = starts[node.end_lineno - 1] + node.end_col_offset
-        text = text[:begin] + repr(new).encode() + text[end:]
+        text = text[:begin] + new.encode() + text[end:]
     copy = Path(tempfile.mkdtemp(dir=folder)) / path.name
     copy.write_bytes(text)
     return copy
@@ -151,6 +151,17 @@ def _plain_value(node: ast.expr) -> tuple:
         return True, ast.literal_eval(node)
     except ValueError:
         return False, None
+
+
+def _literal(name: str, value: Any) -> str:
+    """The value as Python writes it, or an error if that is not Python."""
+    text = repr(value)
+    try:
+        ast.literal_eval(text)
+    except (ValueError, SyntaxError):  # NaN, infinity, or with one within
+        raise ValueError(f'{name} cannot be {_short(value)}: a number must '
+                         'be finite') from None
+    return text
 
 
 def _alike(name: str, old: Any, new: Any) -> Any:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading checkpoints as data, finding and writing them."""
+import errno
 import hashlib
 import os
 import pickle
@@ -260,6 +261,22 @@ def test_files_of_one_name_from_two_urls_do_not_mix(cache):
 
 
 # ------------------------------------------------------------ writing
+def test_mmengine_replaces_a_file_at_once(tmp_path, monkeypatch):
+    """The disk is full when the new content is there, but not yet safe."""
+    from mmengine.runner import save_checkpoint as save
+    path = tmp_path / 'a.pth'
+    save(dict(x=1), str(path))
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match='No space left'):
+        save(dict(x=2), str(path))
+    assert read_checkpoint(path) == dict(x=1)
+    assert [p.name for p in tmp_path.iterdir()] == ['a.pth']
+
+
 @pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
 def test_a_failed_write_leaves_the_old_file(suffix, tmp_path):
     path = tmp_path / f'folder/a.{suffix}'

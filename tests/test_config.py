@@ -31,7 +31,8 @@ OVERRIDES = dict(
     img_scale=[96, 64],
     train_batch_size_per_gpu=5,
     max_epochs=40,
-    base_lr=0.125)
+    base_lr=0.125,
+    total_batch_size=256)
 
 
 def check_every_place(cfg):
@@ -56,7 +57,7 @@ def check_every_place(cfg):
     assert set(map(tuple, find(cfg.train_dataloader, 'border'))) == {(-48,
                                                                       -32)}
     assert cfg.train_dataloader.batch_size == 5
-    assert cfg.auto_scale_lr.base_batch_size == 40
+    assert cfg.auto_scale_lr.base_batch_size == 256
     assert cfg.optim_wrapper.optimizer.lr == 0.125
     assert cfg.train_cfg.max_epochs == 40
     warmup, cosine = cfg.param_scheduler

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: dist_test.sh CONFIG CHECKPOINT GPUS [ARGUMENTS OF test.py]
-# Environment: NNODES, NODE_RANK, MASTER_ADDR, PORT. Without a GPU, GPUS is
-# the number of processes.
+# Environment: NNODES, NODE_RANK, MASTER_ADDR, PORT, as in dist_train.sh.
+# Without a GPU, GPUS is the number of processes.
 
 CONFIG=$1
 CHECKPOINT=$2
@@ -13,12 +13,13 @@ PORT=${PORT:-29500}
 MASTER_ADDR=${MASTER_ADDR:-"127.0.0.1"}
 
 PYTHONPATH="$(dirname "$0")/..":$PYTHONPATH \
-python -m torch.distributed.run \
+exec python -m torch.distributed.run \
     --nnodes="$NNODES" \
-    --node_rank="$NODE_RANK" \
-    --master_addr="$MASTER_ADDR" \
     --nproc_per_node="$GPUS" \
-    --master_port="$PORT" \
+    --rdzv_backend=c10d \
+    --rdzv_endpoint="$MASTER_ADDR:$PORT" \
+    --rdzv_id="$PORT" \
+    --rdzv_conf="is_host=$((NODE_RANK == 0))" \
     "$(dirname "$0")/test.py" \
     "$CONFIG" \
     "$CHECKPOINT" \

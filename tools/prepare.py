@@ -57,6 +57,7 @@ max_epochs = {epochs}
 close_mosaic_epochs = {close}  # the last ones, without mosaic
 warmup_epochs = {warmup}
 base_lr = 0.002
+total_batch_size = {batch}  # of all processes, for which base_lr is
 val_interval = {val_interval}
 log_interval = {log_interval}
 randomness = dict(seed=0)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [ARGUMENTS OF test.py]
-# Environment: GPUS, GPUS_PER_NODE, CPUS_PER_TASK, SRUN_ARGS.
+# Environment: GPUS, GPUS_PER_NODE, CPUS_PER_TASK (for each GPU), SRUN_ARGS,
+# PORT.
 
 set -x
 
@@ -13,17 +14,22 @@ GPUS=${GPUS:-8}
 GPUS_PER_NODE=${GPUS_PER_NODE:-8}
 CPUS_PER_TASK=${CPUS_PER_TASK:-5}
 SRUN_ARGS=${SRUN_ARGS:-""}
+((GPUS_PER_NODE <= GPUS)) || GPUS_PER_NODE=$GPUS
+export NNODES=$(((GPUS + GPUS_PER_NODE - 1) / GPUS_PER_NODE))
 
-# SRUN_ARGS is split into words on purpose
-# shellcheck disable=SC2086
-PYTHONPATH="$(dirname "$0")/..":$PYTHONPATH \
+# SRUN_ARGS is split into words on purpose; each machine has its own number
+# shellcheck disable=SC2086,SC2016
 srun -p "$PARTITION" \
     --job-name="$JOB_NAME" \
     --gres=gpu:"$GPUS_PER_NODE" \
-    --ntasks="$GPUS" \
-    --ntasks-per-node="$GPUS_PER_NODE" \
-    --cpus-per-task="$CPUS_PER_TASK" \
+    --nodes="$NNODES" \
+    --ntasks-per-node=1 \
+    --cpus-per-task="$((CPUS_PER_TASK * GPUS_PER_NODE))" \
     --kill-on-bad-exit=1 \
     $SRUN_ARGS \
-    python -u "$(dirname "$0")/test.py" "$CONFIG" "$CHECKPOINT" \
-    --launcher=slurm "${@:5}"
+    bash -c '
+        export NODE_RANK=$SLURM_PROCID
+        export MASTER_ADDR=$(scontrol show hostnames | head -n 1)
+        exec bash "$@"' bash \
+    "$(dirname "$0")/dist_test.sh" "$CONFIG" "$CHECKPOINT" "$GPUS_PER_NODE" \
+    "${@:5}"

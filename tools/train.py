@@ -5,6 +5,7 @@ import errno
 import os
 import os.path as osp
 import sys
+from glob import escape, glob
 from importlib.util import find_spec
 
 # first: it makes mmyolo importable, or says what is missing
@@ -25,7 +26,10 @@ from mmfasternet.engine import NonFiniteLossError
 
 # What every run gets that does not have it: see mmfasternet/engine/hooks.
 HOOKS = ('ProgressBarHook', 'ResultsHook', 'EvaluationFiguresHook',
-         'NonFiniteLossHook', 'InterruptHook')
+         'NonFiniteLossHook', 'InterruptHook', 'ResumeHook')
+
+# Set by Slurm and torchrun when they start a job or its processes again.
+RESTARTS = ('SLURM_RESTART_COUNT', 'TORCHELASTIC_RESTART_COUNT')
 
 
 def parse_args():
@@ -72,6 +76,24 @@ def require_tensorboard(cfg):
                          'installed: pip install tensorboard')
 
 
+def set_resume(cfg, checkpoint):
+    """Go on from this checkpoint, or from what the work directory has.
+
+    What is there counts more where the launcher has started it again, and
+    where there is nothing the training begins, with `load_from` if that is
+    set: so one command serves a job that may be started any number of times.
+    """
+    restarted = any(int(os.environ.get(name) or 0) for name in RESTARTS)
+    saved = glob(osp.join(escape(cfg.work_dir), '*.pth')) + glob(
+        osp.join(escape(cfg.work_dir), 'last_checkpoint'))
+    if saved and (checkpoint == 'auto' or restarted):
+        cfg.resume, cfg.load_from = True, None
+    elif checkpoint not in (None, 'auto'):
+        cfg.resume, cfg.load_from = True, checkpoint
+    elif checkpoint == 'auto' and os.environ['LOCAL_RANK'] == '0':
+        print(f'nothing to resume in {cfg.work_dir}: the training begins')
+
+
 def main():
     args = parse_args()
     setup_cache_size_limit_of_dynamo()
@@ -91,9 +113,7 @@ def main():
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+    set_resume(cfg, args.resume)
     hooks = cfg.get('custom_hooks') or []
     cfg.custom_hooks = hooks + [
         dict(type=f'mmfasternet.{name}') for name in HOOKS

@@ -41,7 +41,8 @@ flip_prob = 0.5
 max_epochs = 500
 close_mosaic_epochs = 10  # the last epochs train without mosaic and mixup
 warmup_epochs = 3
-base_lr = 0.002  # for 128 images per iteration
+base_lr = 0.002
+total_batch_size = 128  # of all processes, for which base_lr is
 weight_decay = 0.05
 val_interval = 10
 log_interval = 50  # iterations
@@ -297,9 +298,9 @@ param_scheduler = [
         eta_min=0,
         convert_to_iter_based=True)
 ]
-# --cfg-options auto_scale_lr.enable=True scales base_lr to the real batch
-auto_scale_lr = dict(
-    enable=False, base_batch_size=8 * train_batch_size_per_gpu)
+# --cfg-options auto_scale_lr.enable=True scales base_lr to the real batch,
+# images of a process times processes
+auto_scale_lr = dict(enable=False, base_batch_size=total_batch_size)
 switch_epoch = max(max_epochs - close_mosaic_epochs, 0)
 train_cfg = dict(
     type='EpochBasedTrainLoop',

@@ -6,9 +6,11 @@ from .hooks import (
     NonFiniteLossHook,
     ProgressBarHook,
     ResultsHook,
+    ResumeHook,
 )
 
 __all__ = [
     'EvaluationFiguresHook', 'InterruptHook', 'NonFiniteLossError',
-    'NonFiniteLossHook', 'ProgressBarHook', 'ResultsHook'
+    'NonFiniteLossHook', 'ProgressBarHook', 'ResultsHook',
+    'ResumeHook'
 ]

@@ -4,8 +4,10 @@ from .interrupt_hook import InterruptHook
 from .non_finite_loss_hook import NonFiniteLossError, NonFiniteLossHook
 from .progress_bar_hook import ProgressBarHook
 from .results_hook import ResultsHook
+from .resume_hook import ResumeHook
 
 __all__ = [
     'EvaluationFiguresHook', 'InterruptHook', 'NonFiniteLossError',
-    'NonFiniteLossHook', 'ProgressBarHook', 'ResultsHook'
+    'NonFiniteLossHook', 'ProgressBarHook', 'ResultsHook',
+    'ResumeHook'
 ]

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import copy
 import os
 import shlex
 import signal
@@ -20,39 +19,41 @@ from mmengine.dist import (
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmfasternet.checkpoint import whole_file
 from mmfasternet.registry import HOOKS
 
 from .training_context import by_epoch, is_training, train_inside
 
 # a progress bar overwrites the two empty lines
-_NOTICE = (b'\nCtrl-C: a checkpoint is saved after this step; '
-           b'once more stops at once\n\n')
+_NOTICE = {
+    signal.SIGINT: b'\nCtrl-C: a checkpoint is saved after this step; '
+    b'once more stops at once\n\n',
+    signal.SIGTERM: b'\nSIGTERM: a checkpoint is saved after this step\n\n'
+}
 
 
 @HOOKS.register_module()
 class InterruptHook(Hook):
-    """Ctrl-C ends a training with a checkpoint that ``--resume`` takes.
+    """Ctrl-C or SIGTERM ends a training with a checkpoint to go on from.
 
-    The first SIGINT lets the current iteration, or a running validation, come
+    The first signal lets the current iteration, or a running validation, come
     to its end. Then ``interrupted.pth`` is saved in the work directory,
-    ``last_checkpoint`` names it, and the process exits with status 130. The
-    second one stops at once, without a checkpoint.
+    ``last_checkpoint`` names it, and the process exits with the status that
+    shells, Slurm and Kubernetes know for that signal: 130 after SIGINT, 143
+    after SIGTERM, which they send before they take a machine away. A second
+    Ctrl-C stops at once, without a checkpoint.
 
-    MMEngine resumes at the begin of an epoch. So an epoch that was
-    interrupted is trained again from its first iteration, from the weights
-    that it had reached; the learning rate is the one that it had begun with,
-    and the number of epochs and iterations comes out as planned. At the end
-    of an epoch, and with ``IterBasedTrainLoop``, nothing is trained again.
-    Once the last epoch is trained there is nothing to interrupt: the training
-    ends with its validation.
+    Together with :class:`ResumeHook` the training goes on with the next
+    iteration, and nothing is trained again. Where gradients are accumulated
+    over iterations, these come to their end first. Once the last epoch is
+    trained there is nothing to interrupt: the training ends with its
+    validation.
     """
 
     priority = 'LOWEST'  # after the schedulers' step and CheckpointHook
 
     def __init__(self) -> None:
-        self._requested = False
-        self._epoch_start: Optional[Dict[str, Any]] = None
-        self._is_repeated = False
+        self._requested = 0  # the number of the signal
 
     # -------------------------------------------------------- the signal
     def before_run(self, runner: Runner) -> None:
@@ -61,67 +62,63 @@ class InterruptHook(Hook):
 
     @contextmanager
     def _catch(self, runner: Runner) -> Iterator[None]:
-        previous = signal.getsignal(signal.SIGINT)
-        if (threading.current_thread() is not threading.main_thread()
-                or previous in (signal.SIG_IGN, None)):  # `nohup ... &`
+        if threading.current_thread() is not threading.main_thread():
             yield
             return
-        # Ctrl-C reaches all processes of the terminal
+        # they reach all processes of a terminal or of a job
         loaders = [runner.train_dataloader]
         if runner.val_loop is not None:
             loaders.append(runner.val_dataloader)
         for loader in loaders:
-            loader.worker_init_fn = partial(_ignore_sigint,
+            loader.worker_init_fn = partial(_outlive_signals,
                                             loader.worker_init_fn)
-        self._requested = False
+        self._requested = 0
         self._process = os.getpid()
-        signal.signal(signal.SIGINT, self._on_sigint)
+        previous = {number: signal.getsignal(number) for number in _NOTICE}
+        for number, handler in previous.items():
+            if handler not in (signal.SIG_IGN, None):  # `nohup ... &`
+                signal.signal(number, self._on_signal)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, previous)
+            for number, handler in previous.items():
+                if handler is not None:
+                    signal.signal(number, handler)
 
-    def _on_sigint(self, *args) -> None:
+    def _on_signal(self, number: int, frame: Any) -> None:
         if os.getpid() != self._process:
             return
-        if self._requested:
+        # a launcher may pass on what the whole group has received
+        if self._requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._requested = True
+        self._requested = self._requested or number
         if is_main_process():
-            os.write(2, _NOTICE)  # print may be what was interrupted
+            os.write(2, _NOTICE[number])  # print may be what was interrupted
 
     def _is_requested(self) -> bool:
         """Whether any process was asked to stop: all stop together."""
-        if get_world_size() == 1:
-            return self._requested
-        flag = torch.tensor(float(self._requested))
-        all_reduce(flag, 'max')
-        return bool(flag)
+        if get_world_size() > 1:
+            number = torch.tensor(float(self._requested))
+            all_reduce(number, 'max')
+            self._requested = int(number)
+        return self._requested > 0
 
     # ---------------------------------------------------- the right moment
-    def before_train_epoch(self, runner: Runner) -> None:
-        if by_epoch(runner):
-            self._epoch_start = _schedule(runner)
-
     def after_train_iter(self,
                          runner: Runner,
                          batch_idx: int,
                          data_batch: Optional[dict] = None,
                          outputs: Optional[dict] = None) -> None:
-        if not self._is_requested():
+        counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        if not self._is_requested() or (runner.iter + 1) % counts:
             return
         if not by_epoch(runner):
             if not self.is_last_train_iter(runner):
                 self._stop(runner, runner.epoch, runner.iter + 1,
                            f'iteration {runner.iter + 1}')
         elif not self.end_of_epoch(runner.train_dataloader, batch_idx):
-            epoch = runner.epoch + 1
-            self._is_repeated = True
-            self._stop(
-                runner, runner.epoch, runner.iter - batch_idx,
-                f'epoch {epoch}, iteration {batch_idx + 1}',
-                f'\nepoch {epoch} will be trained again from its first '
-                'iteration, from the weights that it has reached')
+            self._stop(runner, runner.epoch, runner.iter + 1,
+                       f'epoch {runner.epoch + 1}, iteration {batch_idx + 1}')
 
     def after_train_epoch(self, runner: Runner) -> None:
         if (by_epoch(runner) and not self.is_last_train_epoch(runner)
@@ -140,52 +137,38 @@ class InterruptHook(Hook):
                        f'the validation after {where}')
 
     # ------------------------------------------------------ the checkpoint
-    def _stop(self,
-              runner: Runner,
-              epoch: int,
-              iteration: int,
-              where: str,
-              repeated: str = '') -> None:
+    def _stop(self, runner: Runner, epoch: int, iteration: int,
+              where: str) -> None:
         path = Path(runner.work_dir) / 'interrupted.pth'
-        part = path.with_name('interrupted.part.pth')
         runner.save_checkpoint(
-            str(part.parent),
-            part.name,
+            str(path.parent),
+            path.name,
             meta=dict(epoch=epoch, iter=iteration))
         if is_main_process():
-            os.replace(part, path)
-            path.with_name('last_checkpoint').write_text(str(path))
+            with whole_file(path.with_name('last_checkpoint')) as note:
+                note.write(str(path).encode())
         barrier()
-        runner.logger.info(f'interrupted at {where}; saved {path}{repeated}\n'
+        runner.logger.info(f'interrupted at {where}; saved {path}\n'
                            f'go on with: {_resume_command(runner)}')
         runner.call_hook('after_run')
-        raise SystemExit(128 + signal.SIGINT)
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if self._is_repeated:
-            checkpoint['optimizer'].update(self._epoch_start['optimizer'])
-            checkpoint['param_schedulers'] = self._epoch_start['schedulers']
+        raise SystemExit(128 + self._requested)
 
 
-def _ignore_sigint(init: Optional[Callable], worker: int) -> None:
-    """Start a worker that outlives the Ctrl-C until it is ended."""
+def _outlive_signals(init: Optional[Callable], worker: int) -> None:
+    """Start a worker that goes on loading until its parent ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    threading.Thread(
+        target=_obey, args=(os.getppid(), ), daemon=True).start()
     if init is not None:
         init(worker)
 
 
-def _schedule(runner: Runner) -> Dict[str, Any]:
-    """What the schedulers change, as a checkpoint keeps it."""
-    optimizer = runner.optim_wrapper.state_dict()
-    schedulers = runner.param_schedulers or []
-    return copy.deepcopy(
-        dict(
-            optimizer={
-                key: optimizer[key]
-                for key in ('param_groups', 'base_param_settings')
-                if key in optimizer
-            },
-            schedulers=[s.state_dict() for s in schedulers]))
+def _obey(parent: int) -> None:
+    """End this process when SIGTERM comes from its parent."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _resume_command(runner: Runner) -> str:

@@ -28,7 +28,8 @@ class ResultsHook(Hook):
     validation), last learning rate, each loss averaged over the epoch, and
     the metrics of the validation that followed, if one did. It is complete on
     disk after each epoch and each validation. A resumed training keeps the
-    rows up to where it goes on from and replaces the others. Without epochs
+    rows up to where it goes on from and replaces the others; of an epoch that
+    it goes on within, the time and speed are those of the rest. Without epochs
     (``IterBasedTrainLoop``) there is one row per validation instead.
     """
 
@@ -59,7 +60,9 @@ class ResultsHook(Hook):
                          data_batch: Optional[dict] = None,
                          outputs: Optional[dict] = None) -> None:
         self._images += len(data_batch['inputs']) * get_world_size()
-        self._iterations += 1
+        # of the epoch, also where it was trained in two parts
+        self._iterations = batch_idx + 1 if by_epoch(
+            runner) else self._iterations + 1
 
     @master_only
     def after_train_epoch(self, runner: Runner) -> None:
@@ -72,9 +75,8 @@ class ResultsHook(Hook):
                         metrics: Optional[Dict[str, float]] = None) -> None:
         if not is_training(runner):
             return
-        if not by_epoch(runner):
-            self._add_row(runner)
-            self._begin()
+        if not self.rows or self.rows[-1]['iteration'] != str(runner.iter):
+            self._add_row_of_validation(runner)
         self.rows[-1].update({
             name: _text(value)
             for name, value in (metrics or {}).items()
@@ -97,6 +99,20 @@ class ResultsHook(Hook):
                 row[name] = history.mean(self._iterations)
         self.rows.append({k: _text(v) for k, v in row.items()})
         self._write()
+
+    def _add_row_of_validation(self, runner: Runner) -> None:
+        if self._iterations:
+            self._add_row(runner)
+            self._begin()
+            return
+        # a resumed training, in a folder without the rows of the first one
+        epoch = runner.epoch if by_epoch(runner) else None
+        lr = runner.optim_wrapper.get_lr()['lr'][0]
+        self.rows.append(
+            dict(
+                epoch=_text(epoch),
+                iteration=_text(runner.iter),
+                lr=_text(lr)))
 
     def _write(self) -> None:
         """Replace the file at once, so that it is never half written."""

@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: Apache-2.0
+import random
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+import numpy as np
+import torch
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import (
+    broadcast_object_list,
+    get_world_size,
+    is_main_process,
+)
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import CheckpointLoader, Runner
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from mmfasternet.checkpoint import (
+    CheckpointError,
+    newest_checkpoint,
+    require_fitting,
+)
+from mmfasternet.registry import HOOKS
+
+from .training_context import by_epoch, is_training
+
+_KEY = 'resume'  # in the `meta` of a checkpoint
+
+# the first word of a random stream, so that no two of them are the same
+_OF_IMAGES, _OF_ITERATIONS, _OF_EPOCHS = range(3)
+
+
+@HOOKS.register_module()
+class ResumeHook(Hook):
+    """Let a resumed training end as one that nobody has interrupted.
+
+    MMEngine keeps weights, optimizer, averaged weights, schedulers and
+    counters. This hook adds what is missing for equal bits:
+
+    - The training goes on within the epoch, at the image where the checkpoint
+      was saved. ``CheckpointHook(by_epoch=False, interval=500)`` saves there.
+    - Random numbers follow from the seed and the place: for an image from the
+      seed of the sampler, the epoch and the index, for an iteration from the
+      seed of the run and its number. No process has a state that could be
+      lost, and neither the number of workers nor that of processes changes
+      how an image is augmented.
+    - Without a path, ``resume=True`` takes the newest checkpoint that is
+      whole, and one of another model is refused.
+    - A validation that was due at the checkpoint, but may have been cut off,
+      is done first.
+
+    With another number of processes or images per iteration than before it
+    goes on after the same number of images, and says that it is not the same
+    training. Transforms that remember earlier images (``use_cached`` of
+    MMDetection's mosaic) are not covered, nor is an ``IterableDataset``.
+    """
+
+    priority = 'LOWEST'  # the other hooks have begun
+
+    def __init__(self) -> None:
+        self._offset = 0  # batches of this epoch that were trained before
+        self._start = (-1, 0)  # epoch and iteration at which it began
+        self._is_validated = False
+        self._saved: Optional[Dict[str, Any]] = None  # to go on from
+        self._batches: Optional[_SeededBatches] = None
+
+    # -------------------------------------------------------- to go on from
+    def before_run(self, runner: Runner) -> None:
+        if not is_training(runner):
+            return
+        if is_main_process():
+            # of a process that was killed while it wrote
+            for part in Path(runner.work_dir).glob('.*.part'):
+                part.unlink(missing_ok=True)
+        if runner._resume:
+            self._choose(runner)
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook) and hook.max_keep_ckpts == 1:
+                runner.logger.info(
+                    'max_keep_ckpts=1 removes the only checkpoint before the '
+                    'next one is written; 2 are kept')
+                hook.max_keep_ckpts = 2
+
+    def _choose(self, runner: Runner) -> None:
+        """Set what MMEngine resumes from; all processes the same."""
+        found: List[Any] = [None]
+        if is_main_process():
+            try:
+                name = runner._load_from or newest_checkpoint(runner.work_dir)
+                found = [name and str(name)]
+                if name:
+                    _require_resumable(runner.model, str(name))
+            except (CheckpointError, OSError) as error:
+                found = [error]
+        broadcast_object_list(found)
+        if isinstance(found[0], Exception):
+            raise found[0]
+        runner._load_from = found[0]
+        if found[0] is None:
+            runner.logger.info(f'nothing to resume in {runner.work_dir}: the '
+                               'training begins')
+            runner._resume = False
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if is_training(runner) and runner._resume:
+            self._saved = checkpoint['meta'].get(_KEY)
+
+    # ------------------------------------------------------------ training
+    def before_train(self, runner: Runner) -> None:
+        loader = runner.train_dataloader
+        if loader.batch_sampler is None or isinstance(loader.dataset,
+                                                      IterableDataset):
+            runner.logger.warning('the data set is no list of images, so a '
+                                  'resumed training sees others')
+            return
+        self._batches = _SeededBatches(loader, runner.seed)
+        if self._saved is not None:
+            self._go_on(runner)
+        loop = runner.train_loop
+        if by_epoch(runner):
+            run_iter = loop.run_iter
+            loop.run_iter = lambda idx, data_batch: run_iter(
+                idx + self._offset, data_batch)
+        elif isinstance(self._batches.sampler, InfiniteSampler):
+            # it would load and drop what it has trained on before
+            self._batches.skip(runner.iter)
+            loop.dataloader_iterator = _Advanced(
+                type(loop.dataloader_iterator)(loader), runner.iter)
+        if self._saved is not None and not self._offset and \
+                not self._is_validated:
+            self._validate_if_due(runner)
+
+    def _go_on(self, runner: Runner) -> None:
+        self._batches.seed = self._saved['seed']
+        self._is_validated = bool(self._saved.get('validated'))
+        self._offset = self._saved['batches']
+        now = self._shape()
+        before = {key: self._saved[key] for key in now}
+        if before != now:
+            images = self._offset * before['images_per_iteration']
+            self._offset = min(images // now['images_per_iteration'],
+                               len(self._batches))
+            runner.logger.warning(
+                f'the checkpoint is of a training with {before}, this one '
+                f'has {now}: epoch {runner.epoch + 1} goes on after '
+                f'{images} images, but it is another training')
+
+    def _shape(self) -> Dict[str, int]:
+        values = (get_world_size(),
+                  get_world_size() * self._batches.batch_size,
+                  len(self._batches))
+        return dict(zip(_SHAPE, values))
+
+    def _validate_if_due(self, runner: Runner) -> None:
+        loop = runner.train_loop
+        done, last = (runner.epoch, runner.max_epochs) if by_epoch(
+            runner) else (runner.iter, runner.max_iters)
+        loop._decide_current_val_interval()
+        if runner.val_loop is not None and done >= loop.val_begin and done and \
+                (done % loop.val_interval == 0 or done == last):
+            runner.logger.info('validating first: the checkpoint was saved '
+                               'before its validation')
+            runner.val_loop.run()
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        if self._batches is not None and by_epoch(runner):
+            self._batches.epoch = runner.epoch
+            self._batches.skip(self._offset)
+            self._start = runner.epoch, runner.iter - self._offset
+        _set_seed(runner.seed, _OF_EPOCHS, runner.epoch)
+
+    def before_train_iter(self,
+                          runner: Runner,
+                          batch_idx: int,
+                          data_batch: Optional[dict] = None) -> None:
+        self._is_validated = False
+        _set_seed(runner.seed, _OF_ITERATIONS, runner.iter)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        self._offset = 0
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        # nothing is saved until its end
+        self._is_validated = True
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if not is_training(runner) or self._batches is None:
+            return
+        meta = checkpoint['meta']
+        epoch, iteration = self._start
+        counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        if meta['iter'] % counts and meta['iter'] < runner.max_iters:
+            runner.logger.warning(
+                f'this checkpoint lacks the gradients of {meta["iter"] % counts}'
+                f' iterations: save every multiple of {counts}')
+        meta[_KEY] = dict(
+            seed=self._batches.seed,
+            # none, where the epoch has ended or the next one not begun
+            batches=meta['iter'] - iteration if meta['epoch'] == epoch else 0,
+            validated=self._is_validated,
+            **self._shape())
+
+
+# ------------------------------------------------------------------ data
+def _seed(*place: int) -> int:
+    """A random number of 32 bits for a place in a training."""
+    seed, *key = place
+    return int(
+        np.random.SeedSequence(seed, spawn_key=key).generate_state(1)[0])
+
+
+def _set_seed(*place: int) -> None:
+    """Begin the random numbers of this process for a place."""
+    seed = _seed(*place)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+_SHAPE = ('processes', 'images_per_iteration', 'iterations_per_epoch')
+
+
+def _require_resumable(model: nn.Module, name: str) -> None:
+    """Refuse what a training cannot go on from, before anything takes it."""
+    data = CheckpointLoader.load_checkpoint(name, 'cpu', logger='silent')
+    require_fitting(model, data, name)
+    meta = data.get('meta')
+    saved = meta.get(_KEY) if isinstance(meta, dict) else None
+    if not isinstance(data.get('optimizer'), dict) or not _are_counts(
+            meta, 'epoch', 'iter') or not (
+                saved is None  # in those of others
+                or _are_counts(saved, 'seed', 'batches', *_SHAPE)):
+        raise CheckpointError(
+            f'{name} is no checkpoint that a training can go on from, it '
+            'lacks the optimizer or the place: to begin a training with its '
+            'weights use --cfg-options load_from=... instead')
+    averaged = data.get('ema_state_dict')
+    if averaged is not None:
+        # the raw weights are there, the averaged ones in the other place
+        if isinstance(averaged, dict):
+            averaged = {
+                k.removeprefix('module.'): v
+                for k, v in averaged.items() if k != 'steps'
+            }
+        require_fitting(model, dict(state_dict=averaged), name)
+
+
+def _are_counts(values: Any, *names: str) -> bool:
+    return isinstance(values, dict) and all(
+        isinstance(values.get(name), int) and values[name] >= 0
+        for name in names)
+
+
+class _SeededBatches:
+    """Stands for the batch sampler of a data loader.
+
+    Where that gives indices, it gives pairs of an index and a seed, for the
+    data set to be asked with :class:`_SeededImages`; and it can begin later.
+
+    Args:
+        loader (DataLoader): It takes both.
+        seed (int): For a sampler that has none of its own.
+    """
+
+    def __init__(self, loader: DataLoader, seed: int) -> None:
+        self._batch_sampler = loader.batch_sampler
+        self._num_images = max(len(loader.dataset), 1)
+        self._world_size = get_world_size()
+        self.sampler = getattr(self._batch_sampler, 'sampler', loader.sampler)
+        self.batch_size = self._batch_sampler.batch_size
+        self.drop_last = getattr(self._batch_sampler, 'drop_last', False)
+        self.epoch: Optional[int] = None
+        self._skip = 0
+        self._position = 0  # images that this process has been given
+        if not hasattr(self.sampler, 'seed'):  # not one of MMEngine's
+            self.sampler.seed = seed
+        # the loop of MMEngine 0.10.7 has begun to take from them
+        loader._iterator = None
+        if isinstance(self.sampler, InfiniteSampler):
+            self.sampler.indices = self.sampler._indices_of_rank()
+        # PyTorch forbids to set it: an iterator would not notice
+        object.__setattr__(loader, 'batch_sampler', self)
+        try:
+            loader.dataset.__getitems__ = _SeededImages(loader.dataset)
+            self._is_seeded = True
+        except AttributeError:  # a list, which has no transforms
+            self._is_seeded = False
+
+    @property
+    def seed(self) -> int:
+        """Of the order of the images and of what is done to them."""
+        return self.sampler.seed
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        self.sampler.seed = seed
+
+    def __len__(self) -> int:
+        return len(self._batch_sampler)
+
+    def skip(self, num_batches: int) -> None:
+        """Leave out the first batches of the next iteration."""
+        self._skip = num_batches
+
+    def __iter__(self) -> Iterator[list]:
+        skip, self._skip = self._skip, 0
+        for number, batch in enumerate(self._batch_sampler):
+            batch = [self._place(index) for index in batch]
+            if number >= skip:
+                yield batch
+
+    def _place(self, index: int) -> Any:
+        turn = self.epoch
+        if turn is None:  # no epochs: how often all images were given
+            turn = self._position * self._world_size // self._num_images
+            self._position += 1
+        if not self._is_seeded:
+            return index
+        return index, _seed(self.seed, _OF_IMAGES, turn, index)
+
+
+class _SeededImages:
+    """Asks a data set for images, each with random numbers of its own.
+
+    PyTorch's data loader calls it in place of the data set, in workers as
+    without them.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __call__(self, places: List[Tuple[int, int]]) -> list:
+        return [self._get(*place) for place in places]
+
+    def _get(self, index: int, seed: int) -> Any:
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)
+        return self.dataset[index]
+
+
+class _Advanced:
+    """The iterator of a loop that need not be advanced any more.
+
+    MMEngine does that with one call or, before its forks, one by one.
+    """
+
+    def __init__(self, iterator: Iterator, num_steps: int) -> None:
+        self.iterator = iterator
+        self.num_steps = num_steps
+
+    def skip_iter(self, num_iters: int) -> None:
+        self.num_steps = 0
+
+    def __next__(self) -> Any:
+        if self.num_steps > 0:
+            self.num_steps -= 1
+            return None
+        return next(self.iterator)

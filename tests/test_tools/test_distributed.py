@@ -1,0 +1,436 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Several processes and machines, killed and told to stop.
+
+Real processes of the tools on the CPU, joined by gloo.
+"""
+import ast
+import json
+import os
+import pickle
+import random
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.evaluation import CocoMetric
+from mmengine.dataset import DefaultSampler
+from mmengine.model import MMDistributedDataParallel
+from mmengine.runner import Runner
+from torch import distributed, nn
+
+from mmfasternet.config import load_config
+from mmfasternet.models import FasterNet
+
+ACT = '''
+import os
+import signal
+import threading
+import time
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class Act(Hook):
+    """Sends a signal, once: ACT is `rank iteration|seconds pid|self number`"""
+    priority = 'VERY_LOW'
+
+    def before_train(self, runner):
+        self.iteration, self.start = None, time.monotonic()
+        rank, when, whom, number = os.environ.get('ACT', '-1 - - 0').split()
+        if int(rank) != get_rank() or os.environ.get(
+                'TORCHELASTIC_RESTART_COUNT', '0') != '0':
+            return
+        pid = os.getppid() if whom == 'parent' else os.getpid()
+        self.act = lambda: os.kill(pid, int(number))
+        self.waits = whom == 'parent'
+        if '.' in when:
+            timer = threading.Timer(float(when), self.act)
+            timer.daemon = True
+            timer.start()
+        else:
+            self.iteration = int(when)
+
+    def after_train_iter(self, runner, batch_idx, **kwargs):
+        if runner.iter == self.iteration:
+            self.act()
+            if self.waits:  # for what the launcher makes of it
+                signal.pause()
+
+    def after_train(self, runner):
+        with open(f'{runner.work_dir}/seconds', 'w') as file:
+            file.write(str(time.monotonic() - self.start))
+'''
+EPOCHS = 3  # of 5 images: 5 iterations, or 3 of two processes
+
+
+@pytest.fixture(scope='module')
+def config(coco_options, tmp_path_factory):
+    """The n detector with workers, saved within epochs, too."""
+    folder = tmp_path_factory.mktemp('config')
+    (folder / 'act.py').write_text(ACT)
+    base = Path('configs/yolov8_fasternet_n.py').resolve()
+    knobs = dict(
+        coco_options,
+        train_batch_size_per_gpu=1,
+        train_num_workers=1,
+        max_epochs=EPOCHS,
+        close_mosaic_epochs=1,
+        val_interval=2,
+        log_interval=1)
+    lines = [f'{key} = {value!r}' for key, value in knobs.items()]
+    (folder / 'small.py').write_text('\n'.join([
+        f'_base_ = {str(base)!r}', *lines, '''
+custom_imports = dict(
+    imports=['mmfasternet.models', 'mmfasternet.datasets', 'act'])
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2))
+randomness = dict(seed=0)
+custom_hooks = [
+    dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.01,
+         update_buffers=True, priority=49),
+    dict(type='mmengine.Act'),
+]
+model = dict(backbone=dict(drop_path_rate=0.2))
+'''
+    ]))
+    return folder / 'small.py'
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+def environment(config, **env):
+    return dict(
+        os.environ,
+        PYTHONPATH=f'{config.parent}:{os.environ.get("PYTHONPATH", "")}',
+        PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+        PORT=str(free_port()),
+        OMP_NUM_THREADS='1',
+        **env)
+
+
+def run(config, *command, status=0, **env):
+    done = subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        env=environment(config, **env),
+        timeout=600)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def train(config, work_dir, ranks, *arguments, **kwargs):
+    command = ['bash', 'tools/dist_train.sh', config, ranks] if ranks else [
+        sys.executable, 'tools/train.py', config
+    ]
+    return run(config, *command, '--work-dir', work_dir, *arguments, **kwargs)
+
+
+def result(work_dir):
+    last = max(
+        work_dir.glob('iter_*.pth'), key=lambda path: int(path.stem[5:]))
+    checkpoint = torch.load(last, weights_only=False)
+    assert checkpoint['meta']['iter'] == len(
+        checkpoint['message_hub']['log_scalars']['train/loss'].data[0])
+    scalars = checkpoint['message_hub']['log_scalars']
+    return dict(
+        {
+            key: checkpoint[key]
+            for key in ('state_dict', 'ema_state_dict', 'optimizer',
+                        'param_schedulers')
+        },
+        losses=scalars['train/loss'].data[0].tolist(),
+        ap=scalars['val/coco/bbox_mAP'].data[0].tolist())
+
+
+def assert_equal(a, b, path=''):
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_equal(a[key], b[key], f'{path}.{key}')
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    else:
+        assert a == b, path
+
+
+@pytest.fixture(scope='module')
+def plain(config, tmp_path_factory):
+    """Work directories of trainings that nobody interrupts, by ranks."""
+    done = {}
+
+    def get(ranks):
+        if ranks not in done:
+            done[ranks] = tmp_path_factory.mktemp(f'plain{ranks}')
+            train(config, done[ranks], ranks)
+        return done[ranks]
+
+    return get
+
+
+def test_a_killed_rank_is_started_again_without_a_person(
+        config, plain, tmp_path):
+    """In the middle of epoch 2; the checkpoint is of the iteration before."""
+    log = train(config, tmp_path, 2, ACT='1 4 self 9', MAX_RESTARTS='1')
+    assert 'resumed epoch: 1, iter: 4' in log
+    assert_equal(result(tmp_path), result(plain(2)))
+
+
+@pytest.mark.slow
+def test_slurm_puts_the_job_back_and_it_goes_on(config, plain, tmp_path):
+    """Stand-ins for Slurm's commands run the script's own ones."""
+    tools = tmp_path / 'bin'
+    tools.mkdir()
+    (tools / 'srun').write_text('''#!/usr/bin/env bash
+while [ "${1#-}" != "$1" ]; do [ "$1" = -p ] && shift; shift; done
+export SLURM_PROCID=0
+exec "$@"
+''')
+    (tools / 'scontrol').write_text(f'''#!/usr/bin/env bash
+[ "$1" = show ] && echo 127.0.0.1 || echo "$@" >> {tmp_path}/scontrol
+''')
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    command = ['bash', 'tools/slurm_train.sh', 'part', 'name', config,
+               tmp_path / 'run']
+    path = f'{tools}:{Path(sys.executable).parent}:{os.environ["PATH"]}'
+    env = dict(GPUS='2', SLURM_JOB_ID='7', PATH=path)
+    environ = dict(environment(config), **env)
+    # torchrun gets it, as from Slurm, after iteration 3 of epoch 1
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True,
+        env=dict(environ, ACT='0 2 parent 15'))
+    assert done.returncode == 143, done.stdout + done.stderr
+    assert 'SIGTERM: a checkpoint is saved after this step' in done.stderr
+    assert (tmp_path / 'scontrol').read_text() == 'requeue 7\n'
+    assert (tmp_path / 'run/last_checkpoint').read_text().endswith(
+        'interrupted.pth')
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True,
+        env=dict(environ, SLURM_RESTART_COUNT='1'))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_equal(result(tmp_path / 'run'), result(plain(2)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('ranks, kills', [(0, 10), (2, 10)])
+def test_killed_at_random_moments(ranks, kills, config, plain, tmp_path):
+    """SIGKILL, again and again, while it trains, validates and saves."""
+    expected = result(plain(ranks))
+    seconds = float((plain(ranks) / 'seconds').read_text())
+    dice = random.Random(int(os.environ.get('SEED', 0)))
+    count = part = 0
+    while count < kills:
+        part += 1
+        work_dir = tmp_path / f'{part}'
+        while count < kills:
+            moment = dice.uniform(0, seconds)
+            rank = dice.randrange(ranks or 1)
+            done = subprocess.run(
+                [
+                    *(['bash', 'tools/dist_train.sh', str(config), str(ranks)]
+                      if ranks else
+                      [sys.executable, 'tools/train.py', str(config)]),
+                    '--work-dir', str(work_dir), '--resume'
+                ],
+                capture_output=True, text=True,
+                env=environment(config, ACT=f'{rank} {moment:.3f} self 9'))
+            if done.returncode == 0:  # it was faster
+                break
+            assert done.returncode == (1 if ranks else -signal.SIGKILL), \
+                done.stdout + done.stderr
+            count += 1
+            last = work_dir / 'last_checkpoint'
+            print(f'kill {count}: rank {rank} after {moment:.1f} s of '
+                  f'training {part}; ' + (Path(last.read_text()).name if
+                                          last.is_file() else 'nothing saved'))
+        else:
+            train(config, work_dir, ranks, '--resume')
+        assert_equal(result(work_dir), expected)
+
+
+@pytest.mark.slow
+def test_evaluation_is_the_same_on_any_number_of_ranks(config, plain,
+                                                       tmp_path):
+    """5 images, which 2 and 4 ranks do not divide, by the tools."""
+    checkpoint = plain(0) / f'iter_{5 * EPOCHS}.pth'
+    results = {}
+    for ranks in (0, 2, 4):
+        out = tmp_path / f'{ranks}.pkl'
+        command = ['bash', 'tools/dist_test.sh', config, checkpoint, ranks
+                   ] if ranks else [
+                       sys.executable, 'tools/test.py', config, checkpoint
+                   ]
+        log = run(config, *command, '--out', out, '--work-dir', tmp_path)
+        line, = set(
+            x.split('bbox_mAP_copypaste')[1] for x in log.splitlines()
+            if 'bbox_mAP_copypaste' in x)
+        results[ranks] = line, pickle.loads(out.read_bytes())
+    line, samples = results[0]
+    assert [x['img_id'] for x in samples] == [1, 2, 3, 4, 5]
+    for ranks in (2, 4):
+        assert results[ranks][0] == line
+        for a, b in zip(samples, results[ranks][1], strict=True):
+            assert a['img_id'] == b['img_id']
+            for key in 'bboxes', 'scores', 'labels':
+                assert torch.equal(a['pred_instances'][key],
+                                   b['pred_instances'][key])
+
+
+# ---------------------------------------- processes within this test alone
+def on_ranks(ranks, function, folder, *arguments):
+    """What a function returns in each of some processes joined by gloo."""
+    folder.mkdir()
+    torch.multiprocessing.start_processes(
+        _work, (ranks, function, folder, arguments),
+        nprocs=ranks,
+        start_method='fork')
+    return [
+        torch.load(folder / f'{rank}.pth', weights_only=False)
+        for rank in range(ranks)
+    ]
+
+
+def _work(rank, ranks, function, folder, arguments):
+    torch.set_num_threads(1)
+    os.environ['LOCAL_RANK'] = str(rank)
+    distributed.init_process_group(
+        'gloo', f'file://{folder}/meet', rank=rank, world_size=ranks)
+    torch.save(function(rank, ranks, *arguments), folder / f'{rank}.pth')
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def one_step(rank, ranks, train_norms):
+    """Gradients and the first norm's statistics, of 8 images in all."""
+    torch.manual_seed(0)
+    model = FasterNet(arch='n', num_classes=5, drop_path_rate=0.).double()
+    images = torch.randn(8, 3, 64, 64, dtype=torch.double)
+    labels = torch.arange(8) % 5
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train(train_norms)
+            module.momentum = 1  # keep the statistics of this batch
+    if ranks > 1:
+        model = MMDistributedDataParallel(
+            model, broadcast_buffers=False, device_ids=None)
+    # as the sampler deals them out
+    logits = model(images[rank::ranks])
+    logits = logits[-1] if isinstance(logits, (list, tuple)) else logits
+    nn.functional.cross_entropy(logits, labels[rank::ranks]).backward()
+    model = getattr(model, 'module', model)
+    norm = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    return dict(
+        grads={k: v.grad for k, v in model.named_parameters()},
+        mean=norm.running_mean,
+        var=norm.running_var)
+
+
+@pytest.mark.parametrize('ranks', [2, 4])
+def test_gradients_are_those_of_one_process(ranks, tmp_path):
+    """In double precision only the order of the sum is another one."""
+    single, = on_ranks(1, one_step, tmp_path / 'one', False)
+    parts = on_ranks(ranks, one_step, tmp_path / 'some', False)
+    for part in parts:
+        torch.testing.assert_close(
+            part['grads'], single['grads'], rtol=1e-9, atol=1e-12)
+        for key, value in part['grads'].items():
+            assert torch.equal(value, parts[0]['grads'][key])
+
+
+@pytest.mark.parametrize('ranks', [2, 4])
+def test_batch_norm_sees_the_images_of_its_process(ranks, tmp_path):
+    """What joins them: the law of total variance, and SyncBN on GPUs."""
+    single, = on_ranks(1, one_step, tmp_path / 'one', True)
+    parts = on_ranks(ranks, one_step, tmp_path / 'some', True)
+    means = torch.stack([part['mean'] for part in parts])
+    torch.testing.assert_close(means.mean(0), single['mean'])
+    count = 8 * 16 * 16  # values of a channel behind the patch embedding
+    inner = torch.stack([part['var'] for part in parts]).mean(0) * (
+        1 - ranks / count)
+    total = inner + means.var(0, correction=0)
+    torch.testing.assert_close(total, single['var'] * (1 - 1 / count))
+    # so that gradients are others, equal on all processes all the same
+    difference = max((parts[0]['grads'][k] - v).abs().max()
+                     for k, v in single['grads'].items())
+    assert difference > 1e-4
+    for key, value in parts[0]['grads'].items():
+        assert torch.equal(value, parts[-1]['grads'][key])
+
+
+def evaluate(rank, ranks, ann_file):
+    """5 images; one is predicted wrongly, one in part."""
+    metric = CocoMetric(ann_file, metric='bbox')
+    metric.dataset_meta = dict(classes=('blue', 'red'))
+    truth = {}
+    for box in json.loads(Path(ann_file).read_text())['annotations']:
+        truth[box['image_id']] = box
+    for index in DefaultSampler(range(5), shuffle=False):
+        box = truth[index + 1]
+        x, y, w, h = box['bbox']
+        x += [0, 3, 40, 1, 0][index]
+        boxes = torch.tensor([[x, y, x + w, y + h], [0, 0, 9, 9]]).float()
+        metric.process({}, [
+            dict(
+                img_id=index + 1,
+                ori_shape=(60, 80),
+                pred_instances=dict(
+                    bboxes=boxes,
+                    scores=torch.tensor([.9 - index / 10, .3 + index / 50]),
+                    labels=torch.tensor([box['category_id'] // 10 - 1, 0])))
+        ])
+    return metric.evaluate(size=5)
+
+
+@pytest.mark.parametrize('ranks', [2, 3, 4, 8])
+def test_evaluation_does_not_depend_on_the_number_of_ranks(
+        ranks, coco, tmp_path):
+    """Each of 5 images once, also where they do not divide."""
+    ann_file = str(coco / 'annotations/val.json')
+    single, = on_ranks(1, evaluate, tmp_path / 'one', ann_file)
+    assert 0.2 < single['coco/bbox_mAP'] < 0.9
+    parts = on_ranks(ranks, evaluate, tmp_path / 'some', ann_file)
+    assert parts == [single] * ranks
+
+
+def scaled_rate(rank, ranks, options, work_dir):
+    cfg = load_config('configs/yolov8_fasternet_n.py', options)
+    cfg.work_dir, cfg.launcher = str(work_dir), 'pytorch'
+    cfg.model_wrapper_cfg = dict(
+        type='MMDistributedDataParallel', device_ids=None)
+    runner = Runner.from_cfg(cfg)
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
+    return runner.optim_wrapper.get_lr()['lr']
+
+
+@pytest.mark.parametrize('ranks, batch', [(2, 4), (4, 16)])
+def test_the_rate_follows_the_batch_of_all_processes(ranks, batch,
+                                                     coco_options, tmp_path):
+    """0.002 is for 128 images; the linear rule of Goyal et al., 2017."""
+    options = dict(coco_options, train_batch_size_per_gpu=batch)
+    options['auto_scale_lr.enable'] = True
+    rates = on_ranks(ranks, scaled_rate, tmp_path / 'r', options,
+                     tmp_path / 'work_dir')
+    for rate in rates:
+        assert set(rate) == {0.002 * ranks * batch / 128}
+
+
+def test_no_config_lets_parameters_go_unused():
+    """DDP would search for them in every iteration, and hide mistakes."""
+    for path in Path('configs').rglob('*.py'):
+        names = {
+            node.arg or getattr(node, 'id', '')
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.keyword)
+        }
+        assert 'find_unused_parameters' not in names, path
