@@ -131,10 +131,3 @@ def test_the_mim_walk(python, coco_options, tmp_path):
     assert 'bbox_mAP_copypaste' in run(
         *mim, 'test', 'mmfasternet', config, '--checkpoint',
         'out/epoch_1.pth', cwd=tmp_path)
-    run(*mim, 'gridsearch', 'mmfasternet', config, '--work-dir', 'grid',
-        '--search-args', '--optim_wrapper.optimizer.lr 0.001 0.002',
-        cwd=tmp_path)
-    rates = sorted(
-        path.name.rpartition('_')[2] for path in tmp_path.glob('grid*')
-        if (path / 'epoch_1.pth').is_file())
-    assert rates == ['0.001', '0.002']
