@@ -1,21 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Config loading in which one knob is one knob, and checks before a run.
-
-MMEngine evaluates a base config before the one that inherits it, and merges
-``--cfg-options`` after both. So ``max_epochs = 50`` in either place changes a
-number at the top level while the training loop, the scheduler and the hooks
-keep what the base computed from the old one. :func:`load_config` gives such
-an assignment the meaning its author had in mind.
-"""
-import ast
+"""Config loading with options, and checks before a run."""
 import difflib
 import inspect
 import os
 import sys
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Set, Type
+from typing import Any, Dict, Iterator, Optional, Type
 
 import torch
 from mmengine.config import Config
@@ -23,20 +14,16 @@ from mmengine.hub import get_config
 from mmengine.runner import Runner
 
 from mmfasternet.datasets.check import NOTE, check_config
-
-_BASE_KEY = '_base_'
+from mmfasternet.knobs import command_line
 
 
 def load_config(filename: str,
                 cfg_options: Optional[Dict[str, Any]] = None) -> Config:
-    """Load a config; a value assigned late counts everywhere.
+    """Load a config; an option that is one of its knobs counts everywhere.
 
-    A plain value (number, string, None, or a sequence of them) that a config
-    or ``cfg_options`` assigns at the top level acts as if the line that
-    assigns the same name in an inherited file had been edited, so everything
-    that file derives from it follows. Anything else is MMEngine's: dicts are
-    merged, dotted options are merged last. Files of other packages
-    (``mmyolo::...``) are left as they are.
+    A top-level option acts as if the line that assigns the name had been
+    edited, where that config binds it (:mod:`mmfasternet.knobs`). Anything
+    else is MMEngine's: dicts and dotted options are merged last.
 
     Args:
         filename (str): Path of the config, or ``package::path`` for one of an
@@ -54,141 +41,35 @@ def load_config(filename: str,
             because no file of ours derives anything from it.
     """
     options = dict(cfg_options or {})
-    if '::' in str(filename):
-        cfg = get_config(filename)
-    elif not str(filename).endswith('.py'):
-        cfg = Config.fromfile(filename)
-    else:
-        knobs = {k: v for k, v in options.items() if '.' not in k}
-        used: Set[str] = set()
-        with tempfile.TemporaryDirectory() as folder:
-            edited = _edit(Path(filename).resolve(), knobs, Path(folder), used)
-            cfg = Config.fromfile(str(edited))
-        # the temporary name must not outlive its folder
-        cfg = Config(cfg._cfg_dict, cfg_text=cfg.text, filename=str(filename))
-        options = {k: v for k, v in options.items() if k not in used}
+    knobs = {k: v for k, v in options.items() if '.' not in k}
+    with command_line(knobs) as used:
+        if '::' in str(filename):
+            cfg = get_config(filename)
+        elif not Path(filename).is_file():
+            raise FileNotFoundError(f'config file not found: {filename}')
+        else:
+            cfg = Config.fromfile(filename)
+    _drop_scope(cfg._cfg_dict)
+    options = {k: v for k, v in options.items() if k not in used}
     _refuse_unknown(options, cfg)
     _refuse_idle(options, cfg)
     cfg.merge_from_dict(options)
     return cfg
 
 
-def _edit(path: Path, knobs: Dict[str, Any], folder: Path,
-          used: Set[str]) -> Path:
-    """Write a copy of a config and its bases with other plain values.
+def _drop_scope(node: Any) -> None:
+    """Let names of ours be looked for in the default scope.
 
-    Args:
-        path (Path): The config.
-        knobs (dict): Values by name.
-        folder (Path): Where the copies go.
-        used (set[str]): Receives the names that were replaced in a file that
-            derives something from them.
-
-    Returns:
-        Path: The copy.
+    MMEngine makes the package of a ``mmfasternet::`` base the scope of what
+    stands in it, but those files are written for their ``default_scope``.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f'config file not found: {path}')
-    text = path.read_bytes()
-    tree = ast.parse(text, str(path))
-    read = {
-        node.id
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-    }
-    own, changes, bases = {}, [], []
-    for node in tree.body:
-        if not (isinstance(node, ast.Assign)
-                and isinstance(node.targets[0], ast.Name)):
-            continue
-        name = node.targets[0].id
-        plain, value = _plain_value(node.value)
-        if name == _BASE_KEY:
-            bases = [value] if isinstance(value, str) else value
-            base_node = node.value
-        elif name in knobs and not _is_structure(node.value):
-            new = _alike(name, value, knobs[name]) if plain else knobs[name]
-            changes.append((node.value, _literal(name, new)))
-            if name in read:
-                used.add(name)
-        elif plain:
-            own[name] = value
-    if bases:
-        changes.append((base_node, repr([
-            base if '::' in base else str(
-                _edit((path.parent / base).resolve(), {
-                    **own,
-                    **knobs
-                }, folder, used)) for base in bases
-        ])))
-
-    # ast counts columns in bytes of UTF-8
-    starts = [0]
-    for line in text.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line))
-    for node, new in sorted(changes, key=lambda c: c[0].lineno, reverse=True):
-        begin = starts[node.lineno - 1] + node.col_offset
-        end = starts[node.end_lineno - 1] + node.end_col_offset
-        text = text[:begin] + new.encode() + text[end:]
-    copy = Path(tempfile.mkdtemp(dir=folder)) / path.name
-    copy.write_bytes(text)
-    return copy
-
-
-def _is_structure(node: ast.expr) -> bool:
-    """Whether an expression builds a dict, which MMEngine merges itself."""
-    return any(
-        isinstance(n, ast.Dict) or isinstance(n, ast.Call)
-        and isinstance(n.func, ast.Name) and n.func.id == 'dict'
-        for n in ast.walk(node))
-
-
-def _plain_value(node: ast.expr) -> tuple:
-    """``(True, value)`` of a literal without dicts, else ``(False, None)``."""
-    if _is_structure(node):
-        return False, None
-    try:
-        return True, ast.literal_eval(node)
-    except ValueError:
-        return False, None
-
-
-def _literal(name: str, value: Any) -> str:
-    """The value as Python writes it, or an error if that is not Python."""
-    text = repr(value)
-    try:
-        ast.literal_eval(text)
-    except (ValueError, SyntaxError):  # NaN, infinity, or with one within
-        raise ValueError(f'{name} cannot be {_short(value)}: a number must '
-                         'be finite') from None
-    return text
-
-
-def _alike(name: str, old: Any, new: Any) -> Any:
-    """``new`` in the kind of ``old``, or an error that shows both."""
-    sequence = (list, tuple)
-    if isinstance(old, sequence) and not isinstance(new, sequence):
-        hint = f'; a tuple of one needs its comma: ({new!r},)' if isinstance(
-            new, str) else ''
-        raise ValueError(f'{name} must be a sequence like {_short(old)}, got '
-                         f'{new!r}{hint}')
-    number = (int, float)
-    if isinstance(old, number) and not isinstance(old, bool) and not (
-            isinstance(new, number) or new is None):
-        raise ValueError(f'{name} must be a number like {old!r}, got {new!r}')
-    if not isinstance(old, sequence):
-        return new
-    numbers = old and all(isinstance(v, number) for v in old)
-    if numbers and (len(new) != len(old)
-                    or not all(isinstance(v, number) for v in new)):
-        raise ValueError(
-            f'{name} must be {len(old)} numbers like {old!r}, got {new!r}')
-    return type(old)(new)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 60 else text[:56] + ' ...'
+    if isinstance(node, dict):
+        if node.get('_scope_') == 'mmfasternet':
+            del node['_scope_']
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            _drop_scope(child)
 
 
 def _refuse_unknown(options: Dict[str, Any], cfg: Config) -> None:

@@ -6,6 +6,7 @@ _base_ = 'mmyolo::_base_/default_runtime.py'
 custom_imports = dict(
     imports=['mmfasternet.models', 'mmfasternet.datasets'],
     allow_failed_imports=False)
+import mmfasternet.knobs  # noqa: E402
 
 # ---------------------------------------------------------------- data
 dataset_type = 'YOLOv5CocoDataset'
@@ -53,6 +54,7 @@ tensorboard = False  # also write its event files (pip install tensorboard)
 # and so on for the authors' ImageNet weights, fasternet://auto for those of
 # the backbone's own arch, None for none, from scratch
 pretrained = None
+arch = 'n'  # FasterNet variant: n, t0, t1, t2, s, m, l
 deepen_factor = 0.33
 widen_factor = 0.25
 last_stage_out_channels = 1024
@@ -63,6 +65,7 @@ head_module = 'mmfasternet.YOLOv8PConvHeadModule'
 tal_topk = 10  # candidates per object in the assigner
 
 # ------------------------------------------------- the rest follows from these
+mmfasternet.knobs.bind_knobs(globals())
 num_classes = len(classes)
 metainfo = dict(classes=classes)
 neck_channels = [256, 512, last_stage_out_channels]
@@ -77,7 +80,7 @@ model = dict(
         bgr_to_rgb=True),
     backbone=dict(
         type='mmfasternet.FasterNet',
-        arch='n',
+        arch=arch,
         init_cfg=dict(
             type='Pretrained',
             checkpoint=pretrained,

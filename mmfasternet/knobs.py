@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Values that an inheriting config assigns count where they are defined.
+
+MMEngine evaluates a base config before the one that inherits it, and merges
+``--cfg-options`` after both. So ``max_epochs = 50`` in either place changes a
+number at the top level while the training loop, the scheduler and the hooks
+keep what the base computed from the old one. A config that calls
+:func:`bind_knobs` between its plain values and what follows from them gives
+such an assignment the meaning its author had in mind, whoever reads it.
+"""
+import ast
+import math
+import sys
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import FrameType
+from typing import Any, Dict, Iterator, Set
+
+from mmengine.config import Config
+from mmengine.fileio import load
+
+_COMMAND_LINE: ContextVar[Dict[str, Any]] = ContextVar('command line')
+_USED: ContextVar[Set[str]] = ContextVar('used')
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def bind_knobs(names: Dict[str, Any]) -> None:
+    """Let a config see the plain values that are assigned to it later.
+
+    A plain value is a number, a string, None, or a sequence of them. MMEngine
+    tells a base nothing of the config that inherits it, but it reads that one
+    first and is still at it: its file stands in the calls under way.
+
+    Args:
+        names (dict): The ``globals()`` of the config, changed in place.
+
+    Raises:
+        ValueError: If an inheriting config assigns something else to one of
+            the names, or a value of another kind than the one it replaces.
+    """
+    knobs = {
+        name
+        for name, value in names.items()
+        if not name.startswith('_') and _is_plain(value)
+    }
+    # the innermost call reads the config itself, the outermost the one that
+    # was asked for
+    frame = sys._getframe(1).f_back.f_back
+    while frame.f_code is Config._file2dict.__code__:
+        for name, node in _assignments(frame).items():
+            if name in knobs:
+                value = _value(name, node, frame)
+                names[name] = _alike(name, names[name], value)
+        frame = frame.f_back
+    for name, value in _COMMAND_LINE.get({}).items():
+        if name in knobs:
+            names[name] = _alike(name, names[name], value)
+            _USED.get().add(name)
+
+
+@contextmanager
+def command_line(values: Dict[str, Any]) -> Iterator[Set[str]]:
+    """Values that win over those of all files read meanwhile.
+
+    Args:
+        values (dict): By name.
+
+    Yields:
+        set[str]: The names that a config has bound.
+    """
+    used: Set[str] = set()
+    tokens = _COMMAND_LINE.set(values), _USED.set(used)
+    try:
+        yield used
+    finally:
+        _COMMAND_LINE.reset(tokens[0])
+        _USED.reset(tokens[1])
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return isinstance(value, _PLAIN)
+
+
+def _assignments(frame: FrameType) -> Dict[str, Any]:
+    """What a file assigns at its top level, unevaluated where it is Python."""
+    # after {{ fileDirname }} and the like have been replaced
+    path = frame.f_locals['temp_config_file'].name
+    if not path.endswith('.py'):
+        return load(path)
+    with open(path, encoding='utf-8') as file:
+        tree = ast.parse(file.read())
+    return {
+        target.id: node.value
+        for node in tree.body if isinstance(node, ast.Assign)
+        for target in node.targets if isinstance(target, ast.Name)
+    }
+
+
+def _value(name: str, node: Any, frame: FrameType) -> Any:
+    value = node
+    if isinstance(node, ast.AST):
+        try:
+            value = ast.literal_eval(node)
+        except ValueError:
+            value = {}
+    from_base = isinstance(value, str) and value in frame.f_locals.get(
+        'base_var_dict', {})
+    if from_base or not _is_plain(value):
+        raise ValueError(
+            f'{name} in {frame.f_locals["filename"]} must be written out, as '
+            'a number, a string, None or a sequence of them: what follows '
+            'from it is computed before that file runs')
+    return value
+
+
+def _alike(name: str, old: Any, new: Any) -> Any:
+    """``new`` in the kind of ``old``, or an error that shows both."""
+    sequence = (list, tuple)
+    for number in new if isinstance(new, sequence) else [new]:
+        if isinstance(number, float) and not math.isfinite(number):
+            raise ValueError(f'{name} cannot be {_short(new)}: a number must '
+                             'be finite')
+    if isinstance(old, sequence) and not isinstance(new, sequence):
+        hint = f'; a tuple of one needs its comma: ({new!r},)' if isinstance(
+            new, str) else ''
+        raise ValueError(f'{name} must be a sequence like {_short(old)}, got '
+                         f'{new!r}{hint}')
+    number = (int, float)
+    if isinstance(old, number) and not isinstance(old, bool) and not (
+            isinstance(new, number) or new is None):
+        raise ValueError(f'{name} must be a number like {old!r}, got {new!r}')
+    if not isinstance(old, sequence):
+        return new
+    numbers = old and all(isinstance(v, number) for v in old)
+    if numbers and (len(new) != len(old)
+                    or not all(isinstance(v, number) for v in new)):
+        raise ValueError(
+            f'{name} must be {len(old)} numbers like {old!r}, got {new!r}')
+    return type(old)(new)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else text[:56] + ' ...'
