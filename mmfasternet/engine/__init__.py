@@ -7,8 +7,10 @@ from .hooks import (
     ProgressBarHook,
     ResultsHook,
 )
+from .optimizers import CPUAmpOptimWrapper, require_bfloat16
 
 __all__ = [
-    'EvaluationFiguresHook', 'InterruptHook', 'NonFiniteLossError',
-    'NonFiniteLossHook', 'ProgressBarHook', 'ResultsHook'
+    'CPUAmpOptimWrapper', 'EvaluationFiguresHook', 'InterruptHook',
+    'NonFiniteLossError', 'NonFiniteLossHook', 'ProgressBarHook',
+    'ResultsHook', 'require_bfloat16'
 ]

@@ -14,4 +14,8 @@ with diagnosed():
         import_mmyolo()
         from .detectors import AnyBackboneYOLODetector
         from .necks import YOLOv8SPPFPAFPN
-        __all__ += ['AnyBackboneYOLODetector', 'YOLOv8SPPFPAFPN']
+        from .task_modules import SparseTaskAlignedAssigner
+        __all__ += [
+            'AnyBackboneYOLODetector', 'SparseTaskAlignedAssigner',
+            'YOLOv8SPPFPAFPN'
+        ]
