@@ -95,6 +95,20 @@ def test_test_and_resume(trained, tmp_path):
     assert (work_dir / 'epoch_3.pth').is_file()
 
 
+def test_benchmark_training(coco_options):
+    done = run(sys.executable, 'tools/analysis_tools/benchmark_training.py',
+               'configs/yolov8_fasternet_n.py', '--baseline',
+               'configs/yolov8_fasternet_n.py', '--steps', 1,
+               *as_arguments(coco_options))
+    rows = [line.split(' | ') for line in done.stdout.splitlines()
+            if 'yolov8_fasternet_n.py' in line and line.startswith('|')]
+    assert len(rows) == 2 + has_bfloat16()
+    assert rows[0][0].startswith('| baseline: ')
+    assert rows[0][3].startswith('1.00 (')
+    for row in rows:  # two images per step, in ms and per second
+        assert 0 < float(row[2]) < 2e3 / float(row[1]) + 0.1
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='not on CPU')
 def test_amp_trains_on_cpu(trained, tmp_path):
     """In bfloat16, or it says that this CPU has none."""
