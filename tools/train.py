@@ -12,6 +12,7 @@ from importlib.util import find_spec
 import mmfasternet.models  # noqa: F401  # isort: skip
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import DictAction
+from mmengine.device import get_device
 from mmengine.runner import Runner
 
 from mmfasternet.checkpoint import CheckpointError
@@ -22,7 +23,7 @@ from mmfasternet.config import (
     require_data,
     require_sound_data,
 )
-from mmfasternet.engine import NonFiniteLossError
+from mmfasternet.engine import NonFiniteLossError, require_bfloat16
 
 # What every run gets that does not have it: see mmfasternet/engine/hooks.
 HOOKS = ('ProgressBarHook', 'ResultsHook', 'EvaluationFiguresHook',
@@ -39,7 +40,7 @@ def parse_args():
     parser.add_argument(
         '--amp',
         action='store_true',
-        help='enable automatic-mixed-precision training')
+        help='enable automatic-mixed-precision training; on CPU in bfloat16')
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -103,6 +104,8 @@ def main():
         require_data(cfg, 'train', 'val')
         require_sound_data(cfg, 'train', 'val')
         require_tensorboard(cfg)
+        if args.amp and get_device() == 'cpu':
+            require_bfloat16()
         prepare_launch(cfg, args.launcher)
     # the command line wins over the config, the config over the default
     if args.work_dir is not None:
@@ -110,7 +113,11 @@ def main():
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('./work_dirs',
                                 osp.splitext(osp.basename(args.config))[0])
-    if args.amp:
+    if args.amp and get_device() == 'cpu':
+        cfg.optim_wrapper.type = 'mmfasternet.CPUAmpOptimWrapper'
+        for key in ('loss_scale', 'dtype'):  # of AmpOptimWrapper
+            cfg.optim_wrapper.pop(key, None)
+    elif args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     set_resume(cfg, args.resume)

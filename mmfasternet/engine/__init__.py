@@ -8,9 +8,10 @@ from .hooks import (
     ResultsHook,
     ResumeHook,
 )
+from .optimizers import CPUAmpOptimWrapper, require_bfloat16
 
 __all__ = [
-    'EvaluationFiguresHook', 'InterruptHook', 'NonFiniteLossError',
-    'NonFiniteLossHook', 'ProgressBarHook', 'ResultsHook',
-    'ResumeHook'
+    'CPUAmpOptimWrapper', 'EvaluationFiguresHook', 'InterruptHook',
+    'NonFiniteLossError', 'NonFiniteLossHook', 'ProgressBarHook',
+    'ResultsHook', 'ResumeHook', 'require_bfloat16'
 ]

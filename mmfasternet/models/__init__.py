@@ -15,7 +15,9 @@ with diagnosed():
         from .dense_heads import YOLOv8PConvHeadModule
         from .detectors import AnyBackboneYOLODetector
         from .necks import YOLOv8SPPFPAFPN
+        from .task_modules import SparseTaskAlignedAssigner
         __all__ += [
-            'AnyBackboneYOLODetector', 'YOLOv8PConvHeadModule',
+            'AnyBackboneYOLODetector', 'SparseTaskAlignedAssigner',
+            'YOLOv8PConvHeadModule',
             'YOLOv8SPPFPAFPN'
         ]

@@ -87,6 +87,10 @@ def test_plain_head_is_mmyolos_own():
         return [plain(v) for v in x] if isinstance(x, (list, tuple)) else x
 
     assert plain(ours.bbox_head) == plain(stock.bbox_head)
+    # whose result is that of mmyolo's, see test_task_modules.py
+    assert ours.train_cfg.assigner.pop(
+        'type') == 'mmfasternet.SparseTaskAlignedAssigner'
+    assert stock.train_cfg.assigner.pop('type') == 'BatchTaskAlignedAssigner'
     assert plain(ours.train_cfg) == plain(stock.train_cfg)
     assert plain(ours.test_cfg) == plain(stock.test_cfg)
 
@@ -156,3 +160,58 @@ def test_the_backbone_alone_decides_the_input_widths(backbone, channels):
 def test_a_mismatch_names_the_level_and_the_key(model, words):
     with pytest.raises(ValueError, match=words):
         build(config('n', **model))
+
+
+def test_channels_last_gives_the_same_features():
+    init_default_scope('mmyolo')
+    cfg = config('n')
+    detectors = []
+    for channels_last in (False, True):
+        cfg.model.channels_last = channels_last
+        torch.manual_seed(0)
+        detectors.append(MODELS.build(cfg.model).eval())
+    plain, other = detectors
+    other.load_state_dict(plain.state_dict())
+    image = torch.rand(2, 3, 64, 96)
+    outs = [detector.extract_feat(image) for detector in detectors]
+    for a, b in zip(*outs):
+        assert a.is_contiguous()
+        assert b.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_mixed_precision_decodes_boxes_in_float32(monkeypatch):
+    """The mean of the bins that YOLOv8 defines, of the logits as they are."""
+    init_default_scope('mmyolo')
+    detector = MODELS.build(config('n').model)
+    detector.init_weights()
+    seen, head = [], detector.bbox_head
+    loss_by_feat = head.loss_by_feat
+
+    def record(*args):
+        seen.append(args)
+        return loss_by_feat(*args)
+
+    monkeypatch.setattr(head, 'loss_by_feat', record)
+    samples = dict(
+        bboxes_labels=torch.tensor([[0, 1, 4., 6, 30, 40], [1, 2, 9, 9, 60,
+                                                            50]]),
+        img_metas=[dict(batch_input_shape=(64, 96))] * 2)
+    image = torch.rand(2, 3, 64, 96)
+    with torch.autocast('cpu', torch.bfloat16):
+        losses = detector.loss(image, samples)
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    sum(losses.values()).backward()
+    assert detector.backbone.patch_embed.proj.weight.grad.abs().sum() > 0
+
+    (_, boxes, bins, *_), *_ = seen
+    for box, logits, size in zip(boxes, bins, ((8, 12), (4, 6), (2, 3))):
+        assert box.dtype == torch.float32 and box.shape == (2, 4, *size)
+        share = logits.double().exp()
+        share /= share.sum(-1, keepdim=True)
+        mean = (share * torch.arange(16)).sum(-1)  # (N, H * W, 4)
+        torch.testing.assert_close(
+            box.double(),
+            mean.permute(0, 2, 1).reshape(2, 4, *size),
+            rtol=1e-5,
+            atol=1e-5)

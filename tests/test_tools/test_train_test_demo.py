@@ -14,6 +14,7 @@ import torch
 from mmengine.runner import Runner
 
 from mmfasternet.config import load_config
+from mmfasternet.engine.optimizers.cpu_amp_optim_wrapper import has_bfloat16
 
 CONFIGS = sorted(p.name for p in Path('configs').glob('yolov8_*.py'))
 
@@ -92,6 +93,36 @@ def test_test_and_resume(trained, tmp_path):
     log = done.stdout + done.stderr
     assert 'resumed epoch: 2' in log and 'Epoch(train) [1]' not in log
     assert (work_dir / 'epoch_3.pth').is_file()
+
+
+def test_benchmark_training(coco_options):
+    done = run(sys.executable, 'tools/analysis_tools/benchmark_training.py',
+               'configs/yolov8_fasternet_n.py', '--baseline',
+               'configs/yolov8_fasternet_n.py', '--steps', 1,
+               *as_arguments(coco_options))
+    rows = [line.split(' | ') for line in done.stdout.splitlines()
+            if 'yolov8_fasternet_n.py' in line and line.startswith('|')]
+    assert len(rows) == 2 + has_bfloat16()
+    assert rows[0][0].startswith('| baseline: ')
+    assert rows[0][3].startswith('1.00 (')
+    for row in rows:  # two images per step, in ms and per second
+        assert 0 < float(row[2]) < 2e3 / float(row[1]) + 0.1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='not on CPU')
+def test_amp_trains_on_cpu(trained, tmp_path):
+    """In bfloat16, or it says that this CPU has none."""
+    _, arguments = trained
+    done = run(sys.executable, 'tools/train.py',
+               'configs/yolov8_fasternet_n.py', '--work-dir', tmp_path,
+               '--amp', *arguments, check=has_bfloat16())
+    if has_bfloat16():
+        assert (tmp_path / 'epoch_2.pth').is_file()
+        config = (tmp_path / 'yolov8_fasternet_n.py').read_text()
+        assert "type='mmfasternet.CPUAmpOptimWrapper'" in config
+    else:
+        assert 'error: mixed precision (--amp) needs a CPU' in done.stderr
+        assert 'Traceback' not in done.stderr
 
 
 def test_image_demo_draws_and_writes_json(trained, coco, tmp_path):

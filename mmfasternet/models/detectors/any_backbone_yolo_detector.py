@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-only
 # GPL because it extends a class of mmyolo, which is GPL-3.0.
 """mmyolo's detector for a backbone of any widths."""
-from typing import Optional, Sequence, Tuple
+from typing import Optional, Sequence, Tuple, Union
 
 import torch
 from mmdet.utils import ConfigType
 from mmengine.device import is_cuda_available
+from mmyolo.models.dense_heads import YOLOv8Head
 from mmyolo.models.detectors import YOLODetector
+from torch import Tensor
 
 from mmfasternet.registry import MODELS
 
@@ -25,6 +27,10 @@ class AnyBackboneYOLODetector(YOLODetector):
         bbox_head (dict): Config of the head.
         use_syncbn (bool): Convert BN to SyncBN in distributed training.
             PyTorch has it for CUDA only; without, BN stays. Defaults to True.
+        channels_last (bool, optional): Keep the weights, and so the feature
+            maps, in that memory format. It changes the speed, and the results
+            by rounding only. Defaults to None: where there is no CUDA device,
+            as it was measured to be faster on CPU.
         **kwargs: See :class:`mmdet.models.SingleStageDetector`.
 
     Raises:
@@ -37,6 +43,7 @@ class AnyBackboneYOLODetector(YOLODetector):
                  neck: ConfigType,
                  bbox_head: ConfigType,
                  use_syncbn: bool = True,
+                 channels_last: Optional[bool] = None,
                  **kwargs) -> None:
         channels, strides = backbone_levels(backbone)
         _check_levels(channels, strides, neck,
@@ -48,6 +55,41 @@ class AnyBackboneYOLODetector(YOLODetector):
             bbox_head=bbox_head,
             use_syncbn=use_syncbn and is_cuda_available(),
             **kwargs)
+        if channels_last is None:
+            channels_last = not is_cuda_available()
+        if channels_last:
+            # a convolution gives its output the format of its weights
+            self.to(memory_format=torch.channels_last)
+
+    def loss(self, batch_inputs: Tensor,
+             batch_data_samples: Union[list, dict]) -> Union[dict, list]:
+        """Losses of a batch; under AMP the boxes are decoded in float32.
+
+        A distance is a mean of bins up to 15, of which bfloat16 keeps steps
+        of 1/16: two pixels at stride 32.
+
+        Args:
+            batch_inputs (Tensor): Images ``(N, 3, H, W)``.
+            batch_data_samples (list | dict): As the data preprocessor gives.
+
+        Returns:
+            dict: Losses by name.
+        """
+        device = batch_inputs.device.type
+        head = self.bbox_head
+        if not (type(head) is YOLOv8Head and head.head_module.reg_max > 1
+                and isinstance(batch_data_samples, dict)
+                and torch.is_autocast_enabled(device)):
+            return super().loss(batch_inputs, batch_data_samples)
+        scores, boxes, bins = head(self.extract_feat(batch_inputs))
+        with torch.autocast(device, enabled=False):
+            scores, bins = ([x.float() for x in xs] for xs in (scores, bins))
+            # bins: (N, H * W, 4, reg_max)
+            boxes = [(b.softmax(3) @ head.head_module.proj).transpose(
+                1, 2).reshape_as(old) for b, old in zip(bins, boxes)]
+            return head.loss_by_feat(scores, boxes, bins,
+                                     batch_data_samples['bboxes_labels'],
+                                     batch_data_samples['img_metas'])
 
 
 def backbone_levels(

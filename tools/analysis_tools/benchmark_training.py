@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Compare what a training step costs with another model's, same recipe.
+
+Both models get the data, the batch size and the optimizer of one config, and
+their steps are interleaved. It is the CPU time of one thread that is measured,
+which other programs on the machine disturb little; the averaged weights (EMA)
+and the validation are not in it.
+"""
+import argparse
+import copy
+import time
+
+import numpy as np
+import torch
+from mmengine.config import DictAction
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
+
+import mmfasternet.models  # noqa: F401  makes mmyolo importable
+from mmfasternet.config import clear_errors, load_config, require_data
+from mmfasternet.engine.optimizers.cpu_amp_optim_wrapper import has_bfloat16
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('config', help='train config file path')
+    parser.add_argument(
+        '--baseline',
+        required=True,
+        help='config whose model is trained beside it, e.g. a package::path')
+    parser.add_argument(
+        '--steps', type=int, default=12, help='timed steps of each')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config')
+    return parser.parse_args()
+
+
+def build(cfg, amp):
+    """A model in training and its optimizer wrapper."""
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.train()
+    wrapper = copy.deepcopy(cfg.optim_wrapper)
+    if amp:
+        wrapper.type = 'mmfasternet.CPUAmpOptimWrapper'
+    return model, build_optim_wrapper(model, wrapper)
+
+
+def with_model_of(cfg, other):
+    """The config with another one's model, for the same classes."""
+    cfg = copy.deepcopy(cfg)
+    cfg.model = load_config(other).model
+    cfg.model.bbox_head.head_module.num_classes = cfg.num_classes
+    cfg.model.train_cfg.assigner.num_classes = cfg.num_classes
+    return cfg
+
+
+def main():
+    args = parse_args()
+    with clear_errors():
+        cfg = load_config(
+            args.config,
+            dict(args.cfg_options or {}, train_num_workers=0))
+        require_data(cfg, 'train')
+        baseline = with_model_of(cfg, args.baseline)
+    init_default_scope(cfg.default_scope)
+    torch.set_num_threads(1)
+    contenders = {
+        f'baseline: {args.baseline}': build(baseline, False),
+        args.config: build(cfg, False)
+    }
+    if has_bfloat16():
+        contenders[f'{args.config} --amp'] = build(cfg, True)
+    loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+    seconds = {name: [] for name in ['data', *contenders]}
+
+    def timed(name, function):
+        start = time.process_time()
+        result = function()
+        seconds[name].append(time.process_time() - start)
+        return result
+
+    batches = iter(loader)
+    for _ in range(args.steps + 1):
+        batch = timed('data', lambda: next(batches))
+        for name, (model, wrapper) in contenders.items():
+            data = copy.deepcopy(batch)
+            timed(name, lambda: model.train_step(data, wrapper))  # noqa: B023
+
+    size = cfg.train_dataloader.batch_size
+    data, *steps = (np.array(values[1:]) for values in seconds.values())
+    print(f'CPU time of one thread, {size} images per step, median of '
+          f'{args.steps} interleaved steps; speed: baseline / other, data '
+          'loading included, median and 5th to 95th percentile of the pairs\n')
+    print(f'data loading: {1e3 * np.median(data):.0f} ms per step\n')
+    print('| model | ms per step | images/s of one core | speed |')
+    print('| --- | --- | --- | --- |')
+    for name, step in zip(contenders, steps):
+        ratio = (steps[0] + data) / (step + data)
+        low, high = np.percentile(ratio, [5, 95])
+        print(f'| {name} | {1e3 * np.median(step):.0f} | '
+              f'{size / np.median(step + data):.1f} | '
+              f'{np.median(ratio):.2f} ({low:.2f} to {high:.2f}) |')
+
+
+if __name__ == '__main__':
+    main()
