@@ -100,7 +100,7 @@ fi
 
 say "installing mmfasternet and what it needs"
 pip install -q --no-build-isolation --find-links "$wheels" \
-    -e '.[onedl,classification,tests]'
+    -e '.[onedl,classification,deploy,tests]'
 # Two distributions of OpenCV write the same cv2, and the one with a window
 # system does not load on a machine without.
 pip uninstall -q -y opencv-python opencv-python-headless

@@ -18,6 +18,5 @@ with diagnosed():
         from .task_modules import SparseTaskAlignedAssigner
         __all__ += [
             'AnyBackboneYOLODetector', 'SparseTaskAlignedAssigner',
-            'YOLOv8PConvHeadModule',
-            'YOLOv8SPPFPAFPN'
+            'YOLOv8PConvHeadModule', 'YOLOv8SPPFPAFPN'
         ]
