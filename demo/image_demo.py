@@ -72,7 +72,8 @@ def predict_deployed(args, cfg):
         os.makedirs(osp.join(args.out_dir, folder), exist_ok=True)
     for path, sample in predictor.stream(images, args.batch_size):
         found = sample.pred_instances
-        results.append({key: found[key].tolist() for key in found.keys()})
+        results.append({key: found[key].tolist()
+                        for key in ('labels', 'scores', 'bboxes')})
         picture = predictor.draw(
             read_image(path), sample, args.score_thr, args.show)
         name = osp.basename(path)

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 
 @pytest.fixture(scope='session')
@@ -59,3 +61,89 @@ def coco_options(coco):
         val_num_workers=0,
         max_epochs=1,
         pretrained=None)
+
+
+def write_images(folder):
+    """Other sizes than the network's: narrow, wide, small, exact."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for i, (height, width) in enumerate([(120, 60), (50, 130), (30, 40),
+                                         (64, 64), (97, 101)]):
+        image = rng.integers(0, 90, (height, width, 3), dtype=np.uint8)
+        image[5:25, 8:30] = rng.integers(0, 256, 3)
+        paths.append(str(folder / f'{i}.png'))
+        cv2.imwrite(paths[-1], image)
+    return paths
+
+
+@pytest.fixture(scope='session')
+def small(coco, tmp_path_factory):
+    """Config, checkpoint and detector; scores are spread over 0 to 1."""
+    from mmengine.registry import MODELS, init_default_scope
+    from test_fold import randomise_norms
+
+    from mmfasternet.checkpoint import save_checkpoint
+    from mmfasternet.config import load_config
+    init_default_scope('mmyolo')
+    folder = tmp_path_factory.mktemp('small')
+    torch.manual_seed(0)
+    cfg = load_config(
+        'configs/yolov8_fasternet_n.py',
+        dict(
+            classes=('blue', 'red'),
+            data_root=f'{coco}/',
+            train_ann_file='annotations/train.json',
+            train_data_prefix='train/',
+            val_ann_file='annotations/val.json',
+            val_data_prefix='val/',
+            val_num_workers=0,
+            img_scale=(64, 64)))
+    cfg.merge_from_dict({
+        'model.backbone.arch':
+        dict(
+            _delete_=True,
+            embed_dim=16,
+            depths=(1, 1, 1, 1),
+            drop_path_rate=0.)
+    })
+    config = folder / 'small.py'
+    cfg.dump(config)
+    detector = randomise_norms(MODELS.build(cfg.model))
+    # so that a place of the image has boxes of several classes, but not all
+    for layers in detector.bbox_head.head_module.cls_preds:
+        layers[-1].bias.data -= 1
+    checkpoint = folder / 'small.pth'
+    save_checkpoint(
+        dict(
+            state_dict=detector.state_dict(),
+            meta=dict(dataset_meta=dict(classes=('blue', 'red')))), checkpoint)
+    return SimpleNamespace(
+        cfg=cfg,
+        config=str(config),
+        checkpoint=str(checkpoint),
+        detector=detector,
+        images=write_images(folder),
+        folder=folder)
+
+
+@pytest.fixture(scope='session')
+def exported(small, tmp_path_factory):
+    """Files of the small detector, as ``tools/deploy/export.py`` makes them:
+    suffixes, with ``nms`` and ``fixed`` in front of them."""
+    from mmfasternet.deploy import DeployInfo, export, load_deployed
+    pytest.importorskip('onnxscript')
+    folder = tmp_path_factory.mktemp('exported')
+    deployed = load_deployed(small.cfg, small.checkpoint)
+    info = DeployInfo.from_config(small.cfg)
+    files = {}
+    for suffix in ('onnx', 'xml'):
+        if suffix == 'xml':
+            pytest.importorskip('openvino')
+        for kind, options in dict(
+                any=dict(dynamic=True),
+                nms=dict(dynamic=True, nms=True),
+                fixed=dict(batch_size=2)).items():
+            path = folder / f'{kind}.{suffix}'
+            export(deployed, info, path, **options)
+            files[path.name] = str(path)
+    return files

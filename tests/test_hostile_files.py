@@ -18,6 +18,7 @@ import sys
 import warnings
 import zipfile
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import cv2
 import mmcv
@@ -438,8 +439,8 @@ def test_images(suffix, fuzz, tmp_path):
 def test_options(fuzz):
     """An option is taken, or refused by its name."""
     names = sorted(
-        set(re.findall(r'^(\w+) = ', open(
-            'configs/_base_/yolov8_fasternet.py').read(), re.M)))
+        set(re.findall(r'^(\w+) = ', Path(
+            'configs/_base_/yolov8_fasternet.py').read_text(), re.M)))
     dotted = ['model.backbone.arch', 'train_dataloader.batch_size',
               'train_cfg.max_epochs', 'optim_wrapper.optimizer.lr', 'a.b']
 

@@ -87,7 +87,8 @@ class Process:
     def __init__(self, contender: Contender, path: Optional[str],
                  cfg_options: Optional[Dict[str, Any]]) -> None:
         self.contender = contender
-        self.errors = tempfile.TemporaryFile()
+        # open as long as the process is
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115
         paths = [_PACKAGE, os.environ.get('PYTHONPATH')]
         threads = str(contender.threads)
         self.process = subprocess.Popen(

@@ -4,6 +4,7 @@ import math
 import platform
 import re
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -210,10 +211,8 @@ def machine(device: str) -> Dict[str, str]:
         import torch
         described['device'] = torch.cuda.get_device_name(device)
     for package in ('torch', 'onnxruntime', 'openvino', 'timm'):
-        try:
+        with suppress(PackageNotFoundError):
             described[package] = version(package)
-        except PackageNotFoundError:
-            pass
     return described
 
 

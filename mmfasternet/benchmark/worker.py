@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -269,10 +269,8 @@ def answer(request, state):
         contender = request['contender']
         state['runtime'] = runtime = RUNTIMES[contender['backend']](
             contender, request['path'])
-        try:  # let the peak start from here
+        with suppress(OSError):  # let the peak start from here
             Path('/proc/self/clear_refs').write_text('5')
-        except OSError:
-            pass
         state['before'] = _status('VmRSS')
         runtime.load()
         runtime.run()
@@ -296,6 +294,7 @@ def answer(request, state):
 
 
 def main():
+    """Answer the requests of the parent until there are no more."""
     # libraries print to stdout, and answers must not mix with that
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)

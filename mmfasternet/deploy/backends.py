@@ -8,6 +8,7 @@ arrays that :class:`.predictor.Predictor` makes detections of.
 import json
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -123,7 +124,8 @@ class DeployInfo:
         return json.dumps(asdict(self))
 
     @classmethod
-    def loads(cls, text: Optional[str], path: Union[str, Path]) -> 'DeployInfo':
+    def loads(cls, text: Optional[str],
+              path: Union[str, Path]) -> 'DeployInfo':
         """Read the text of an exported file; nothing in it is run.
 
         Args:
@@ -337,7 +339,7 @@ class OpenVINOBackend(Backend):
                  precision: str = 'fp32',
                  threads: Optional[int] = None,
                  device: str = 'cpu') -> None:
-        openvino = require_package('openvino')
+        core = openvino_core()
         hints = dict(fp32='f32', bf16='bf16')
         options = {
             'INFERENCE_PRECISION_HINT':
@@ -346,7 +348,6 @@ class OpenVINOBackend(Backend):
         }
         if threads is not None:
             options['INFERENCE_NUM_THREADS'] = threads
-        core = openvino.Core()
         try:
             model = core.read_model(str(path))
             self.network = core.compile_model(model, device.upper(), options)
@@ -407,6 +408,22 @@ def load_backend(path: Union[str, Path],
             f'not in {precision}: quantise it with tools/deploy/quantize.py, '
             'or use --backend openvino, which has bf16')
     return ONNXRuntimeBackend(path, threads, device)
+
+
+@cache
+def openvino_core() -> Any:
+    """The one ``openvino.Core`` of this process, with its CPU plugin loaded.
+
+    The plugin gives the main thread another stack for signals and, when it is
+    unloaded, gives back the one that it found. Two that are not unloaded in
+    the opposite order leave freed memory behind, in which Ctrl-C then crashes.
+
+    Raises:
+        ImportError: If OpenVINO is not installed.
+    """
+    core = require_package('openvino').Core()
+    core.get_property('CPU', 'FULL_DEVICE_NAME')
+    return core
 
 
 def require_package(name: str) -> ModuleType:

@@ -15,8 +15,14 @@ import torch
 
 from mmfasternet.checkpoint import save_checkpoint
 
-from .backends import KEY, DeployInfo, PyTorchBackend, load_backend, \
-    require_package
+from .backends import (
+    KEY,
+    DeployInfo,
+    PyTorchBackend,
+    load_backend,
+    openvino_core,
+    require_package,
+)
 from .fold import DeployedDetector
 
 OPSET = 18  # the first of PyTorch's exporter, read by every runtime here
@@ -410,7 +416,7 @@ def node_counts(path: Union[str, Path]) -> List[Tuple[str, int]]:
         kinds = [n.op_type for n in require_package('onnx').load(
             str(path)).graph.node]
     elif path.suffix == '.xml':
-        model = require_package('openvino').Core().read_model(str(path))
+        model = openvino_core().read_model(str(path))
         kinds = [op.get_type_name() for op in model.get_ops()]
     elif path.suffix == '.torchscript':
         kinds = [node.kind() for node in torch.jit.load(

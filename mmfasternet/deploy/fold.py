@@ -17,7 +17,11 @@ from mmengine.model import BaseDataPreprocessor, ImgDataPreprocessor
 from torch import Tensor, nn
 
 from mmfasternet.models import (
-    FasterNet, PartialConv, YOLOv8PConvHeadModule, YOLOv8SPPFPAFPN)
+    FasterNet,
+    PartialConv,
+    YOLOv8PConvHeadModule,
+    YOLOv8SPPFPAFPN,
+)
 from mmfasternet.models.backbones.fasternet import BasicStage, FasterNetBlock
 
 # after mmfasternet.models, which makes mmyolo importable

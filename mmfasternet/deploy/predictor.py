@@ -9,7 +9,16 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import (
-    Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union)
+    Any,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import cv2
 import mmcv
@@ -30,8 +39,14 @@ from mmfasternet.config import load_config
 from mmfasternet.registry import MODELS
 
 from .backends import (
-    BACKENDS, EXPORTED, Backend, DeployInfo, PyTorchBackend, load_backend,
-    load_deployed)
+    BACKENDS,
+    EXPORTED,
+    Backend,
+    DeployInfo,
+    PyTorchBackend,
+    load_backend,
+    load_deployed,
+)
 from .exporting import export
 
 Image = Union[str, Path, np.ndarray]

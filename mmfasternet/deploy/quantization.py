@@ -16,7 +16,14 @@ from typing import Any, Dict, Iterator, List, Sequence, Union
 
 import numpy as np
 
-from .backends import EXPORTED, KEY, Backend, load_backend, require_package
+from .backends import (
+    EXPORTED,
+    KEY,
+    Backend,
+    load_backend,
+    openvino_core,
+    require_package,
+)
 
 # Layers of a detector that are kept in float or quantised together: part,
 # module, and its number if there are several
@@ -124,7 +131,7 @@ def _nodes(path: Path) -> List[tuple]:
     if path.suffix == '.onnx':
         model = require_package('onnx').load(str(path))
         return [(node.name, node.op_type) for node in model.graph.node]
-    model = require_package('openvino').Core().read_model(str(path))
+    model = openvino_core().read_model(str(path))
     return [(op.get_friendly_name().partition('/')[0], op.get_type_name())
             for op in model.get_ordered_ops()]
 
@@ -137,7 +144,7 @@ def _by_onnxruntime(path: Path, out: Path, images: np.ndarray,
     backend = load_backend(path)
     size = backend.info.shape[0] or 1
     batches = iter([
-        dict([(backend.input, images[i:i + size])])
+        {backend.input: images[i:i + size]}
         for i in range(0, len(images) - size + 1, size)
     ])
 
@@ -172,7 +179,7 @@ def _by_nncf(path: Path, out: Path, images: np.ndarray,
     nncf = require_package('nncf')
     info = load_backend(path).info
     size = info.shape[0] or 1
-    model = openvino.Core().read_model(str(path))
+    model = openvino_core().read_model(str(path))
     quantized = nncf.quantize(
         model,
         nncf.Dataset([

@@ -37,7 +37,8 @@ def expected(small, image, **test_cfg):
     head.test_cfg = before.copy()
     head.test_cfg.update(test_cfg)
     try:
-        return small.detector.test_step(pseudo_collate([data]))[0].pred_instances
+        sample, = small.detector.test_step(pseudo_collate([data]))
+        return sample.pred_instances
     finally:
         head.test_cfg = before
 

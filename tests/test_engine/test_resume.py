@@ -237,7 +237,7 @@ def test_it_is_random_where_nobody_interrupts(plain, tmp_path):
     """Each library, image, epoch and iteration has its own numbers."""
     runner, record = plain[True, 1]
     values = [x for *_, inputs, _ in record.seen for x in inputs]
-    assert len({x for x in values}) == len(values) == IMAGES * EPOCHS
+    assert len(set(values)) == len(values) == IMAGES * EPOCHS
     assert len({loss for *_, loss in record.seen}) == LAST
     _, same = train(tmp_path / 'same')
     assert same.seen == record.seen

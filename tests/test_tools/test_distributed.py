@@ -270,9 +270,10 @@ def test_evaluation_is_the_same_on_any_number_of_ranks(config, plain,
                        sys.executable, 'tools/test.py', config, checkpoint
                    ]
         log = run(config, *command, '--out', out, '--work-dir', tmp_path)
-        line, = set(
+        line, = {
             x.split('bbox_mAP_copypaste')[1] for x in log.splitlines()
-            if 'bbox_mAP_copypaste' in x)
+            if 'bbox_mAP_copypaste' in x
+        }
         results[ranks] = line, pickle.loads(out.read_bytes())
     line, samples = results[0]
     assert [x['img_id'] for x in samples] == [1, 2, 3, 4, 5]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Quantise an exported detector to int8; print AP and speed before and after."""
+"""Quantise an exported detector to int8; print AP and speed of both."""
 import argparse
 import time
 from itertools import cycle, islice

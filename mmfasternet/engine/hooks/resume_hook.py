@@ -157,8 +157,9 @@ class ResumeHook(Hook):
         done, last = (runner.epoch, runner.max_epochs) if by_epoch(
             runner) else (runner.iter, runner.max_iters)
         loop._decide_current_val_interval()
-        if runner.val_loop is not None and done >= loop.val_begin and done and \
-                (done % loop.val_interval == 0 or done == last):
+        if runner.val_loop is not None and done and \
+                done >= loop.val_begin and (
+                    done % loop.val_interval == 0 or done == last):
             runner.logger.info('validating first: the checkpoint was saved '
                                'before its validation')
             runner.val_loop.run()
@@ -192,8 +193,9 @@ class ResumeHook(Hook):
         counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         if meta['iter'] % counts and meta['iter'] < runner.max_iters:
             runner.logger.warning(
-                f'this checkpoint lacks the gradients of {meta["iter"] % counts}'
-                f' iterations: save every multiple of {counts}')
+                'this checkpoint lacks the gradients of '
+                f'{meta["iter"] % counts} iterations: save every multiple '
+                f'of {counts}')
         meta[_KEY] = dict(
             seed=self._batches.seed,
             # none, where the epoch has ended or the next one not begun
