@@ -247,15 +247,15 @@ def test_a_config_and_a_checkpoint_of_it(tmp_path, monkeypatch, capsys):
     from mmfasternet.complexity import count_complexity
     from mmfasternet.config import load_config
     config = 'configs/yolov8_fasternet_n.py'
-    network = build_network(config, dict(num_classes=3))
+    network = build_network(config, dict(classes=['a', 'b', 'c']))
     torch.save(network.model.state_dict(), tmp_path / 'n.pth')
     spec = f'{config},{tmp_path}/n.pth'
     benchmark(
         monkeypatch, capsys, spec, '--backends', 'onnxruntime', 'pytorch',
         '--batch-size', 2, '--shape', 64, 96, '--channels-last', '--runs', 1,
-        '--out-dir', tmp_path, '--cfg-options', 'num_classes=3')
+        '--out-dir', tmp_path, '--cfg-options', 'classes=[a,b,c]')
     parameters, macs = count_complexity(
-        load_config(config, dict(num_classes=3)), (64, 96))['']
+        load_config(config, dict(classes=['a', 'b', 'c'])), (64, 96))['']
     data = json.loads((tmp_path / 'benchmark.json').read_text())
     assert len(data['results']) == 2
     for row in data['results']:
