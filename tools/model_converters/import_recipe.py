@@ -25,7 +25,6 @@ classes = {classes}
 deepen_factor = {recipe.deepen_factor}
 widen_factor = {recipe.widen_factor}
 head_module = 'YOLOv8HeadModule'
-neck_channels = {channels}
 
 model = dict(
     # Ultralytics divides by 255 and subtracts no mean
@@ -34,7 +33,9 @@ model = dict(
         arch={arch!r},
         # Ultralytics sets these on every batch norm of a model
         norm_cfg=dict(type='BN', momentum=0.03, eps=0.001)),
-    neck=dict(num_csp_blocks={recipe.num_csp_blocks}))
+    neck=dict(
+        num_csp_blocks={recipe.num_csp_blocks}, out_channels={channels}),
+    bbox_head=dict(head_module=dict(in_channels={channels})))
 '''
 
 
