@@ -176,6 +176,7 @@ def plain(config, tmp_path_factory):
     return get
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_started_again_without_a_person(
         config, plain, tmp_path):
     """In the middle of epoch 2; the checkpoint is of the iteration before."""
