@@ -181,7 +181,7 @@ train_pipeline_stage2 = [
         type='LetterResize',
         scale=img_scale,
         allow_scale_up=True,
-        pad_val=dict(img=114.0)),
+        pad_val=dict(img=114)),  # a float would fill one channel only
     dict(
         type='YOLOv5RandomAffine',
         max_rotate_degree=0.0,

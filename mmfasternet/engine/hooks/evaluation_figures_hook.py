@@ -237,15 +237,34 @@ def plot_images(results: Sequence[ImageResult], names: Sequence[str],
             axis.imshow(picture, extent=(0, width, height, 0))
             axis.set_axis_off()
             axis.set_title(title, fontsize='small', parse_math=False)
-        for box, label, ignored in zip(result.true_boxes, result.true_labels,
-                                       result.ignored):
-            _draw_box(left, box, label,
-                      names[label] + (' (ignored)' if ignored else ''))
+        draw_boxes(left, result, names)
+        draw_boxes(right, result, names, score_thr)
+    return figure
+
+
+def draw_boxes(axis: Axes,
+               result: ImageResult,
+               names: Sequence[str],
+               score_thr: Optional[float] = None) -> None:
+    """Draw the boxes of an image.
+
+    Args:
+        axis (Axes): In pixels of the image.
+        result (ImageResult): The image.
+        names (Sequence[str]): The classes.
+        score_thr (float, optional): Least score of a prediction. Defaults to
+            None, for the truth.
+    """
+    if score_thr is not None:
         for i in np.flatnonzero(result.scores >= score_thr):
             label = result.labels[i]
-            _draw_box(right, result.boxes[i], label,
+            _draw_box(axis, result.boxes[i], label,
                       f'{names[label]} {result.scores[i]:.2f}')
-    return figure
+        return
+    for box, label, ignored in zip(result.true_boxes, result.true_labels,
+                                   result.ignored):
+        _draw_box(axis, box, label,
+                  names[label] + (' (ignored)' if ignored else ''))
 
 
 def _draw_box(axis: Axes, box: np.ndarray, label: int, text: str) -> None:

@@ -30,6 +30,14 @@ def _norm(norm_cfg: NormCfg, channels: int) -> nn.Module:
     return build_norm_layer(norm_cfg, channels)[1]
 
 
+def _overlap(kernel_size: int, stride: int) -> int:
+    """Padding with which a patch that overlaps its neighbours keeps ``H/s``.
+
+    None for the published patches, which do not overlap.
+    """
+    return max(kernel_size - stride + 1, 0) // 2
+
+
 @contextmanager
 def _paused_running_stats(module: nn.Module) -> Iterator[None]:
     """Normalise by batch statistics without recording them a second time."""
@@ -170,7 +178,12 @@ class PatchEmbed(nn.Module):
                  patch_stride: int, norm_cfg: NormCfg) -> None:
         super().__init__()
         self.proj = nn.Conv2d(
-            in_channels, embed_dim, patch_size, patch_stride, bias=False)
+            in_channels,
+            embed_dim,
+            patch_size,
+            patch_stride,
+            padding=_overlap(patch_size, patch_stride),
+            bias=False)
         self.norm = _norm(norm_cfg, embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -192,7 +205,12 @@ class PatchMerging(nn.Module):
                  norm_cfg: NormCfg) -> None:
         super().__init__()
         self.reduction = nn.Conv2d(
-            dim, 2 * dim, patch_size, patch_stride, bias=False)
+            dim,
+            2 * dim,
+            patch_size,
+            patch_stride,
+            padding=_overlap(patch_size, patch_stride),
+            bias=False)
         self.norm = _norm(norm_cfg, 2 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -215,9 +233,11 @@ class FasterNet(BaseModule):
             Defaults to 4 (paper, Table 5).
         mlp_ratio (float): Hidden channels of the 1x1 convolutions as a
             multiple of the block's channels. Defaults to 2 (Table 6).
-        patch_size (int): Kernel size of the stem. Defaults to 4 (Table 6).
+        patch_size (int): Kernel size of the stem. Defaults to 4 (Table 6);
+            larger than the stride, the patches overlap and are padded.
         patch_stride (int): Stride of the stem. Defaults to 4.
-        patch_size2 (int): Kernel size of the merging layers. Defaults to 2.
+        patch_size2 (int): Kernel size of the merging layers. Defaults to 2;
+            3 lets them overlap.
         patch_stride2 (int): Stride of the merging layers. Defaults to 2.
         drop_path_rate (float, optional): Stochastic depth, growing linearly
             from 0 at the first block to this rate at the last. Defaults to

@@ -8,6 +8,7 @@ from mmdet.utils import ConfigType
 from mmengine.device import is_cuda_available
 from mmyolo.models.dense_heads import YOLOv8Head
 from mmyolo.models.detectors import YOLODetector
+from mmyolo.models.utils import make_divisible
 from torch import Tensor
 
 from mmfasternet.registry import MODELS
@@ -20,6 +21,8 @@ class AnyBackboneYOLODetector(YOLODetector):
     Where ``neck.in_channels`` is absent it is taken from the backbone, so
     that another backbone, or another size of one, is a change of its config
     alone. Levels, widths and strides are compared before anything is built.
+    A neck of mmyolo's, whose ``in_channels`` are those before
+    ``widen_factor``, fits as well.
 
     Args:
         backbone (dict): Config of any backbone of any scope.
@@ -51,7 +54,7 @@ class AnyBackboneYOLODetector(YOLODetector):
         _check_head(neck, bbox_head, kwargs.get('train_cfg'))
         super().__init__(
             backbone=backbone,
-            neck=dict(neck, in_channels=list(channels)),
+            neck={'in_channels': list(channels), **neck},
             bbox_head=bbox_head,
             use_syncbn=use_syncbn and is_cuda_available(),
             **kwargs)
@@ -148,7 +151,11 @@ def _check_levels(channels: Sequence[int], strides: Sequence[int],
                 'patch_stride), which now gives strides '
                 f'{tuple(strides)}')
     expected = neck.get('in_channels')
-    if expected is not None and tuple(expected) != tuple(channels):
+    if expected is None:
+        return
+    widened = [make_divisible(c, neck.get('widen_factor', 1.))
+               for c in expected]
+    if tuple(channels) not in (tuple(expected), tuple(widened)):
         level = next((i for i, (a, b) in enumerate(zip(channels, expected))
                       if a != b), min(len(channels), len(expected)))
         raise ValueError(

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: GPL-3.0-only
+# GPL because it names classes of mmyolo, and runs tools that import it.
+"""The trainings of a comparison, and what they detect."""
+import csv
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from mmengine.config import Config, DictAction
+
+from mmfasternet.config import load_config
+
+TOOLS = Path(__file__).parents[1] / '.mim' / 'tools'
+# Computes the same with less time and memory, and alike under --amp, so that
+# what differs between two trainings is the network.
+SAME_BUT_FASTER = {
+    'YOLODetector': 'mmfasternet.AnyBackboneYOLODetector',
+    'BatchTaskAlignedAssigner': 'mmfasternet.SparseTaskAlignedAssigner',
+}
+
+
+@dataclass
+class Run:
+    """One training of one detector, or a file of what it detects.
+
+    Args:
+        name (str): Of the detector.
+        seed (int): Of the training.
+        config (Path, optional): Complete, with the recipe in it.
+        work_dir (Path, optional): With its logs and checkpoints.
+        file (Path, optional): COCO json of its detections on ``val``.
+    """
+
+    name: str
+    seed: int
+    config: Optional[Path] = None
+    work_dir: Optional[Path] = None
+    file: Optional[Path] = None
+
+    def checkpoint(self) -> Path:
+        """The last one, which no look at the validation has chosen.
+
+        Raises:
+            FileNotFoundError: If the training is not at its end.
+        """
+        last = Config.fromfile(self.config).train_cfg.max_epochs
+        path = self.work_dir / f'epoch_{last}.pth'
+        if not path.is_file():
+            raise FileNotFoundError(
+                f'{path} not found: the training has not come to its end')
+        return path
+
+    @property
+    def annotations(self) -> Optional[Path]:
+        """The annotation file of its validation."""
+        if self.config is None:
+            return None
+        dataset = Config.fromfile(self.config).val_dataloader.dataset
+        return Path(dataset.data_root or '') / dataset.ann_file
+
+    @property
+    def images(self) -> Optional[Path]:
+        """The folder of the images of its validation."""
+        if self.config is None:
+            return None
+        dataset = Config.fromfile(self.config).val_dataloader.dataset
+        return Path(dataset.data_root or '') / dataset.data_prefix.img
+
+    def train(self, arguments: Sequence[str] = ()) -> None:
+        """Train to the end, or go on to it.
+
+        Args:
+            arguments (Sequence[str]): For tools/train.py.
+
+        Raises:
+            CalledProcessError: If the training fails.
+        """
+        if self.file is not None:
+            return
+        try:
+            self.checkpoint()
+        except FileNotFoundError:
+            run_tool('train.py', self.config, '--work-dir', self.work_dir,
+                     '--resume', *arguments)
+
+    def detections(self) -> Path:
+        """COCO json of what it detects on ``val``, made if it is missing."""
+        if self.file is not None:
+            return self.file
+        path = self.work_dir / 'val.bbox.json'
+        if not path.is_file() or \
+                path.stat().st_mtime < self.checkpoint().stat().st_mtime:
+            run_tool('test.py', self.config, self.checkpoint(), '--work-dir',
+                     self.work_dir / 'val', '--json-prefix',
+                     self.work_dir / 'val')
+        return path
+
+    def log(self) -> Tuple[List[Dict[str, str]], Optional[float]]:
+        """Rows of ``results.csv``, and the median images/s of its epochs."""
+        path = self.work_dir and self.work_dir / 'results.csv'
+        if not path or not path.is_file():
+            return [], None
+        with path.open(newline='') as file:
+            rows = list(csv.DictReader(file))
+        speeds = [float(row['images/s']) for row in rows if row['images/s']]
+        return rows, median(speeds) if speeds else None
+
+
+def run_tool(name: str, *arguments: Any) -> None:
+    """Run one of the project's tools in a process of its own.
+
+    Args:
+        name (str): Below ``tools``.
+        *arguments: Of its command line.
+
+    Raises:
+        CalledProcessError: If it fails.
+    """
+    subprocess.run([sys.executable, TOOLS / name, *map(str, arguments)],
+                   check=True)
+
+
+def parse_contender(text: str) -> Tuple[str, str, Dict[str, Any]]:
+    """Take ``[NAME=]PATH[,KEY=VALUE...]`` apart.
+
+    Args:
+        text (str): As on the command line; the name is the stem of the path
+            and the options unless it is given.
+
+    Returns:
+        tuple[str, str, dict]: Name, path, options.
+
+    Raises:
+        ValueError: If it is not so.
+    """
+    first, *options = text.split(',')
+    name, _, path = first.rpartition('=')
+    if not path or not all('=' in option for option in options):
+        raise ValueError(f'{text!r} is not [NAME=]CONFIG[,KEY=VALUE...]')
+    values = {}
+    for option in options:
+        key, _, value = option.partition('=')
+        values[key] = DictAction._parse_iterable(value)
+    name = name or ','.join([Path(path).stem, *options])
+    return name.replace('/', '-'), path, values
+
+
+def with_model_of(recipe: Config, contender: Config) -> Config:
+    """A recipe that trains another detector, for the classes of the recipe.
+
+    Args:
+        recipe (Config): Of which everything but the model is kept.
+        contender (Config): Of which the model is taken.
+
+    Returns:
+        Config: A new config.
+    """
+    cfg = Config(recipe.to_dict(), filename=recipe.filename)
+    model = Config(dict(model=contender.model.to_dict())).model
+    model.bbox_head.head_module.num_classes = cfg.num_classes
+    model.train_cfg.assigner.num_classes = cfg.num_classes
+    for part in (model, model.train_cfg.assigner):
+        part.type = SAME_BUT_FASTER.get(part.type, part.type)
+    cfg.model = model
+    return cfg
+
+
+def prepare(contenders: Sequence[str], recipe: Optional[str],
+            seeds: Sequence[int], work_dir: Path,
+            options: Dict[str, Any]) -> List[Run]:
+    """What is to be compared; a config is written for each training.
+
+    Args:
+        contenders (Sequence[str]): See :func:`parse_contender`; a path is a
+            config, the work directory of a training, or a .json of
+            detections. The latter two may come several times with one name,
+            once for each seed.
+        recipe (str, optional): The config that gives data, schedule and
+            optimizer; None for the first config.
+        seeds (Sequence[int]): Of the trainings of each config.
+        work_dir (Path): Below which each training gets NAME/seed_N.
+        options (dict): For the recipe.
+
+    Returns:
+        list[Run]: Those that are to be trained seed by seed, so that the
+        first seed of all comes first.
+
+    Raises:
+        ValueError: If two configs have one name, or a folder holds a training
+            with other settings.
+    """
+    runs: List[Run] = []
+    cfgs: Dict[str, Config] = {}
+    base = None
+    for text in contenders:
+        name, path, values = parse_contender(text)
+        if Path(path).is_dir() or path.endswith('.json'):
+            runs.append(_existing(name, Path(path), runs))
+            continue
+        if name in cfgs:
+            raise ValueError(f'two are called {name}: call one NAME={path}')
+        if base is None:
+            base = load_config(recipe or path, options)
+        cfgs[name] = with_model_of(base, load_config(path, values))
+    for seed in seeds:
+        for name, cfg in cfgs.items():
+            folder = work_dir / name / f'seed_{seed}'
+            cfg.randomness = dict(seed=seed)
+            config = folder.with_suffix('.py')
+            _write_config(cfg, config)
+            runs.append(Run(name, seed, config, folder))
+    return runs
+
+
+def _existing(name: str, path: Path, others: Sequence[Run]) -> Run:
+    number = 1 + sum(run.name == name for run in others)
+    if path.suffix == '.json':
+        if not path.is_file():
+            raise FileNotFoundError(f'detections not found: {path}')
+        return Run(name, number, file=path)
+    # tools/train.py writes the complete config into the work directory
+    configs = sorted(path.glob('*.py'))
+    if len(configs) != 1:
+        raise ValueError(f'{path} is not the work directory of a training: it '
+                         f'holds {len(configs)} configs (.py), not one')
+    seed = Config.fromfile(configs[0]).get('randomness', {}).get('seed')
+    return Run(name, number if seed is None else seed, configs[0], path)
+
+
+def _write_config(cfg: Config, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix('.new.py')
+    cfg.dump(new)
+    if path.exists() and new.read_text() != path.read_text():
+        new.unlink()
+        raise ValueError(f'{path} is of a training with other settings: choose'
+                         ' another --work-dir, or delete it and its folder')
+    os.replace(new, path)

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Train detectors by one recipe with several seeds, and report what differs.
+
+DETECTOR is [NAME=]PATH, where PATH is a config (its model is taken; options
+for it follow as ,KEY=VALUE), the work directory of a training, or a .json of
+detections on the validation images (COCO's results, as tools/test.py
+--json-prefix writes them). The first DETECTOR is the one to compare with.
+The report is report.md with pictures and report.html, one file, in the work
+directory. What was interrupted goes on with the same command.
+"""
+import argparse
+import io
+import json
+import shlex
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from subprocess import CalledProcessError
+
+# first: it makes mmyolo importable, or says what is missing
+import mmfasternet.models  # noqa: F401  # isort: skip
+from mmengine.config import Config, DictAction
+from pycocotools.coco import COCO
+
+from mmfasternet.benchmark.report import machine
+from mmfasternet.comparison import report
+from mmfasternet.comparison.runs import prepare, run_tool
+from mmfasternet.comparison.statistics import Evaluation
+from mmfasternet.config import clear_errors
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        'detectors', nargs='+', metavar='DETECTOR', help='what to compare')
+    parser.add_argument(
+        '--recipe',
+        metavar='CONFIG',
+        help='whose data, schedule, optimizer and hooks all configs are '
+        'trained with (default: the first config)')
+    parser.add_argument(
+        '--seeds',
+        type=int,
+        nargs='+',
+        default=[1, 2, 3],
+        help='of the trainings of each config (default: 1 2 3)')
+    parser.add_argument(
+        '--work-dir',
+        type=Path,
+        default=Path('work_dirs/compare'),
+        help='the dir to save trainings and report '
+        '(default: work_dirs/compare)')
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='train all in mixed precision; on CPU in bfloat16')
+    parser.add_argument(
+        '--ann-file',
+        type=Path,
+        help='truth of the validation images (default: of the configs)')
+    parser.add_argument(
+        '--samples',
+        type=int,
+        default=1000,
+        help='of the bootstrap over the images (default: 1000)')
+    parser.add_argument(
+        '--backends',
+        nargs='*',
+        default=['onnxruntime', 'openvino'],
+        help='that the latency is measured on; none to leave it out '
+        '(default: onnxruntime openvino)')
+    parser.add_argument(
+        '--runs',
+        type=int,
+        default=30,
+        help='rounds of the measurement of latency (default: 30)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the recipe, as key=value; see '
+        'tools/train.py')
+    return parser.parse_args()
+
+
+def evaluate(runs, ann_file):
+    """Of each detector the evaluations of its seeds."""
+    files = dict.fromkeys(
+        [ann_file] if ann_file else
+        [run.annotations.resolve() for run in runs if run.annotations])
+    if len(files) != 1:
+        raise ValueError(
+            'the detectors are compared on one set of validation images, name '
+            f'its --ann-file; the configs have {len(files)}: '
+            f'{", ".join(map(str, files)) or "none"}')
+    (path, ) = files
+    with redirect_stdout(io.StringIO()):
+        truth = COCO(str(path))
+    evaluations = {}
+    for run in runs:
+        detections = json.loads(run.detections().read_text())
+        unknown = {d['image_id'] for d in detections} - set(truth.imgs)
+        if unknown:
+            raise ValueError(
+                f'{run.detections()} has detections for image_id '
+                f'{min(unknown)}, which {path} does not have')
+        evaluations.setdefault(run.name, []).append(
+            Evaluation(truth, detections))
+    return evaluations
+
+
+def benchmark(runs, args):
+    """Size and latency of one run of each detector that has a config."""
+    configs = {run.name: str(run.config) for run in runs[::-1] if run.config}
+    if not (configs and args.backends):
+        return []
+    names = {path: name for name, path in configs.items()}
+    first, *_ = targets = list(names)[::-1]
+    width, height = Config.fromfile(first).get('img_scale', (640, 640))
+    run_tool('analysis_tools/benchmark.py', *targets, '--baselines', first,
+             '--shape', height, width, '--runs', args.runs, '--out-dir',
+             args.work_dir, '--backends', *args.backends)
+    rows = json.loads((args.work_dir / 'benchmark.json').read_text())
+    found = {}
+    for row in rows['results']:
+        way = row['contender']
+        name = names[way['target']]
+        found[name, way['backend'], way['precision']] = dict(
+            name=name,
+            backend=way['backend'],
+            precision=way['precision'],
+            batch=way['shape'][0],
+            threads=way['threads'],
+            input='x'.join(map(str, way['shape'][1:])),
+            parameters=row['parameters'],
+            macs=row['macs'],
+            ms=1e3 * row['median_seconds'],
+            **{k: v for k, v in row.items() if k.startswith('speed')})
+    return list(found.values())
+
+
+def main():
+    args = parse_args()
+    with clear_errors():
+        runs = prepare(args.detectors, args.recipe, args.seeds, args.work_dir,
+                       args.cfg_options or {})
+        if args.ann_file and not args.ann_file.is_file():
+            raise FileNotFoundError(
+                f'annotations not found: {args.ann_file}')
+    arguments = ['--amp'] if args.amp else []
+    try:
+        for i, run in enumerate(runs):
+            print(f'[{i + 1}/{len(runs)}] {run.name}, seed {run.seed}',
+                  flush=True)
+            run.train(arguments)
+        with clear_errors():
+            evaluations = evaluate(runs, args.ann_file)
+        measured = benchmark(runs, args)
+    except CalledProcessError as error:
+        # its own message stands above
+        sys.exit(f'error: {Path(error.cmd[1]).name} ended with '
+                 f'{error.returncode}; what is done stays, and the same '
+                 'command goes on')
+    recipe = next((run for run in runs if run.config), None)
+    parts = [f'# {" against ".join(evaluations)}',
+             '; '.join(f'{k} {v}' for k, v in machine('cpu').items())]
+    if recipe:
+        cfg = Config.fromfile(recipe.config)
+        images = next(iter(evaluations.values()))[0].image_ids
+        parts.append(
+            f'Validation images: {len(images)} (`{recipe.annotations}`); '
+            f'{cfg.train_cfg.max_epochs} epochs, '
+            f'{cfg.train_dataloader.batch_size} images of '
+            f'{"x".join(map(str, cfg.img_scale))} per step.')
+    parts += [f'```bash\npython {shlex.join(sys.argv)}\n```',
+              '## Accuracy', report.accuracy(evaluations, args.samples)]
+    costs = report.cost(runs, measured, arguments)
+    if costs:
+        parts += ['## Size and speed', costs]
+    parts += ['## Errors', report.errors(evaluations), '## Pictures']
+    folder = next((run.images for run in runs if run.images), None)
+    args.work_dir.mkdir(parents=True, exist_ok=True)
+    page = report.write(
+        args.work_dir, '\n\n'.join(parts),
+        report.figures(evaluations, runs, measured, folder))
+    print(f'written: {page} and report.md beside it')
+
+
+if __name__ == '__main__':
+    main()
