@@ -54,7 +54,7 @@ def accuracy(evaluations: Evaluations, samples: int) -> str:
     rows = []
     for name, runs in values.items():
         cells = []
-        for metric in metrics:
+        for metric in metrics:  # NaN where there is nothing to find
             numbers = np.array([run[metric] for run in runs])
             spread = f' ± {numbers.std(ddof=1):.3f}' * (len(numbers) > 1)
             cells.append(f'{numbers.mean():.3f}{spread}')
