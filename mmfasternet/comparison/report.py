@@ -100,17 +100,15 @@ def cost(runs: Sequence[Run], benchmark: List[Dict[str, Any]],
     Returns:
         str: Markdown, empty if nothing is known.
     """
-    speeds: Dict[str, List[float]] = {}
-    for run in runs:
-        speed = run.log()[1]
-        if speed:
-            speeds.setdefault(run.name, []).append(speed)
+    logs = {name: [row for run in runs if run.name == name
+                   for row in run.log() if row['images/s']]
+            for name in dict.fromkeys(run.name for run in runs)}
     ways = list(dict.fromkeys((r['backend'], r['precision'])
                               for r in benchmark))
     by_name = {(r['name'], r['backend'], r['precision']): r
                for r in benchmark}
     rows = []
-    for name in dict.fromkeys(run.name for run in runs):
+    for name, log in logs.items():
         found = [by_name.get((name, *way)) for way in ways]
         cells = ['', '']
         if found and found[0]:
@@ -121,22 +119,27 @@ def cost(runs: Sequence[Run], benchmark: List[Dict[str, Any]],
             cells.append('' if row is None or not row.get('speed') else
                          f'{row["speed"]:.2f} ({row["speed_p5"]:.2f} to '
                          f'{row["speed_p95"]:.2f})')
-        cells.append(f'{np.mean(speeds[name]):.1f}' if name in speeds else '')
+        memory = [int(row['memory']) for row in log if row.get('memory')]
+        speeds = [float(row['images/s']) for row in log]
+        cells.append(f'{np.median(speeds):.1f}' if speeds else '')
+        cells.append(f'{max(memory)}' if memory else '')
         rows.append([name, *cells])
-    if not (benchmark or speeds):
+    if not (benchmark or any(logs.values())):
         return ''
     columns = ['detector', 'parameters M', 'GMACs']
     for backend, precision in ways:
         columns += [f'ms, {backend} {precision}', 'speed']
     with_ = f' (`{" ".join(arguments)}`)' if arguments else ''
-    text = f'Training images/s are the median epoch of its runs{with_}'
+    text = (f'Training images/s are those of the median epoch{with_}, memory '
+            'is the peak of the process that trains')
     if benchmark:
         row = benchmark[0]
         text = (f'The network without box decoding and NMS, batch '
                 f'{row["batch"]}, {row["input"]}, {row["threads"]} thread; '
                 'speed: time of the first / its own, median and 5th to 95th '
                 f'percentile of interleaved rounds. {text}')
-    return f'{text}.\n\n{markdown([*columns, "training images/s"], rows)}'
+    columns += ['training images/s', 'memory MiB']
+    return f'{text}.\n\n{markdown(columns, rows)}'
 
 
 def errors(evaluations: Evaluations) -> str:
@@ -161,7 +164,7 @@ def plot_learning(runs: Sequence[Run]) -> Optional[Figure]:
     names = list(dict.fromkeys(run.name for run in runs))
     drawn = set()  # that have their place in the legend
     for run in runs:
-        rows, _ = run.log()
+        rows = run.log()
         for axis, column in zip(axes, ('coco/bbox_mAP', 'loss')):
             points = [(int(row['epoch']), float(row[column])) for row in rows
                       if row.get(column) and row['epoch']]

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from mmengine.config import Config, DictAction
@@ -99,15 +98,13 @@ class Run:
                      self.work_dir / 'val')
         return path
 
-    def log(self) -> Tuple[List[Dict[str, str]], Optional[float]]:
-        """Rows of ``results.csv``, and the median images/s of its epochs."""
+    def log(self) -> List[Dict[str, str]]:
+        """Rows of ``results.csv``, none where there is no such file."""
         path = self.work_dir and self.work_dir / 'results.csv'
         if not path or not path.is_file():
-            return [], None
+            return []
         with path.open(newline='') as file:
-            rows = list(csv.DictReader(file))
-        speeds = [float(row['images/s']) for row in rows if row['images/s']]
-        return rows, median(speeds) if speeds else None
+            return list(csv.DictReader(file))
 
 
 def run_tool(name: str, *arguments: Any) -> None:
@@ -149,12 +146,16 @@ def parse_contender(text: str) -> Tuple[str, str, Dict[str, Any]]:
     return name.replace('/', '-'), path, values
 
 
-def with_model_of(recipe: Config, contender: Config) -> Config:
+def with_model_of(recipe: Config,
+                  contender: Config,
+                  unmodified: bool = False) -> Config:
     """A recipe that trains another detector, for the classes of the recipe.
 
     Args:
         recipe (Config): Of which everything but the model is kept.
         contender (Config): Of which the model is taken.
+        unmodified (bool): Do not let mmyolo's detector and assigner be
+            replaced by what computes the same faster. Defaults to False.
 
     Returns:
         Config: A new config.
@@ -163,7 +164,7 @@ def with_model_of(recipe: Config, contender: Config) -> Config:
     model = Config(dict(model=contender.model.to_dict())).model
     model.bbox_head.head_module.num_classes = cfg.num_classes
     model.train_cfg.assigner.num_classes = cfg.num_classes
-    for part in (model, model.train_cfg.assigner):
+    for part in () if unmodified else (model, model.train_cfg.assigner):
         part.type = SAME_BUT_FASTER.get(part.type, part.type)
     cfg.model = model
     return cfg
@@ -171,7 +172,8 @@ def with_model_of(recipe: Config, contender: Config) -> Config:
 
 def prepare(contenders: Sequence[str], recipe: Optional[str],
             seeds: Sequence[int], work_dir: Path,
-            options: Dict[str, Any]) -> List[Run]:
+            options: Dict[str, Any],
+            unmodified: bool = False) -> List[Run]:
     """What is to be compared; a config is written for each training.
 
     Args:
@@ -184,6 +186,7 @@ def prepare(contenders: Sequence[str], recipe: Optional[str],
         seeds (Sequence[int]): Of the trainings of each config.
         work_dir (Path): Below which each training gets NAME/seed_N.
         options (dict): For the recipe.
+        unmodified (bool): See :func:`with_model_of`.
 
     Returns:
         list[Run]: Those that are to be trained seed by seed, so that the
@@ -205,7 +208,7 @@ def prepare(contenders: Sequence[str], recipe: Optional[str],
             raise ValueError(f'two are called {name}: call one NAME={path}')
         if base is None:
             base = load_config(recipe or path, options)
-        cfgs[name] = with_model_of(base, load_config(path, values))
+        cfgs[name] = with_model_of(base, load_config(path, values), unmodified)
     for seed in seeds:
         for name, cfg in cfgs.items():
             folder = work_dir / name / f'seed_{seed}'

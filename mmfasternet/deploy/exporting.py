@@ -83,8 +83,8 @@ def export(deployed: DeployedDetector,
     if not dynamic:
         info = replace(info, img_scale=(width, height))
     info = replace(info, nms=nms, shape=fixed)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == '.pth':
+        path.parent.mkdir(parents=True, exist_ok=True)
         meta = {KEY: info.dumps(), 'dataset_meta': dict(classes=info.classes)}
         save_checkpoint(
             dict(state_dict=deployed.state_dict(), meta=meta), path)
@@ -99,13 +99,47 @@ def export(deployed: DeployedDetector,
         '.torchscript': _write_torchscript,
         '.pt2': _write_program
     }
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quiet():
-        part = Path(folder) / path.name
+    with written_whole(path) as part, quiet('torch.onnx', 'torch.export'):
         writers[path.suffix](deployed, info, images, part, opset)
+    return info
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A file, and what belongs to it, that is complete or not there.
+
+    Args:
+        path (Path): Where it is to be; the folder is made.
+
+    Yields:
+        Path: Where to write it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        yield Path(folder) / path.name
         # the .bin before the .xml that needs it
         for file in sorted(Path(folder).iterdir()):
             os.replace(file, path.parent / file.name)
-    return info
+
+
+@contextmanager
+def quiet(*names: str) -> Iterator[None]:
+    """Exporters and quantisers warn of what does not matter here.
+
+    Args:
+        *names (str): Their loggers; the root logger is one ``''``.
+    """
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 def _sizes(info: DeployInfo) -> Optional[Tuple[Dict[int, Any]]]:
@@ -307,22 +341,6 @@ def _write_program(deployed: DeployedDetector, info: DeployInfo,
         deployed, (images, ), dynamic_shapes=_sizes(info))
     torch.export.save(
         program, str(path), extra_files={f'{KEY}.json': info.dumps()})
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """PyTorch's exporters warn of what does not matter here."""
-    loggers = [logging.getLogger(n) for n in ('torch.onnx', 'torch.export')]
-    levels = [logger.level for logger in loggers]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)
 
 
 # ------------------------------------------------------------ validation

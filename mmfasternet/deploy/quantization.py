@@ -5,14 +5,10 @@ Weights get a scale per channel, activations one per tensor, from images of
 the user. What follows the last convolutions, the decoding of boxes and
 scores, stays in float: a coordinate up to 640 has no place in 8 bits.
 """
-import logging
-import os
 import re
 import tempfile
-import warnings
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence, Union
+from typing import Any, Dict, List, Sequence, Union
 
 import numpy as np
 
@@ -24,6 +20,7 @@ from .backends import (
     openvino_core,
     require_package,
 )
+from .exporting import quiet, written_whole
 
 # Layers of a detector that are kept in float or quantised together: part,
 # module, and its number if there are several
@@ -58,14 +55,9 @@ def quantize(path: Union[str, Path],
     if unknown:
         raise ValueError(f'{path} has no part {", ".join(sorted(unknown))}; '
                          f'its parts are {", ".join(parts(path))}')
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent) as folder, _quiet():
-        part = Path(folder) / out.name
+    with written_whole(out) as part, quiet('nncf', ''):
         write = _by_onnxruntime if path.suffix == '.onnx' else _by_nncf
         write(path, part, images, tuple(keep))
-        # the .bin before the .xml that needs it
-        for file in sorted(Path(folder).iterdir()):
-            os.replace(file, out.parent / file.name)
 
 
 def parts(path: Union[str, Path]) -> List[str]:
@@ -212,18 +204,3 @@ def _float_names(model: Any, keep: Sequence[str]) -> List[str]:
             names.append(name)
     # the summand of a last convolution is an operation of its own
     return names
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantisers tell at length what they do."""
-    logging.getLogger('nncf').setLevel(logging.ERROR)
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        root.setLevel(level)

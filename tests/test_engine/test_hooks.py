@@ -126,8 +126,9 @@ def test_results_agree_with_the_log(trained):
     log, = work_dir.glob('*/vis_data/scalars.json')
     log = [json.loads(line) for line in log.read_text().splitlines()]
     assert list(rows[0]) == [
-        'epoch', 'iteration', 'seconds', 'images/s', 'lr', 'loss', 'loss_cls',
-        'loss_bbox', 'loss_dfl', 'coco/bbox_mAP', 'coco/bbox_mAP_50',
+        'epoch', 'iteration', 'seconds', 'images/s', 'memory', 'lr', 'loss',
+        'loss_cls', 'loss_bbox', 'loss_dfl', 'coco/bbox_mAP',
+        'coco/bbox_mAP_50',
         'coco/bbox_mAP_75', 'coco/bbox_mAP_s', 'coco/bbox_mAP_m',
         'coco/bbox_mAP_l'
     ]
@@ -145,9 +146,11 @@ def test_results_agree_with_the_log(trained):
         assert float(row['lr']) == pytest.approx(iterations[-1]['lr'], 1e-5)
         metrics, = (x for x in log if 'coco/bbox_mAP' in x
                     and x['step'] == epoch)
-        for name in list(row)[9:]:
+        for name in list(row)[10:]:
             assert float(row[name]) == metrics[name]
         assert float(row['seconds']) > 0
+        # of a process with PyTorch and mmyolo, in MiB
+        assert 200 < int(row['memory']) < 20000
         # 5 images in 3 batches of 2: the last one is not full
         assert float(row['images/s']) * float(
             row['seconds']) == pytest.approx(5, 1e-4)

@@ -57,6 +57,11 @@ def parse_args():
         action='store_true',
         help='train all in mixed precision; on CPU in bfloat16')
     parser.add_argument(
+        '--unmodified',
+        action='store_true',
+        help="train mmyolo's own detector and assigner, instead of what "
+        'computes the same faster; to compare the speed of training')
+    parser.add_argument(
         '--ann-file',
         type=Path,
         help='truth of the validation images (default: of the configs)')
@@ -145,7 +150,7 @@ def main():
     args = parse_args()
     with clear_errors():
         runs = prepare(args.detectors, args.recipe, args.seeds, args.work_dir,
-                       args.cfg_options or {})
+                       args.cfg_options or {}, args.unmodified)
         if args.ann_file and not args.ann_file.is_file():
             raise FileNotFoundError(
                 f'annotations not found: {args.ann_file}')

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Iterable, Iterator, List, Optional
 
-import torch
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -25,12 +24,12 @@ from rich.text import Text
 
 from mmfasternet.registry import HOOKS
 
-from .training_context import by_epoch, is_training, train_inside
-
-try:
-    import resource
-except ImportError:  # not on Windows
-    resource = None
+from .training_context import (
+    by_epoch,
+    is_training,
+    peak_memory,
+    train_inside,
+)
 
 # LoggerHook's lines of the progress, which the bar shows instead
 _PROGRESS_LINE = re.compile(r'(Epoch|Iter)\((train|val)\).* eta: |Exp name: ')
@@ -193,7 +192,7 @@ class ProgressBarHook(Hook):
             images = batch_size * get_world_size()
             speed = images / scalars['train/time'].mean(window)
             yield f'{speed:.1f} images/s'
-        self._memory = max(self._memory, _peak_memory())
+        self._memory = max(self._memory, peak_memory())
         yield f'{self._memory / 2**30:.2f} GiB'
         if 'train/lr' in scalars:
             yield f'lr {scalars["train/lr"].current():.3g}'
@@ -211,13 +210,3 @@ def _losses(runner: Runner) -> List[str]:
         name[len('train/'):] for name in runner.message_hub.log_scalars
         if name.startswith('train/') and 'loss' in name
     ]
-
-
-def _peak_memory() -> int:
-    """In bytes."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    if resource is None:
-        return 0
-    unit = 1 if sys.platform == 'darwin' else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -13,10 +13,11 @@ from mmengine.runner import Runner
 
 from mmfasternet.registry import HOOKS
 
-from .training_context import by_epoch, is_training
+from .training_context import by_epoch, is_training, peak_memory
 
 Row = Dict[str, str]
-FIRST_COLUMNS = ('epoch', 'iteration', 'seconds', 'images/s', 'lr')
+FIRST_COLUMNS = ('epoch', 'iteration', 'seconds', 'images/s', 'memory',
+                 'lr')
 
 
 @HOOKS.register_module()
@@ -25,7 +26,8 @@ class ResultsHook(Hook):
 
     The table in the work directory has one row per epoch: number and last
     iteration, seconds and images per second of its training (without the
-    validation), last learning rate, each loss averaged over the epoch, and
+    validation), peak memory of the process so far in MiB (on a GPU that of
+    its tensors), last learning rate, each loss averaged over the epoch, and
     the metrics of the validation that followed, if one did. It is complete on
     disk after each epoch and each validation. A resumed training keeps the
     rows up to where it goes on from and replaces the others; of an epoch that
@@ -91,6 +93,7 @@ class ResultsHook(Hook):
             epoch=epoch,
             iteration=runner.iter,
             seconds=seconds,
+            memory=peak_memory() >> 20,
             lr=scalars['train/lr'].current())
         row['images/s'] = self._images / seconds
         for key, history in scalars.items():

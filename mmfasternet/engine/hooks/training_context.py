@@ -1,7 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
+import sys
 from contextlib import AbstractContextManager
 
+import torch
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None
 
 
 def is_training(runner: Runner) -> bool:
@@ -35,3 +42,13 @@ def train_inside(runner: Runner, context: AbstractContextManager) -> None:
             return run()
 
     loop.run = run_inside
+
+
+def peak_memory() -> int:
+    """Of this process in bytes: on a GPU of its tensors, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if resource is None:
+        return 0
+    unit = 1 if sys.platform == 'darwin' else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
