@@ -30,7 +30,8 @@ def bind_knobs(names: Dict[str, Any],
 
     A plain value is a number, a string, None, or a sequence of them. MMEngine
     tells a base nothing of the config that inherits it, but it reads that one
-    first and is still at it: its file stands in the calls under way.
+    first and is still at it: its file stands in the calls under way. The
+    values that counted are kept as ``knobs`` in the config.
 
     Args:
         names (dict): The ``globals()`` of the config, changed in place.
@@ -67,6 +68,7 @@ def bind_knobs(names: Dict[str, Any],
         if name in knobs:
             names[name] = _alike(name, names[name], value)
             _USED.get().add(name)
+    names['knobs'] = {name: names[name] for name in sorted(knobs)}
 
 
 @contextmanager

@@ -163,6 +163,24 @@ def test_a_derived_name_that_would_change_nothing_is_refused(tmp_path):
     assert cfg.test_dataloader.dataset.metainfo.palette == [(1, 2, 3)]
 
 
+def test_a_knob_changed_where_it_no_longer_counts_is_refused(tmp_path):
+    copy = tmp_path / 'copy.py'
+    load_config('configs/yolov8_fasternet_n.py').dump(copy)
+    load_config(str(copy))
+    text = copy.read_text()
+    assert '\nmax_epochs = 500\n' in text
+    copy.write_text(
+        text.replace('\nmax_epochs = 500\n', '\nmax_epochs = 5\n'))
+    with pytest.raises(ValueError, match=r'max_epochs is 5 in .*copy\.py, but '
+                       'what follows from it stands there as for 500.*or '
+                       r'here train_cfg\.max_epochs'):
+        load_config(str(copy))
+    base = str(Path('configs/yolov8_fasternet_n.py').resolve())
+    copy.write_text(f'_base_ = {base!r}\nif True:\n    base_lr = 1.0\n')
+    with pytest.raises(ValueError, match='or no line `base_lr = '):
+        load_config(str(copy))
+
+
 def test_options_parsed_from_the_command_line(tmp_path):
     import argparse
     parser = argparse.ArgumentParser()

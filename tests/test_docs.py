@@ -8,8 +8,11 @@ What the slow test runs for real are all commands but those of ``NOT_RUN``.
 import ast
 import configparser
 import importlib
+import json
+import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -18,6 +21,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from markdown_it import MarkdownIt
@@ -38,7 +43,7 @@ TWINS = [(page, chinese) for page in PAGES
 # Names of what the reader has, or makes with an earlier line.
 MADE = ('configs/mine.py', )
 # Programs that are not ours, whose lines no parser here knows.
-FOREIGN = ('git', 'pre-commit', 'sbatch', 'trtexec', 'yolo')
+FOREIGN = ('git', 'pre-commit', 'sbatch', 'sphinx-build', 'trtexec', 'yolo')
 
 
 # ------------------------------------------------------------- reading
@@ -358,8 +363,11 @@ def test_every_page_is_in_the_table_of_the_readme():
     for readme in ('README.md', 'README_zh-CN.md'):
         folder = 'docs/zh_cn/' if 'zh' in readme else 'docs/en/'
         linked = set(read(readme).links)
-        assert {str(p) for p in Path(folder).glob('*.md')} <= linked | {
-            f'{folder}index.md'}
+        pages = {str(path) for path in Path(folder).glob('*.md')}
+        assert pages and pages <= linked
+        toctree = Path('docs/index.rst').read_text()
+        for page in pages:
+            assert page[len('docs/'):-len('.md')] in toctree, page
 
 
 def without_comments(code):
@@ -388,3 +396,217 @@ def test_twins_are_in_step(page, chinese):
                 'README_zh-CN.md', 'README.md') for link in found.links)
 
     assert targets(ours) == targets(theirs)
+
+
+# ------------------------------------------------------------- running
+# What is in a command that the test below does not run, and why. Its form
+# has been checked above.
+NOT_RUN = {
+    'quickstart.sh|setup_env.sh': 'makes the environment, from the network',
+    'tests/run.sh|-m pytest|pre-commit': 'the tests themselves',
+    '^(git|pip|source|cd|sphinx-build) ': 'network, or the environment',
+    '^mim ': 'test_packaging.py walks through mim',
+    'sbatch|slurm_train.sh': 'Slurm; test_distributed.py has a stand-in',
+    r'dist_\w+.sh .* 8': '8 GPUs; test_distributed.py has processes on CPU',
+    'fasternet://|in1k.py': 'network: weights of the authors, ImageNet',
+    'cuda:0': 'a GPU',
+    r'--backbones --': 'minutes each for 25 networks; other lines have three',
+    'train.py .*mask-rcnn': 'test_mmdet_detectors.py trains it',
+}
+# Put in so that it is over in seconds: less of the same.
+TINY = ('pretrained=None max_epochs=1 val_interval=1 img_scale=64,64 '
+        'train_batch_size_per_gpu=2 train_num_workers=0 val_num_workers=0')
+SHORTER = {
+    'train.py configs/yolov8_fasternet_s': f'--cfg-options {TINY}',
+    'test.py configs/yolov8_fasternet_s':
+    '--cfg-options img_scale=64,64 val_num_workers=0',
+    'train.* configs/yolov8_fasternet_n': '--cfg-options max_epochs=1',
+    'train.py configs/mine.py .*load_from':
+    '--cfg-options data_root=data/bccd/ '
+    'train_ann_file=annotations/train.json train_data_prefix=JPEGImages/ '
+    f'val_ann_file=annotations/val.json val_data_prefix=JPEGImages/ {TINY}',
+    'my_project|../tools/train.py': '--cfg-options max_epochs=1',
+    'prepare.py BCCD': '--img-scale 64 --epochs 30',
+    'prepare.py data.yaml': '--epochs 2 --img-scale 64',
+    'benchmark.py': '--runs 1',
+    'benchmark_from_file.py|quantize.py': '--runs 2',
+    'benchmark_training.py': '--steps 1',
+}
+CLASSES = ('Platelets', 'RBC', 'WBC')
+ENGLISH = [page for page in PAGES if 'zh' not in page.lower()]
+
+
+def write_labels(root):
+    """The same 16 images as BCCD's Pascal VOC, as YOLO's and as COCO's."""
+    rng = np.random.default_rng(0)
+    coco_classes = load_config('configs/yolov8_fasternet_s.py').classes
+    voc, coco = root / 'BCCD_Dataset/BCCD', root / 'data/coco'
+    for folder in (voc / 'Annotations', voc / 'JPEGImages',
+                   voc / 'ImageSets/Main', coco / 'annotations',
+                   root / 'yolo'):
+        folder.mkdir(parents=True)
+    for split, count in dict(train=10, val=6).items():
+        images, boxes, names = [], [], []
+        for i in range(count):
+            name = f'{split}{i}'
+            kind, (x, y) = i % 3, rng.integers(0, 60, 2).tolist()
+            image = rng.integers(0, 90, (96, 128, 3), dtype=np.uint8)
+            image[y:y + 30, x:x + 30] = 255 * np.eye(3)[kind]
+            for folder in (voc / 'JPEGImages', coco / f'{split}2017',
+                           root / f'yolo/images/{split}'):
+                folder.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(folder / f'{name}.jpg'), image)
+            (voc / f'Annotations/{name}.xml').write_text(
+                f'<annotation><filename>{name}.jpg</filename><size><width>128'
+                '</width><height>96</height></size><object>'
+                f'<name>{CLASSES[kind]}</name><bndbox><xmin>{x + 1}</xmin>'
+                f'<ymin>{y + 1}</ymin><xmax>{x + 30}</xmax><ymax>{y + 30}'
+                '</ymax></bndbox></object></annotation>')
+            label = root / f'yolo/labels/{split}/{name}.txt'
+            label.parent.mkdir(parents=True, exist_ok=True)
+            label.write_text(f'{kind} {(x + 15) / 128} {(y + 15) / 96} '
+                             f'{30 / 128} {30 / 96}')
+            images.append(
+                dict(id=i, file_name=f'{name}.jpg', width=128, height=96))
+            boxes.append(
+                dict(id=i, image_id=i, category_id=kind, area=900, iscrowd=0,
+                     bbox=[x, y, 30, 30]))
+            names.append(name)
+        (voc / f'ImageSets/Main/{split}.txt').write_text('\n'.join(names))
+        (coco / f'annotations/instances_{split}2017.json').write_text(
+            json.dumps(dict(images=images, annotations=boxes, categories=[
+                dict(id=i, name=c) for i, c in enumerate(coco_classes)])))
+    (root / 'data.yaml').write_text(
+        f'path: {root}/yolo\ntrain: images/train\nval: images/val\n'
+        f'names: {list(CLASSES)}\n')
+
+
+def write_weights(root):
+    """A pasted model of Ultralytics, and a stock one of mmyolo."""
+    import ultralytics_reference as reference
+    from mmengine.hub import get_config
+    torch.manual_seed(0)
+    backbone = mmfasternet.models.FasterNet('t1', out_indices=(0, 1, 2, 3))
+    pasted = reference.YOLOv8([backbone], backbone.out_channels[1:], 3)
+    torch.save(pasted.state_dict(), root / 'best.pt')
+    (root / 'yolov8n-fasternet.yaml').write_text(reference.RECIPE)
+    init_default_scope('mmyolo')
+    stock = get_config(
+        'mmyolo::yolov8/yolov8_s_syncbn_fast_8xb16-500e_coco.py')
+    torch.save(MODELS.build(stock.model).state_dict(), root / 'yolov8s.pt')
+
+
+def real(words):
+    """A command with the reader's files and with less to do."""
+    text = ' '.join(words)
+    config = 'configs/mine.py'
+    checkpoint = 'work_dirs/mine/epoch_30.pth'
+    if 'configs/yolov8_fasternet_s' in text:
+        checkpoint = 'work_dirs/yolov8_fasternet_s/epoch_1.pth'
+    source = 'best.pt'
+    if 'convert_detector.py SRC' in text:
+        source, config = 'yolov8s.pt', 'configs/yolov8_fasternet_s.py'
+    names = dict(
+        CONFIG=config, CHECKPOINT=checkpoint, SRC=source, FILE='best.pt',
+        DST='converted.pth', VIDEO_OR_URL_OR_CAMERA='video.avi',
+        IMAGE_OR_FOLDER_OR_URL='BCCD_Dataset/BCCD/JPEGImages/val0.jpg')
+    words = [names.get(w, w).strip('[]') if w != '[]' else w for w in words]
+    for part, options in SHORTER.items():
+        if re.search(part, text):
+            flag, *values = options.split()
+            if flag == '--cfg-options' in words:
+                at = words.index(flag) + 1
+                words[at:at] = values
+            else:
+                words += options.split()
+    return words
+
+
+@pytest.fixture(scope='module')
+def type_in(tmp_path_factory):
+    """Types commands in a copy of the project where a detector is trained."""
+    root = tmp_path_factory.mktemp('copy')
+    ignore = shutil.ignore_patterns('.*', 'data', 'work_dirs', 'output')
+    shutil.copytree('.', root, ignore=ignore, dirs_exist_ok=True,
+                    symlinks=True)
+    shutil.copytree('mmfasternet/.mim', root / 'mmfasternet/.mim',
+                    symlinks=True)
+    write_labels(root)
+    write_weights(root)
+    video = cv2.VideoWriter(
+        str(root / 'video.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 5, (64, 48))
+    for value in (0, 100, 200):
+        video.write(np.full((48, 64, 3), value, np.uint8))
+    video.release()
+    env = dict(os.environ, PYTHONPATH=f'.{os.pathsep}{root}',
+               PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
+    done_before = set()
+
+    def call(words, folder=Path()):
+        words = real(words)
+        if tuple(words) in done_before:
+            return
+        if re.search('prepare.py|import_recipe.py', words[1]):
+            (root / 'configs/mine.py').unlink(missing_ok=True)
+        else:
+            done_before.add(tuple(words))
+        done = subprocess.run(words, cwd=root / folder, env=env,
+                              capture_output=True, text=True)
+        said = done.stdout + done.stderr
+        assert done.returncode == 0, f'{" ".join(words)}\n{said[-3000:]}'
+
+    for command in (
+            'python tools/dataset_converters/voc2coco.py BCCD_Dataset/BCCD '
+            'data/bccd',
+            'python tools/prepare.py BCCD_Dataset/BCCD configs/mine.py',
+            'python tools/train.py configs/mine.py',
+            'python tools/deploy/export.py CONFIG CHECKPOINT detector.onnx '
+            'detector.xml',
+            'python tools/deploy/quantize.py CONFIG detector.onnx '
+            'detector_int8.onnx',
+            'python tools/deploy/quantize.py CONFIG detector.xml '
+            'detector_int8.xml'):
+        call(command.split())
+    shutil.copy(root / 'detector.onnx', root / 's.onnx')
+    shutil.copy(root / 'detector_int8.onnx', root / 's_int8.onnx')
+    return SimpleNamespace(root=root, call=call, env=env)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('page', ENGLISH)
+def test_commands_run(page, type_in):
+    """One after another, in a copy of the project, as a reader types them."""
+    for script in scripts(page):
+        folder = Path()
+        for words in words_of(script):
+            text = ' '.join(words)
+            if '--amp' in words and not has_bfloat16():
+                continue
+            if words[0] == 'cd':
+                folder = folder / words[1]
+            elif not any(re.search(part, text) for part in NOT_RUN):
+                type_in.call(words, folder)
+
+
+def has_bfloat16():
+    return 'bf16' in Path('/proc/cpuinfo').read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('code', [
+    block for block in blocks_of_python() if "'detector.onnx'" in
+    block.values[0]])
+def test_python_blocks_run_with_the_files_that_they_read(code, type_in):
+    image = type_in.root / 'BCCD_Dataset/BCCD/JPEGImages/val0.jpg'
+    for name in ('a.jpg', 'b.jpg'):
+        shutil.copy(image, type_in.root / name)
+    code = code.replace('video.mp4', 'video.avi')
+    subprocess.run([sys.executable, '-c', code], cwd=type_in.root,
+                   env=type_in.env, check=True)
+
+
+def test_what_is_not_run_is_still_in_the_documents():
+    text = '\n'.join(' '.join(words) for page in ENGLISH
+                     for words in commands(page))
+    for part in (*NOT_RUN, *SHORTER):
+        assert re.search(part, text, flags=re.M), part
