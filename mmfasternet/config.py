@@ -38,7 +38,8 @@ def load_config(filename: str,
         FileNotFoundError: If the config or a base of it does not exist.
         ValueError: If an option names nothing that exists, its value is of
             another kind than the one it replaces, or it would change nothing
-            because no file of ours derives anything from it.
+            because no file of ours derives anything from it; or if a knob
+            was changed in the file where it no longer counts.
     """
     options = dict(cfg_options or {})
     knobs = {k: v for k, v in options.items() if '.' not in k}
@@ -50,6 +51,7 @@ def load_config(filename: str,
         else:
             cfg = Config.fromfile(filename)
     _drop_scope(cfg._cfg_dict)
+    _refuse_edited(cfg)
     options = {k: v for k, v in options.items() if k not in used}
     _refuse_unknown(options, cfg)
     _refuse_idle(options, cfg)
@@ -70,6 +72,28 @@ def _drop_scope(node: Any) -> None:
     if isinstance(node, (list, tuple)):
         for child in node:
             _drop_scope(child)
+
+
+def _refuse_edited(cfg: Config) -> None:
+    """A knob that was changed where it no longer counts.
+
+    In the complete copy that training and ``mim gridsearch`` write, or in
+    another way than a plain assignment.
+    """
+    for name, value in (cfg.get('knobs') or {}).items():
+        given = cfg.get(name)
+        if _as_list(given) != _as_list(value):
+            places = list(_places(cfg._cfg_dict, name, value))
+            raise ValueError(
+                f'{name} is {given!r} in {cfg.filename}, but what follows '
+                f'from it stands there as for {value!r}: this is a written '
+                f'copy, or no line `{name} = ...`. Change it in the config '
+                'that inherits ours' +
+                (f', or here {places[0]}' if places else ''))
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _refuse_unknown(options: Dict[str, Any], cfg: Config) -> None:
@@ -108,6 +132,8 @@ def _places(node: Any, name: str, value: Any, path: str = '') -> Iterator[str]:
     items = node.items() if isinstance(node, dict) else enumerate(node)
     for key, child in items:
         here = f'{path}.{key}' if path else str(key)
+        if here == 'knobs':  # their record
+            continue
         if path and (key == name or isinstance(value, str) and value
                      and child == value):
             yield here

@@ -14,7 +14,7 @@ import sys
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import FrameType
-from typing import Any, Dict, Iterator, Set
+from typing import Any, Dict, Iterator, Optional, Set, Tuple
 
 from mmengine.config import Config
 from mmengine.fileio import load
@@ -24,19 +24,25 @@ _USED: ContextVar[Set[str]] = ContextVar('used')
 _PLAIN = (bool, int, float, str, type(None))
 
 
-def bind_knobs(names: Dict[str, Any]) -> None:
+def bind_knobs(names: Dict[str, Any],
+               derived: Optional[Dict[str, str]] = None) -> None:
     """Let a config see the plain values that are assigned to it later.
 
     A plain value is a number, a string, None, or a sequence of them. MMEngine
     tells a base nothing of the config that inherits it, but it reads that one
-    first and is still at it: its file stands in the calls under way.
+    first and is still at it: its file stands in the calls under way. The
+    values that counted are kept as ``knobs`` in the config.
 
     Args:
         names (dict): The ``globals()`` of the config, changed in place.
+        derived (dict, optional): Names that the config computes from those
+            after this call, and what to assign instead of each. Assigned in
+            an inheriting config they would change nothing.
 
     Raises:
         ValueError: If an inheriting config assigns something else to one of
-            the names, or a value of another kind than the one it replaces.
+            the names, or a value of another kind than the one it replaces;
+            or if it assigns a derived name without using it itself.
     """
     knobs = {
         name
@@ -47,7 +53,13 @@ def bind_knobs(names: Dict[str, Any]) -> None:
     # was asked for
     frame = sys._getframe(1).f_back.f_back
     while frame.f_code is Config._file2dict.__code__:
-        for name, node in _assignments(frame).items():
+        assigned, read = _assignments(frame)
+        for name, node in assigned.items():
+            if name in (derived or {}) and name not in read:
+                raise ValueError(
+                    f'{name} in {frame.f_locals["filename"]} would change '
+                    'nothing: what follows from it is computed before that '
+                    f'file runs. Assign {derived[name]} instead')
             if name in knobs:
                 value = _value(name, node, frame)
                 names[name] = _alike(name, names[name], value)
@@ -56,6 +68,7 @@ def bind_knobs(names: Dict[str, Any]) -> None:
         if name in knobs:
             names[name] = _alike(name, names[name], value)
             _USED.get().add(name)
+    names['knobs'] = {name: names[name] for name in sorted(knobs)}
 
 
 @contextmanager
@@ -83,18 +96,24 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, _PLAIN)
 
 
-def _assignments(frame: FrameType) -> Dict[str, Any]:
-    """What a file assigns at its top level, unevaluated where it is Python."""
+def _assignments(frame: FrameType) -> Tuple[Dict[str, Any], Set[str]]:
+    """What a file assigns at its top level, unevaluated where it is Python,
+    and the names that it reads."""
     # after {{ fileDirname }} and the like have been replaced
     path = frame.f_locals['temp_config_file'].name
     if not path.endswith('.py'):
-        return load(path)
+        return load(path), set()
     with open(path, encoding='utf-8') as file:
         tree = ast.parse(file.read())
-    return {
+    assigned = {
         target.id: node.value
         for node in tree.body if isinstance(node, ast.Assign)
         for target in node.targets if isinstance(target, ast.Name)
+    }
+    return assigned, {
+        node.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
     }
 
 

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
+import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
 
 from mmfasternet.config import (
     load_config,
@@ -135,6 +138,47 @@ def test_a_knob_that_cannot_be_known_in_time_is_refused(tmp_path):
         with pytest.raises(ValueError, match=r'max_epochs in .*mine\.py must '
                            'be written out'):
             Config.fromfile(mine)
+
+
+def test_a_derived_name_that_would_change_nothing_is_refused(tmp_path):
+    """Every name of the family file that no program reads by itself."""
+    base = str(Path('configs/yolov8_fasternet_n.py').resolve())
+    text = Path(FAMILY).read_text()
+    after = ast.parse(text[text.index('bind_knobs('):].partition(')\n')[2])
+    read = {*inspect.signature(Runner).parameters, 'auto_scale_lr',
+            'tta_model', 'tta_pipeline'}
+    derived = {node.targets[0].id for node in after.body} - read
+    assert {'num_classes', 'metainfo', 'neck_channels'} < derived
+    mine = tmp_path / 'mine.py'
+    for name in derived:
+        mine.write_text(f'_base_ = {base!r}\n{name} = [1, 2, 3]\n')
+        with pytest.raises(ValueError, match=rf'{name} in .*mine\.py would '
+                           r'change nothing.*Assign \w+'):
+            Config.fromfile(mine)
+    # a name that the file uses is its own
+    mine.write_text(f"_base_ = {base!r}\nclasses = ('cat', 'dog')\n"
+                    "metainfo = dict(classes=classes, palette=[(1, 2, 3)])\n"
+                    'test_dataloader = dict(dataset=dict(metainfo=metainfo))')
+    cfg = Config.fromfile(mine)
+    assert cfg.test_dataloader.dataset.metainfo.palette == [(1, 2, 3)]
+
+
+def test_a_knob_changed_where_it_no_longer_counts_is_refused(tmp_path):
+    copy = tmp_path / 'copy.py'
+    load_config('configs/yolov8_fasternet_n.py').dump(copy)
+    load_config(str(copy))
+    text = copy.read_text()
+    assert '\nmax_epochs = 500\n' in text
+    copy.write_text(
+        text.replace('\nmax_epochs = 500\n', '\nmax_epochs = 5\n'))
+    with pytest.raises(ValueError, match=r'max_epochs is 5 in .*copy\.py, but '
+                       'what follows from it stands there as for 500.*or '
+                       r'here train_cfg\.max_epochs'):
+        load_config(str(copy))
+    base = str(Path('configs/yolov8_fasternet_n.py').resolve())
+    copy.write_text(f'_base_ = {base!r}\nif True:\n    base_lr = 1.0\n')
+    with pytest.raises(ValueError, match='or no line `base_lr = '):
+        load_config(str(copy))
 
 
 def test_options_parsed_from_the_command_line(tmp_path):

@@ -39,7 +39,7 @@ LARGEST_BATCH = dict(cpu=8, gpu=16)
 
 TEMPLATE = '''\
 # {counts}
-# {format}, by tools/prepare.py; each line is one knob, see the README
+# {format}, by tools/prepare.py; each line is one knob, see docs/en/own_data.md
 _base_ = {base!r}
 
 data_root = {root!r}

@@ -65,7 +65,19 @@ head_module = 'mmfasternet.YOLOv8PConvHeadModule'
 tal_topk = 10  # candidates per object in the assigner
 
 # ------------------------------------------------- the rest follows from these
-mmfasternet.knobs.bind_knobs(globals())
+mmfasternet.knobs.bind_knobs(
+    globals(),
+    derived=dict(
+        num_classes='classes',
+        metainfo='classes',
+        neck_channels='last_stage_out_channels',
+        load_image='train_dataloader and custom_hooks',
+        mosaic='train_dataloader',
+        pack_train='train_dataloader and custom_hooks',
+        train_pipeline='train_dataloader',
+        train_pipeline_stage2='custom_hooks',
+        test_pipeline='val_dataloader and test_dataloader',
+        switch_epoch='close_mosaic_epochs'))
 num_classes = len(classes)
 metainfo = dict(classes=classes)
 neck_channels = [256, 512, last_stage_out_channels]
