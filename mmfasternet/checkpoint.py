@@ -45,7 +45,7 @@ MIRROR_VARIABLE = 'MMFASTERNET_MIRROR'
 # The authors' ImageNet releases; the names carry the validation accuracy.
 # They published no hashes. Those of T1 and T2 were recorded by a user of
 # these files; the others can be pinned with `sha256` in init_cfg.
-RELEASES: Dict[str, Dict[str, Optional[str]]] = {
+RELEASES: Dict[str, Dict[str, str]] = {
     't0': dict(file='fasternet_t0-epoch.281-val_acc1.71.9180.pth'),
     't1': dict(
         file='fasternet_t1-epoch.291-val_acc1.76.2180.pth',

@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Iterator, NoReturn
+from typing import Any, Dict, Iterator, NoReturn
 
 import mmcv
 from mmengine.utils import digit_version
@@ -85,7 +85,7 @@ def _absent_class(name: str) -> type:
 
 
 # torchvision's own names, of which timm makes a table
-_InterpolationMode = Enum(
+InterpolationMode = Enum(
     'InterpolationMode', 'NEAREST NEAREST_EXACT BILINEAR BICUBIC BOX HAMMING '
     'LANCZOS')
 
@@ -93,7 +93,10 @@ _InterpolationMode = Enum(
 @contextmanager
 def _lent_torchvision() -> Iterator[None]:
     """Let ``import torchvision`` succeed for the time being."""
-    modules = {name: _Absent(name) for name in _TORCHVISION}
+    modules: Dict[str, Any] = {
+        name: _Absent(name)
+        for name in _TORCHVISION
+    }
     for name, module in modules.items():
         module.__spec__ = ModuleSpec(name, loader=None)
         parent, _, child = name.rpartition('.')
@@ -102,7 +105,7 @@ def _lent_torchvision() -> Iterator[None]:
     for name in _TORCHVISION_CLASSES:
         parent, _, child = name.rpartition('.')
         setattr(modules[parent], child, _absent_class(name))
-    modules[f'{_TRANSFORMS}.functional'].InterpolationMode = _InterpolationMode
+    modules[f'{_TRANSFORMS}.functional'].InterpolationMode = InterpolationMode
     modules[f'{_TRANSFORMS}.transforms'].InterpolationMode = _Absent(
         f'{_TRANSFORMS}.InterpolationMode')
     sys.modules.update(modules)

@@ -51,6 +51,8 @@ def load_config(filename: str,
         else:
             cfg = Config.fromfile(filename)
     _drop_scope(cfg._cfg_dict)
+    # MMEngine has merged what the file itself says over the command line's
+    cfg.merge_from_dict({name: cfg.knobs[name] for name in used})
     _refuse_edited(cfg)
     options = {k: v for k, v in options.items() if k not in used}
     _refuse_unknown(options, cfg)

@@ -418,7 +418,8 @@ def _check_operators_on_gpu(env: Environment) -> Iterator[Problem]:
 def _check_versions(env: Environment) -> Iterator[Problem]:
     if len(env.families) > 1:
         return
-    others, commands = [], []
+    others: List[str] = []
+    commands: List[str] = []
     for module, pin in env.pinned.items():
         for name in env.providers(module):
             version = env.versions[name].partition('+')[0]
@@ -613,8 +614,8 @@ def describe_environment(env: Environment) -> str:
 def _system(env: Environment) -> Dict[str, str]:
     from mmfasternet.version import __version__
     try:
-        memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-        memory = f'{memory / 2**30:.1f} GiB'
+        size = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+        memory = f'{size / 2**30:.1f} GiB'
     except (AttributeError, ValueError):
         memory = 'unknown'
     cores = (

@@ -49,13 +49,15 @@ def bind_knobs(names: Dict[str, Any],
         for name, value in names.items()
         if not name.startswith('_') and _is_plain(value)
     }
+    derived = derived or {}
     # the innermost call reads the config itself, the outermost the one that
     # was asked for
-    frame = sys._getframe(1).f_back.f_back
+    caller: Any = sys._getframe(1)
+    frame = caller.f_back.f_back
     while frame.f_code is Config._file2dict.__code__:
         assigned, read = _assignments(frame)
         for name, node in assigned.items():
-            if name in (derived or {}) and name not in read:
+            if name in derived and name not in read:
                 raise ValueError(
                     f'{name} in {frame.f_locals["filename"]} would change '
                     'nothing: what follows from it is computed before that '

@@ -102,7 +102,8 @@ def test_a_knob_in_an_inheriting_config_reaches_every_place(base, tmp_path):
     cfg = Config.fromfile(child)
     assert cfg.train_cfg.max_epochs == 20
     assert cfg.model.backbone.init_cfg.checkpoint is None
-    assert load_config(child, dict(max_epochs=7)).train_cfg.max_epochs == 7
+    cfg = load_config(child, dict(max_epochs=7))
+    assert cfg.train_cfg.max_epochs == cfg.max_epochs == 7
     assert Config.fromfile(child).train_cfg.max_epochs == 20
 
 

@@ -43,7 +43,7 @@ TWINS = [(page, chinese) for page in PAGES
 # Names of what the reader has, or makes with an earlier line.
 MADE = ('configs/mine.py', )
 # Programs that are not ours, whose lines no parser here knows.
-FOREIGN = ('git', 'pre-commit', 'sbatch', 'sphinx-build', 'trtexec', 'yolo')
+FOREIGN = ('docker', 'git', 'pre-commit', 'sbatch', 'sphinx-build', 'trtexec', 'yolo')
 
 
 # ------------------------------------------------------------- reading
@@ -221,10 +221,16 @@ def check_mim(arguments, monkeypatch):
     if command == 'run':
         (tool, ) = Path('tools').rglob(rest.pop(0) + '.py')
         check_tool(str(tool), rest, monkeypatch)
-    elif command in ('train', 'test'):
+    elif command in ('train', 'test', 'gridsearch'):
         config = rest.pop(0)
         if '/' not in config and config.endswith('.py'):
             (config, ) = Path('configs').rglob(config)
+        if command == 'gridsearch':
+            *rest, key = rest
+            keys = re.findall(r'--([\w.]+)', key)
+            assert all(load_config(str(config)).get(k.split('.')[0])
+                       for k in keys) and keys
+            command, rest = 'train', rest[:2]
         rest = [a for a in rest if a != '--checkpoint']
         check_tool(f'tools/{command}.py', [str(config), *rest], monkeypatch)
 
@@ -406,6 +412,7 @@ NOT_RUN = {
     'tests/run.sh|-m pytest|pre-commit': 'the tests themselves',
     '^(git|pip|source|cd|sphinx-build) ': 'network, or the environment',
     '^mim ': 'test_packaging.py walks through mim',
+    'docker': 'there may be none',
     'sbatch|slurm_train.sh': 'Slurm; test_distributed.py has a stand-in',
     r'dist_\w+.sh .* 8': '8 GPUs; test_distributed.py has processes on CPU',
     'fasternet://|in1k.py': 'network: weights of the authors, ImageNet',

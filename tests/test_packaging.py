@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """The built wheel, installed where there is no checkout."""
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,15 +30,31 @@ def tracked():
     return [name for name in names.split('\0') if name]
 
 
-@pytest.fixture(scope='module')
-def wheel(tmp_path_factory):
-    """Of an sdist of a copy of the sources, so that nothing is left here."""
-    folder = tmp_path_factory.mktemp('build')
-    source = folder / 'source'
+def test_mim_and_the_hub_find_every_config_by_name():
+    models = yaml.safe_load(Path('configs/metafile.yml').read_text())['Models']
+    assert sorted(model['Config'] for model in models) == sorted(
+        name for name in tracked()
+        if re.fullmatch(r'configs/(?!_base_).*\.py', name))
+    for model in models:
+        assert model['Name'] == Path(model['Config']).stem
+        # nobody has trained them
+        assert set(model) == {'Name', 'In Collection', 'Config'}
+
+
+def copy_of_the_sources(target):
+    """So that nothing is left here."""
     names = run('git', 'ls-files', '-z', cwd='.').split('\0')
     for name in filter(None, names):
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(name, source / name, follow_symlinks=False)
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(name, target / name, follow_symlinks=False)
+    return target
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    """Of an sdist."""
+    folder = tmp_path_factory.mktemp('build')
+    source = copy_of_the_sources(folder / 'source')
     run(sys.executable, '-c', 'from setuptools import build_meta as b; '
         f'b.build_sdist({str(folder)!r})', cwd=source)
     with tarfile.open(next(folder.glob('*.tar.gz'))) as sdist:
@@ -47,10 +65,8 @@ def wheel(tmp_path_factory):
     return next(folder.glob('*.whl'))
 
 
-@pytest.fixture(scope='module')
-def python(wheel, tmp_path_factory):
-    """An interpreter with the wheel and what is installed here, but us."""
-    folder = tmp_path_factory.mktemp('venv')
+def environment(folder):
+    """An interpreter with what is installed here, but us."""
     venv.create(folder, with_pip=True)
     python = folder / 'bin/python'
     purelib = Path(
@@ -58,6 +74,14 @@ def python(wheel, tmp_path_factory):
             'print(sysconfig.get_path("purelib"))', cwd=folder).strip())
     # a path, without the .pth files there that make our checkout importable
     (purelib / 'shared.pth').write_text(sysconfig.get_path('purelib'))
+    return python
+
+
+@pytest.fixture(scope='module')
+def python(wheel, tmp_path_factory):
+    """An interpreter with the wheel."""
+    folder = tmp_path_factory.mktemp('venv')
+    python = environment(folder)
     run(python, '-m', 'pip', 'install', '--no-deps', '--no-index', wheel,
         cwd=folder)
     return python
@@ -85,7 +109,13 @@ for name in ('_base_/yolov8_fasternet', '_base_/../yolov8_fasternet_n_bccd',
     assert '/site-packages/' in cfg.filename and '/site-packages/' in \\
         mmfasternet.__file__
     print('epochs', cfg.train_cfg.max_epochs)
+from mmengine.hub import get_model
+for name in ('_base_/../yolov8_fasternet_n',
+             'retinanet/retinanet_fasternet-t0_fpn_1x_coco'):
+    print('model', type(get_model(f'mmfasternet::{name}.py')).__name__)
 ''', cwd=tmp_path)
+    assert [line for line in out.splitlines() if line.startswith('model')
+            ] == ['model AnyBackboneYOLODetector', 'model RetinaNet']
     assert [line for line in out.splitlines() if line.startswith('epochs')
             ] == ['epochs 500', 'epochs 30', 'epochs 12']
 
@@ -105,22 +135,29 @@ print(type(model.bbox_head).__name__, model.bbox_head.loss_bbox.loss_weight)
     assert out.splitlines()[-1] == f'CautiousHead {7.5 * 1.5}'
 
 
+# what openmim imports, without what it would put in place of what is here
+OPENMIM = ('openmim==0.3.9', 'colorama', 'model-index', 'opendatalab',
+           'openxlab<0.1', 'ordered-set', 'pandas', 'pytz', 'requests',
+           'urllib3', 'idna', 'certifi', 'charset-normalizer')
+
+
+def install_mim(python):
+    """From the package index, which the tests with mim need."""
+    run(python, '-m', 'pip', 'install', '--no-deps', *OPENMIM, cwd='/')
+    return [python, '-m', 'mim']
+
+
 @pytest.mark.slow
 def test_the_mim_walk(python, coco_options, tmp_path):
-    """With openmim, which the test installs; it needs the package index."""
-    run(python, '-m', 'pip', 'install', '--no-deps', 'openmim==0.3.9',
-        'colorama', 'model-index', 'opendatalab', 'openxlab<0.1',
-        'ordered-set', 'pandas', 'pytz', 'requests', 'urllib3', 'idna',
-        'certifi', 'charset-normalizer', cwd=tmp_path)
-    mim = [python, '-m', 'mim']
+    mim = install_mim(python)
+    package = next(python.parent.parent.glob('lib/*/site-packages'))
     assert 'mmfasternet ' in run(*mim, 'list', cwd=tmp_path)
-    assert 'can not find matching models' in run(
+    assert 'config id: yolov8_fasternet_s' in run(
         *mim, 'search', 'mmfasternet', cwd=tmp_path)
-    assert '8,652,356' in run(
+    assert '8,286,788' in run(
         *mim, 'run', 'mmfasternet', 'get_flops',
-        f'{python.parent.parent}/lib/python{sys.version_info[0]}.'
-        f'{sys.version_info[1]}/site-packages/mmfasternet/.mim/configs/'
-        'yolov8_fasternet_s.py', cwd=tmp_path)
+        package / 'mmfasternet/.mim/configs/yolov8_fasternet_s.py',
+        cwd=tmp_path)
     options = [
         f'{key}={value}'.replace(' ', '')
         for key, value in coco_options.items()
@@ -131,3 +168,61 @@ def test_the_mim_walk(python, coco_options, tmp_path):
     assert 'bbox_mAP_copypaste' in run(
         *mim, 'test', 'mmfasternet', config, '--checkpoint',
         'out/epoch_1.pth', cwd=tmp_path)
+
+    # it writes a copy of the config for each value: a dotted name counts
+    # there, and a knob ends in an error instead of training as before
+    search = [*mim, 'gridsearch', 'mmfasternet', config, '--work-dir', 'grid',
+              '--gpus', '0', '--search-args']
+    run(*search, '--optim_wrapper.optimizer.lr 0.001 0.003', cwd=tmp_path)
+    rates = {
+        json.loads(line)['base_lr']
+        for log in tmp_path.glob('grid_search_*/*/vis_data/scalars.json')
+        for line in log.read_text().splitlines() if 'base_lr' in line
+    }
+    assert len(list(tmp_path.glob('grid_search_*/epoch_1.pth'))) == 2
+    assert len(rates) >= 2
+    with pytest.raises(AssertionError, match='error: max_epochs is 3 in'):
+        run(*search, '--max_epochs 3', cwd=tmp_path)
+    # there are no weights
+    with pytest.raises(AssertionError, match="got {'weight'}"):
+        run(*mim, 'download', 'mmfasternet', '--config', 'yolov8_fasternet_s',
+            cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_mim_installs_a_checkout(tmp_path):
+    source = copy_of_the_sources(tmp_path / 'source')
+    python = environment(tmp_path / 'venv')
+    mim = install_mim(python)
+    run(*mim, 'install', '-e', '.', '--no-deps', '--no-build-isolation',
+        cwd=source)
+    assert 'mmfasternet ' in run(*mim, 'list', cwd=tmp_path)
+    out = run(*mim, 'run', 'mmfasternet', 'get_flops',
+              source / 'configs/yolov8_fasternet_n.py', cwd=tmp_path)
+    assert 'parameters' in out.lower()
+
+
+@pytest.mark.slow
+def test_programs_of_mmdet_take_our_configs(python, coco_options, tmp_path):
+    """From another folder; what they do not know is the order of imports."""
+    config = tmp_path / 'mine.py'
+    base = 'mmfasternet::_base_/../yolov8_fasternet_n.py'
+    config.write_text(f'_base_ = {base!r}\n' + '\n'.join(
+        f'{key} = {value!r}' for key, value in coco_options.items()))
+    run(python, '-c', f'''
+import runpy, sys
+import mmdet, mmfasternet
+sys.argv = ['train.py', {str(config)!r}, '--work-dir', 'out']
+runpy.run_path(mmdet.__path__[0] + '/.mim/tools/train.py',
+               run_name='__main__')
+''', cwd=tmp_path)
+    out = run(python, '-c', f'''
+import numpy as np
+from mmdet.apis import DetInferencer
+import mmfasternet
+inferencer = DetInferencer({str(config)!r}, 'out/epoch_1.pth', device='cpu',
+                           scope='mmyolo')
+out = inferencer(np.zeros((64, 96, 3), np.uint8))
+print('keys', sorted(out['predictions'][0]))
+''', cwd=tmp_path)
+    assert "keys ['bboxes', 'labels', 'scores']" in out

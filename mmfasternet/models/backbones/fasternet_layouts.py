@@ -326,7 +326,9 @@ def load_weights(model: nn.Module, found: FasterNetWeights,
 def _sort_unused(model: nn.Module,
                  theirs: StateDict) -> Tuple[List[str], List[str]]:
     """What the model has no place for: notes if there is a reason, names."""
-    own, unused, unexpected = model.state_dict(), {}, []
+    own = model.state_dict()
+    unused: Dict[str, List[str]] = {}
+    unexpected = []
     for name in theirs:
         head = name.split('.')[0]
         stage = re.match(r'stages\.(\d+)\.', name)
