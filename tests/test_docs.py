@@ -217,8 +217,10 @@ def check_mim(arguments, monkeypatch):
     command, *rest = arguments
     assert command in ('install', 'list', 'search', 'train', 'test', 'run',
                        'gridsearch', 'download')
-    if command in ('train', 'test', 'run', 'gridsearch'):
+    if rest and command in ('train', 'test', 'run', 'gridsearch'):
         assert rest.pop(0) == 'mmfasternet'
+    if not rest:
+        return
     if command == 'run':
         (tool, ) = Path('tools').rglob(rest.pop(0) + '.py')
         check_tool(str(tool), rest, monkeypatch)
