@@ -15,7 +15,7 @@ from mmfasternet.checkpoint import CheckpointError, require_fit
 from mmfasternet.config import clear_errors, load_config
 from mmfasternet.deploy import Predictor
 from mmfasternet.deploy.backends import BACKENDS, EXPORTED
-from mmfasternet.deploy.images import images_in
+from mmfasternet.datasets.formats import images_in
 from mmfasternet.deploy.predictor import read_image
 
 

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Activations and gradients of each layer in one training step.
+
+The batch is the first of the config's training set. Dead channels, and
+gradients that vanish or explode, are what to look for.
+"""
+import argparse
+import csv
+import math
+from pathlib import Path
+
+from mmengine.config import DictAction
+from mmengine.runner import Runner
+from prettytable import PrettyTable
+
+import mmfasternet.models  # noqa: F401  makes mmyolo importable
+from mmfasternet import analysis
+from mmfasternet.analysis import pictures
+from mmfasternet.checkpoint import CheckpointError
+from mmfasternet.config import clear_errors, load_config, require_data
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file path')
+    parser.add_argument(
+        'checkpoint',
+        nargs='?',
+        help='checkpoint file or URL (default: initial weights)')
+    parser.add_argument(
+        '--out-dir',
+        type=Path,
+        default=Path('output'),
+        help='for layers.csv and layers.png')
+    parser.add_argument('--device', default='cpu', help='e.g. cuda:0')
+    parser.add_argument('--seed', type=int, default=0, help='of the batch')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings, as key=value; see tools/train.py')
+    return parser.parse_args()
+
+
+def first_batch(cfg, seed):
+    loader = cfg.train_dataloader.copy()
+    loader.update(num_workers=0, persistent_workers=False)
+    loader.pop('prefetch_factor', None)
+    return next(iter(Runner.build_dataloader(loader, seed=seed)))
+
+
+def number(value, form='.3g'):
+    return '-' if math.isnan(value) else format(value, form)
+
+
+def main():
+    args = parse_args()
+    with clear_errors(CheckpointError, FileNotFoundError, ImportError,
+                      ValueError):
+        cfg = load_config(args.config, args.cfg_options)
+        require_data(cfg, 'train')
+        model = analysis.load_network(cfg, args.checkpoint, args.device)
+        data = first_batch(cfg, args.seed)
+        rows = analysis.layer_statistics(model, data)
+    columns = [*analysis.LayerStatistics._fields]
+    made = PrettyTable([c.replace('_', ' ') for c in columns], align='r')
+    made.align['name'] = made.align['kind'] = 'l'
+    for row in rows:
+        made.add_row([
+            row.name, row.kind, number(row.mean), number(row.std),
+            number(row.dead, '.1%'), *map(number, row[5:])
+        ])
+    print(made)
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    with (args.out_dir / 'layers.csv').open('w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+    pictures.save(pictures.draw_layers(rows), args.out_dir / 'layers.png')
+    print(f'{len(data["inputs"])} images; layers.csv and layers.png in '
+          f'{args.out_dir}')
+
+
+if __name__ == '__main__':
+    main()
