@@ -17,11 +17,12 @@ from .network import (
     load_network,
     prepare_image,
     stage_names,
+    without_padding,
 )
 
 __all__ = [
     'LayerStatistics', 'PConvStatistics', 'Redundancy', 'channel_correlation',
     'channel_redundancy', 'eigen_cam', 'feature_maps', 'layer_statistics',
     'load_network', 'pconv_statistics', 'prepare_image', 'receptive_fields',
-    'share_side', 'stage_names'
+    'share_side', 'stage_names', 'without_padding'
 ]

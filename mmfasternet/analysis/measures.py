@@ -2,7 +2,7 @@
 """Numbers about feature maps, partial convolutions, gradients and layers."""
 import math
 from collections import defaultdict
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -126,13 +126,17 @@ def _across(maps: Tensor, touched: int) -> float:
     return largest[largest >= 0].mean().item()
 
 
-def pconv_statistics(model: nn.Module,
-                     inputs: Tensor) -> List[PConvStatistics]:
+def pconv_statistics(
+        model: nn.Module, inputs: Tensor,
+        crop: Callable[[Tensor], Tensor] = lambda maps: maps
+) -> List[PConvStatistics]:
     """Convolved against untouched channels of each PConv that runs.
 
     Args:
         model (nn.Module): The model.
         inputs (Tensor): One image, ``(1, C, H, W)``.
+        crop (Callable): Gives the part of a map to look at. Defaults to all
+            of it.
 
     Returns:
         list[PConvStatistics]: In the order in which they run.
@@ -170,7 +174,10 @@ def pconv_statistics(model: nn.Module,
     finally:
         for handle in handles:
             handle.remove()
-    return [_pconv(name, *seen[name], readers.get(name)) for name in seen]
+    return [
+        _pconv(name, touched, crop(before), crop(after), readers.get(name))
+        for name, (touched, before, after) in seen.items()
+    ]
 
 
 def _pconv(name: str, touched: int, before: Tensor, after: Tensor,

@@ -1,9 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """A network of any config, an image for it, and its feature maps."""
 import difflib
+import math
 import re
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import mmcv
 import numpy as np
@@ -11,12 +22,24 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.fileio import get
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
 from mmfasternet.checkpoint import require_fit
 from mmfasternet.compat import import_mmpretrain
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('WARNING')
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def load_network(cfg: Config,
@@ -50,24 +73,36 @@ def load_network(cfg: Config,
                     cfg.get('metainfo', {}).get('classes', ()))
         load_checkpoint(model, checkpoint, 'cpu', logger='silent')
     else:
-        model.init_weights()
+        with _quiet():  # it would print a paragraph for each tensor
+            model.init_weights()
     model = model.to(device)
     model.eval()  # which returns None for some
     return model
 
 
-def prepare_image(cfg: Config, model: nn.Module,
-                  path: str) -> Tuple[Tensor, np.ndarray]:
-    """An image as the network gets it in a test.
+class Prepared(NamedTuple):
+    """An image as the network gets it.
+
+    Args:
+        inputs (Tensor): The input, ``(1, C, H, W)``.
+        picture (np.ndarray): The same before the normalisation of its
+            pixels, uint8 ``(H, W, 3)``, RGB.
+        content (tuple[int]): Where the image is in it, the rest is padding:
+            the first row, the one behind the last, and so for the columns.
+    """
+
+    inputs: Tensor
+    picture: np.ndarray
+    content: Tuple[int, int, int, int]
+
+
+def prepare_image(cfg: Config, model: nn.Module, path: str) -> Prepared:
+    """Prepare an image as in a test.
 
     Args:
         cfg (Config): Its test pipeline prepares the image.
         model (nn.Module): Its data preprocessor does the rest.
         path (str): File or URL.
-
-    Returns:
-        tuple[Tensor, np.ndarray]: The input ``(1, C, H, W)`` and the same
-        before the normalisation of its pixels, uint8 ``(H, W, 3)``, RGB.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -80,19 +115,46 @@ def prepare_image(cfg: Config, model: nn.Module,
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
-    steps = [step for step in dataset.pipeline
-             if 'Load' not in str(step['type'])]
-    size = image.shape[:2]
-    packed = Compose(steps)(
-        dict(img=image, img_path=path, img_id=0, img_shape=size,
-             ori_shape=size, height=size[0], width=size[1]))
+    pipeline = Compose([step for step in dataset.pipeline
+                        if 'Load' not in str(step['type'])])
+
+    def pack(image: np.ndarray) -> dict:
+        size = image.shape[:2]
+        return pipeline(
+            dict(img=image, img_path=path, img_id=0, img_shape=size,
+                 ori_shape=size, height=size[0], width=size[1]))
+
+    # padding is what does not depend on the image
+    differs = pack(np.zeros_like(image))['inputs'] != pack(
+        np.full_like(image, 255))['inputs']
+    rows, columns = (differs.any(0).any(axis).nonzero() for axis in (1, 0))
+    packed = pack(image)
     inputs = model.data_preprocessor(pseudo_collate([packed]), False)['inputs']
     picture = packed['inputs'].numpy().transpose(1, 2, 0)
     picture = np.broadcast_to(picture[..., ::-1], (*picture.shape[:2], 3))
-    # what the data preprocessor pads at the bottom and to the right
+    # the data preprocessor pads at the bottom and to the right
     shown = np.zeros((*inputs.shape[2:], 3), np.uint8)
     shown[:len(picture), :picture.shape[1]] = picture
-    return inputs, shown
+    return Prepared(inputs, shown,
+                    (rows.min().item(), rows.max().item() + 1,
+                     columns.min().item(), columns.max().item() + 1))
+
+
+def without_padding(maps: Tensor, prepared: Prepared) -> Tensor:
+    """The part of feature maps that is about the image.
+
+    Args:
+        maps (Tensor): ``(..., h, w)``.
+        prepared (Prepared): What they were made of.
+    """
+    top, bottom, left, right = prepared.content
+    slices = []
+    for size, pixels, begin, end in zip(
+            maps.shape[-2:], prepared.picture.shape, (top, left),
+            (bottom, right)):
+        first = min(math.ceil(begin * size / pixels), size - 1)
+        slices.append(slice(first, max(end * size // pixels, first + 1)))
+    return maps[..., slices[0], slices[1]]
 
 
 # ------------------------------------------------------------ feature maps

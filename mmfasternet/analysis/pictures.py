@@ -22,6 +22,7 @@ from .measures import (
 
 SHARES = (0.5, 0.95)  # of a receptive field, shown as squares
 TILE = 160  # pixels of the longer side of a channel's picture
+VANISHED = 1e-9  # of the largest gradient or activation
 COLUMNS = 8  # of the picture of alike channels
 
 
@@ -164,32 +165,6 @@ def draw_pconvs(rows: Sequence[PConvStatistics]) -> Figure:
     return figure
 
 
-def draw_pconv_channels(name: str, before: Tensor, after: Tensor,
-                        touched: int) -> Figure:
-    """Channels of one PConv: before it, after it, and those it leaves.
-
-    Args:
-        name (str): Of the module.
-        before (Tensor): What it takes, ``(C, H, W)``.
-        after (Tensor): What it gives.
-        touched (int): How many channels it convolves.
-    """
-    count = min(8, touched, len(before) - touched)
-    figure, axes = _sheet(
-        3, count, before.shape[1] / before.shape[2], 1.3)
-    for label, row, maps in zip(
-            ('before', 'after', 'untouched'), axes,
-            (before[:touched], after[:touched], after[touched:])):
-        places = torch.linspace(0, len(maps) - 1, count).round().long()
-        for axis, place in zip(row, places):
-            axis.imshow(maps[place].detach().cpu(), cmap='gray')
-            first = touched if label == 'untouched' else 0
-            axis.set_title(f'{label} {first + place}', fontsize=7)
-    figure.suptitle(f'{name}, {touched} of {len(before)} channels convolved',
-                    fontsize=9)
-    return figure
-
-
 def draw_fields(fields: Dict[str, Tensor],
                 shapes: Dict[str, Sequence[int]]) -> Figure:
     """Effective receptive fields, over four powers of ten.
@@ -231,11 +206,15 @@ def draw_layers(rows: Sequence[LayerStatistics]) -> Figure:
               ('grad_std', 'gradient of the output,\nstandard deviation'),
               ('weight_grad', 'gradient of the weights\n/ weights, norms'))
     for axis, (key, label) in zip(axes, panels):
+        # what has vanished lies on the bottom, or it would hide the rest
+        values = [getattr(row, key) for row in rows]
+        lowest = 0. if key == 'dead' else VANISHED * max(
+            (v for v in values if not math.isnan(v)), default=1.)
         for part, places in parts.items():
             shown = [i for i in places
                      if not math.isnan(getattr(rows[i], key))]
-            axis.plot(shown, [getattr(rows[i], key) for i in shown], '.',
-                      label=part)
+            axis.plot(shown, [max(getattr(rows[i], key), lowest)
+                              for i in shown], '.', label=part)
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
         if key == 'dead':
@@ -257,4 +236,4 @@ def save(picture: object, path: object) -> None:
     if isinstance(picture, np.ndarray):
         cv2.imwrite(str(path), picture[..., ::-1])
     else:
-        picture.savefig(path, dpi=120)
+        picture.savefig(path, dpi=120, bbox_inches='tight')

@@ -51,8 +51,35 @@ def first_batch(cfg, seed):
     return next(iter(Runner.build_dataloader(loader, seed=seed)))
 
 
-def number(value, form='.3g'):
-    return '-' if math.isnan(value) else format(value, form)
+def part(name):
+    """The stage or the like: a name up to its first number."""
+    words = name.split('.')
+    end = next((i for i, word in enumerate(words) if word.isdigit()), 1)
+    return '.'.join(words[:end + 1])
+
+
+def span(rows, key):
+    values = [getattr(row, key) for row in rows]
+    values = [value for value in values if not math.isnan(value)]
+    return f'{min(values):.1e} to {max(values):.1e}' if values else '-'
+
+
+def table(rows):
+    """One line per part."""
+    made = PrettyTable(
+        ['part', 'layers', 'std of the output', 'dead',
+         'std of its gradient', 'gradient / weights'], align='r')
+    made.align['part'] = 'l'
+    parts = {}
+    for row in rows:
+        parts.setdefault(part(row.name), []).append(row)
+    for name, group in parts.items():
+        made.add_row([
+            name, len(group), span(group, 'std'),
+            f'{max(row.dead for row in group):.1%}', span(group, 'grad_std'),
+            span(group, 'weight_grad')
+        ])
+    return made
 
 
 def main():
@@ -64,19 +91,11 @@ def main():
         model = analysis.load_network(cfg, args.checkpoint, args.device)
         data = first_batch(cfg, args.seed)
         rows = analysis.layer_statistics(model, data)
-    columns = [*analysis.LayerStatistics._fields]
-    made = PrettyTable([c.replace('_', ' ') for c in columns], align='r')
-    made.align['name'] = made.align['kind'] = 'l'
-    for row in rows:
-        made.add_row([
-            row.name, row.kind, number(row.mean), number(row.std),
-            number(row.dead, '.1%'), *map(number, row[5:])
-        ])
-    print(made)
+    print(f'smallest and largest of the layers of each part\n{table(rows)}')
     args.out_dir.mkdir(parents=True, exist_ok=True)
     with (args.out_dir / 'layers.csv').open('w', newline='') as file:
         writer = csv.writer(file)
-        writer.writerow(columns)
+        writer.writerow(analysis.LayerStatistics._fields)
         writer.writerows(rows)
     pictures.save(pictures.draw_layers(rows), args.out_dir / 'layers.png')
     print(f'{len(data["inputs"])} images; layers.csv and layers.png in '

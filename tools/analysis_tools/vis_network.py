@@ -7,6 +7,7 @@ that they convolve and leave; `erf`, the effective receptive field; `cam`,
 class activation maps (Eigen-CAM). Pictures are written, tables printed.
 """
 import argparse
+import math
 from pathlib import Path
 
 from mmengine.config import DictAction
@@ -88,33 +89,38 @@ class Views:
         pictures.save(picture, self.out_dir / f'{"_".join(words)}.png')
 
     # ---------------------------------------------------------- per image
-    def features(self, stem, inputs, picture, maps):
-        self.write(pictures.draw_features(picture, maps), stem, 'features')
+    def features(self, stem, image, maps):
+        self.write(pictures.draw_features(image.picture, maps), stem,
+                   'features')
         for name, x in maps.items():
-            self.write(pictures.draw_channels(picture, x), stem, 'channels',
-                       name)
+            self.write(pictures.draw_channels(image.picture, x), stem,
+                       'channels', name)
 
-    def redundancy(self, stem, inputs, picture, maps):
+    def redundancy(self, stem, image, maps):
         for name, x in maps.items():
+            x = analysis.without_padding(x, image)
             self.rows.setdefault(('redundancy', name), []).append(
                 analysis.channel_redundancy(x))
             self.write(pictures.draw_redundancy(name, x), stem, 'redundancy',
                        name)
 
-    def pconv(self, stem, inputs, picture, maps):
-        for row in analysis.pconv_statistics(self.model, inputs):
+    def pconv(self, stem, image, maps):
+        for row in analysis.pconv_statistics(
+                self.model, image.inputs,
+                lambda x: analysis.without_padding(x, image)):
             self.rows.setdefault(('pconv', row.name), []).append(row[1:])
 
-    def erf(self, stem, inputs, picture, maps):
-        fields = analysis.receptive_fields(self.model, inputs, self.names)
+    def erf(self, stem, image, maps):
+        fields = analysis.receptive_fields(self.model, image.inputs,
+                                           self.names)
         for name, field in fields.items():
             key = ('erf', tuple(field.shape), name)
             count, total, _ = self.rows.get(key, (0, 0., None))
             self.rows[key] = count + 1, total + field, maps[name].shape[1:]
 
-    def cam(self, stem, inputs, picture, maps):
+    def cam(self, stem, image, maps):
         cams = {name: analysis.eigen_cam(x) for name, x in maps.items()}
-        self.write(pictures.draw_cams(picture, cams, maps), stem, 'cam')
+        self.write(pictures.draw_cams(image.picture, cams, maps), stem, 'cam')
 
     # ---------------------------------------------------------- at the end
     def sum_up(self, number):
@@ -130,12 +136,14 @@ class Views:
                  for key, rows in self.rows.items() if key[0] == 'pconv']
         if found:
             table(f'partial convolutions, {of}', [
-                'module', 'channels', 'rms before', 'after', 'untouched',
-                '|r| before', 'after ', 'share of the 1x1'
+                'module', 'convolved', 'rms before', 'rms after',
+                'rms untouched', '|r| before', '|r| after', 'share in the 1x1'
             ], [[r.name, f'{r.touched:.0f} of {r.touched + r.untouched:.0f}',
                  f'{r.rms_before:.3g}', f'{r.rms_after:.3g}',
                  f'{r.rms_untouched:.3g}', f'{r.alike_before:.2f}',
-                 f'{r.alike_after:.2f}', f'{r.share:.1%}'] for r in found])
+                 f'{r.alike_after:.2f}',
+                 '-' if math.isnan(r.share) else f'{r.share:.1%}']
+                for r in found])
             self.write(pictures.draw_pconvs(found), 'pconv')
         sizes = {key[1] for key in self.rows if key[0] == 'erf'}
         for size in sorted(sizes):
@@ -173,14 +181,13 @@ def main():
         args.out_dir.mkdir(parents=True, exist_ok=True)
         views = Views(model, args.target_layers, args.out_dir)
         for path in images:
-            inputs, picture = analysis.prepare_image(cfg, model, path)
-            inputs = inputs.to(args.device)
+            image = analysis.prepare_image(cfg, model, path)
             if views.names is None:
-                views.names = analysis.stage_names(model, inputs)
+                views.names = analysis.stage_names(model, image.inputs)
             maps = {name: x[0] for name, x in analysis.feature_maps(
-                model, inputs, views.names).items()}
+                model, image.inputs, views.names).items()}
             for view in chosen:
-                getattr(views, view)(Path(path).stem, inputs, picture, maps)
+                getattr(views, view)(Path(path).stem, image, maps)
         views.sum_up(len(images))
     print(f'pictures of {len(images)} image(s) in {args.out_dir}')
 
