@@ -155,16 +155,17 @@ def check_image(path):
     """
     if os.path.getsize(path) > MAX_BYTES:
         raise ValueError(f'the file is larger than {MAX_BYTES >> 20} MiB')
+    large = f'the image has more than the {MAX_PIXELS:,} pixels that are taken'
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError,
-            SyntaxError, ValueError):
+    except Image.DecompressionBombError:  # Pillow's own limit
+        raise ValueError(large) from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
         raise ValueError('this is no image, or damaged: give a '
                          f'{", ".join(FORMATS)}') from None
     if width * height > MAX_PIXELS:
-        raise ValueError(f'{width}x{height} is more than the '
-                         f'{MAX_PIXELS:,} pixels that are taken')
+        raise ValueError(large)
 
 
 # ------------------------------------------------------------ the page
@@ -340,7 +341,8 @@ def launch(page, server_name='127.0.0.1', server_port=7860, **options):
 
 def main():
     args = parse_args()
-    with clear_errors(CheckpointError, FileNotFoundError, ImportError,
+    # OSError: a missing file, or the port is taken
+    with clear_errors(CheckpointError, ImportError, OSError,
                       ValueError), tempfile.TemporaryDirectory() as folder:
         if not find_spec('gradio'):
             raise ImportError('the page needs gradio, which is not installed: '

@@ -180,14 +180,18 @@ def main():
         ]
         args.out_dir.mkdir(parents=True, exist_ok=True)
         views = Views(model, args.target_layers, args.out_dir)
-        for path in images:
+        stems = [Path(path).stem for path in images]
+        for i, path in enumerate(images):
+            # images of two folders may have the same name
+            again = stems[:i].count(stems[i])
+            stem = f'{stems[i]}_{again + 1}' if again else stems[i]
             image = analysis.prepare_image(cfg, model, path)
             if views.names is None:
                 views.names = analysis.stage_names(model, image.inputs)
             maps = {name: x[0] for name, x in analysis.feature_maps(
                 model, image.inputs, views.names).items()}
             for view in chosen:
-                getattr(views, view)(Path(path).stem, image, maps)
+                getattr(views, view)(stem, image, maps)
         views.sum_up(len(images))
     print(f'pictures of {len(images)} image(s) in {args.out_dir}')
 
