@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -80,6 +82,8 @@ def write_images(folder):
 def small(coco, tmp_path_factory):
     """Config, checkpoint and detector; scores are spread over 0 to 1."""
     from mmengine.registry import MODELS, init_default_scope
+    # also where no test of that folder is collected
+    sys.path.append(str(Path(__file__).parent / 'test_deploy'))
     from test_fold import randomise_norms
 
     from mmfasternet.checkpoint import save_checkpoint

@@ -25,6 +25,8 @@ class Layer(NamedTuple):
         bytes (int): Of its inputs, weights and outputs.
         kind (str): What it is, e.g. ``3x3 80->160``.
         merged (tuple[str, ...]): Outputs of what a backend may do with it.
+        parameters (int): Its weights, and in ONNX its biases; OpenVINO adds
+            those in a layer of their own.
     """
 
     names: Tuple[str, ...]
@@ -32,6 +34,7 @@ class Layer(NamedTuple):
     bytes: int
     kind: str
     merged: Tuple[str, ...] = ()
+    parameters: int = 0
 
 
 def exported_layers(path: Union[str, Path],
@@ -71,6 +74,10 @@ def _onnx_layers(path: Union[str, Path],
         shapes[name] = list(tensor.dims)
         sizes[name] = _item_size(tensor.data_type)
     readers = defaultdict(list)
+    # constants, also where they are stored as integers
+    constants = {*weights, *(
+        node.output[0] for node in graph.node
+        if node.op_type == 'DequantizeLinear' and node.input[0] in weights)}
     for node in graph.node:
         for name in node.input:
             readers[name].append(node)
@@ -80,6 +87,7 @@ def _onnx_layers(path: Union[str, Path],
         if reads is None:
             continue
         data, weight = (node.input[i] for i in reads)
+        bias = node.input[8 if node.op_type == 'QLinearConv' else 2:][:1]
         out = node.output[0]
         attributes = {a.name: a for a in node.attribute}
         macs = _onnx_macs(node.op_type, shapes[data], shapes[weight],
@@ -90,7 +98,9 @@ def _onnx_layers(path: Union[str, Path],
                   sum(math.prod(shapes[t]) * sizes[t]
                       for t in (data, weight, out)),
                   _kind(node.op_type, shapes[weight], shapes[data]),
-                  tuple(_followers(out, readers))))
+                  tuple(_followers(out, readers)),
+                  sum(math.prod(shapes[t]) for t in (weight, *bias)
+                      if t in constants)))
     count = sum(math.prod(t.dims) for t in weights.values()
                 if t.data_type in _WEIGHT_TYPES and t.dims)
     return count, layers
@@ -171,11 +181,16 @@ def _openvino_layers(path: Union[str, Path],
                 'ConvTranspose' if 'Backprop' in kind else 'Conv', data,
                 weight, out, 0)
         size = math.prod(data) + math.prod(weight) + math.prod(out)
+        source = op.input_value(1).get_node()
+        while source.get_input_size():  # a constant may be converted
+            source = source.input_value(0).get_node()
+        constant = source.get_type_name() == 'Constant'
         layers.append(
             Layer((op.get_friendly_name(), ), macs,
                   size * op.output(0).get_element_type().size,
                   _kind('ConvTranspose' if 'Backprop' in kind else kind,
-                        weight, data)))
+                        weight, data),
+                  parameters=constant * math.prod(weight)))
     return count, layers
 
 
@@ -193,7 +208,7 @@ _MULTIPLIES = re.compile('Conv|Gemm|MatMul|FullyConnected')
 
 def with_macs(rows: Sequence[Dict[str, Any]],
               layers: Sequence[Layer]) -> List[Dict[str, Any]]:
-    """A profile with the MACs, bytes and shapes of the layers it names.
+    """A profile with MACs, bytes, parameters and shapes of its layers.
 
     Args:
         rows (Sequence[dict]): Of a backend: name, kind, seconds, bytes.
@@ -218,9 +233,10 @@ def with_macs(rows: Sequence[Dict[str, Any]],
     for row in rows:
         layer = found.get(row['name'])
         if layer is None:
-            merged.append(dict(dict(macs=0), **row))
+            merged.append(dict(dict(macs=0, parameters=0), **row))
         else:
             merged.append(
                 dict(row, macs=layer.macs, bytes=layer.bytes,
+                     parameters=layer.parameters,
                      kind=f'{row["kind"]} {layer.kind}'))
     return merged

@@ -149,10 +149,11 @@ def layer_tables(result: Result, products: Sequence[Result]) -> str:
     roof = find_roof(contender, products)
     total = sum(row['seconds'] for row in layers)
     assigned = sum(row['macs'] for row in layers)
-    kinds = defaultdict(lambda: dict(seconds=0., macs=0, bytes=0, count=0))
+    keys = ('seconds', 'macs', 'parameters', 'bytes')
+    kinds = defaultdict(lambda: dict.fromkeys((*keys, 'count'), 0))
     for row in layers:
         kind = kinds[re.sub(r' \d+->\d+', '', row['kind'])]
-        for key in ('seconds', 'macs', 'bytes'):
+        for key in keys:
             kind[key] += row[key]
         kind['count'] += 1
 
@@ -164,19 +165,20 @@ def layer_tables(result: Result, products: Sequence[Result]) -> str:
             _significant(macs / 1e6) if macs else '-',
             _significant(rate / 1e9) if macs else '-',
             f'{100 * rate / roof[0]:.0f} %' if macs and roof else '-',
-            f'{2 * macs / row["bytes"]:.1f}' if macs and row['bytes'] else '-'
+            f'{2 * macs / row["bytes"]:.1f}' if macs and row['bytes'] else '-',
+            f'{row["parameters"]:,}' if row['parameters'] else '-',
+            _significant(row['bytes'] / 1e6) if row['bytes'] else '-'
         ]
 
     columns = ['ms', 'of the time', 'MMACs', 'GFLOP/s', 'of a matrix product',
-               'FLOP/byte']
+               'FLOP/byte', 'parameters', 'MB']
     by_time = sorted(kinds.items(), key=lambda k: -k[1]['seconds'])
     shown = [row for row in layers if row['seconds'] >= SHOWN * total]
     rest = [row for row in layers if row['seconds'] < SHOWN * total]
     if rest:
         shown.append(
             dict(name=f'{len(rest)} more, each below {SHOWN:.1%}', kind='', **{
-                key: sum(row[key] for row in rest)
-                for key in ('seconds', 'macs', 'bytes')
+                key: sum(row[key] for row in rest) for key in keys
             }))
     lines = [
         f'{contender.name}, {contender.backend} {contender.precision}, '

@@ -239,11 +239,11 @@ class PyTorch:
         return [
             *rows.values(),
             dict(name='(between the modules)', kind='functions', bytes=0,
-                 macs=0, seconds=max(0., float(rest)))
+                 macs=0, parameters=0, seconds=max(0., float(rest)))
         ]
 
     def _row(self, name, module, args, output):
-        """The last call of a module: its kind, MACs and bytes."""
+        """The last call of a module: kind, MACs, parameters, bytes."""
         kind, macs = type(module).__name__, 0
         weight = getattr(module, 'weight', None)
         tensors = [t for t in (*args, output, weight)
@@ -257,6 +257,7 @@ class PyTorch:
             if module.groups > 1:
                 kind += f' in {module.groups} groups'
         return dict(name=name, kind=kind, macs=macs,
+                    parameters=sum(p.numel() for p in module.parameters()),
                     bytes=sum(t.numel() * t.element_size() for t in tensors))
 
 

@@ -6,6 +6,7 @@ Every backend is a callable that maps uint8 images ``(N, 3, H, W)`` to the
 arrays that :class:`.predictor.Predictor` makes detections of.
 """
 import json
+import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from functools import cache
@@ -196,7 +197,10 @@ class Backend:
     Attributes:
         info (DeployInfo): The same.
         name (str): What it is, for tables.
+        seconds (float): How long the network took in the last call.
     """
+
+    seconds = 0.
 
     def __init__(self, info: DeployInfo, name: str) -> None:
         self.info = info
@@ -227,7 +231,10 @@ class Backend:
                     f'{self.name} was exported for the {name} {fixed}, got '
                     f'{size}: give images of that size, or export with '
                     '--dynamic')
-        return self.run(images)
+        begin = time.perf_counter()
+        outs = self.run(images)
+        self.seconds = time.perf_counter() - begin
+        return outs
 
     def run(self, images: np.ndarray) -> List[np.ndarray]:
         """See :meth:`__call__`, which has checked the shape."""

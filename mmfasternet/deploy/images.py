@@ -8,25 +8,7 @@ import numpy as np
 from mmengine.config import Config
 from sklearn.datasets import load_sample_images
 
-from mmfasternet.datasets.formats import IMAGE_SUFFIXES
-
-
-def images_in(path: str) -> List[str]:
-    """The image itself, or those in a folder and the folders in it.
-
-    Raises:
-        FileNotFoundError: If there is none.
-    """
-    if '://' in path or Path(path).is_file():
-        return [path]
-    found = sorted(
-        str(file) for file in Path(path).rglob('*')
-        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-    if not found:
-        raise FileNotFoundError(
-            f'no image in the folder {path}' if Path(path).is_dir() else
-            f'no such file or folder: {path}')
-    return found
+from mmfasternet.datasets.formats import images_in
 
 
 def example_images(cfg: Config,

@@ -127,6 +127,20 @@ def test_an_exported_layer_counts_as_in_pytorch(layer, shape, kind, tmp_path):
     with torch.no_grad():
         tensors = torch.zeros(shape), layer.weight, layer(torch.zeros(shape))
     assert found.bytes == 4 * sum(t.numel() for t in tensors)
+    assert found.parameters == sum(p.numel() for p in layer.parameters())
+
+
+def test_openvino_counts_as_onnx_but_for_biases(exported, tmp_path):
+    openvino = pytest.importorskip('openvino')
+    path = tmp_path / 'float.xml'
+    openvino.save_model(
+        openvino.convert_model(str(exported / 'float.onnx')), str(path))
+    _, layers = exported_layers(path, SHAPE)
+    _, expected = exported_layers(exported / 'float.onnx', SHAPE)
+    assert sorted(layer.macs for layer in layers) == sorted(
+        layer.macs for layer in expected)
+    assert sum(layer.parameters for layer in layers) == sum(
+        p.numel() for p in small().parameters() if p.dim() > 1)
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
@@ -136,9 +150,10 @@ def test_a_profile_names_every_layer_that_multiplies(backend, exported):
     contender, = ways(path, backends=[backend])[0]
     result = race([contender], {contender.key(): str(path)}, 1, None,
                   [contender])[contender]
-    _, layers = exported_layers(path, SHAPE)
+    parameters, layers = exported_layers(path, SHAPE)
     rows = with_macs(result.layers, layers)
     assert sum(row['macs'] for row in rows) == count(small(), SHAPE)[1]
+    assert sum(row['parameters'] for row in rows) == parameters
     assert all(row['seconds'] >= 0 for row in rows)
 
 

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network of any config, an image for it, and its feature maps."""
+import difflib
+import math
+import re
+from contextlib import contextmanager
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
+
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.fileio import get
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import load_checkpoint
+from torch import Tensor, nn
+
+from mmfasternet.checkpoint import require_fit
+from mmfasternet.compat import import_mmpretrain
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('WARNING')
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def load_network(cfg: Config,
+                 checkpoint: Optional[str] = None,
+                 device: str = 'cpu') -> nn.Module:
+    """Build the model of a config, in evaluation mode.
+
+    Args:
+        cfg (Config): Of any model with a backbone, of any scope.
+        checkpoint (str, optional): Its weights. Defaults to None: those that
+            training starts from.
+        device (str): Where to put it. Defaults to ``'cpu'``.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        CheckpointError: If it is damaged, or not of this model.
+        ValueError: If it is an exported file.
+    """
+    if checkpoint and str(checkpoint).endswith(('.onnx', '.xml')):
+        raise ValueError(f'{checkpoint} is an exported file, whose layers '
+                         'cannot be looked into: give the checkpoint that it '
+                         'was exported from')
+    scope = cfg.get('default_scope') or 'mmyolo'
+    if scope == 'mmpretrain':
+        import_mmpretrain()
+    init_default_scope(scope)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    if checkpoint:
+        require_fit(model, checkpoint,
+                    cfg.get('metainfo', {}).get('classes', ()))
+        load_checkpoint(model, checkpoint, 'cpu', logger='silent')
+    else:
+        with _quiet():  # it would print a paragraph for each tensor
+            model.init_weights()
+    model = model.to(device)
+    model.eval()  # which returns None for some
+    return model
+
+
+class Prepared(NamedTuple):
+    """An image as the network gets it.
+
+    Args:
+        inputs (Tensor): The input, ``(1, C, H, W)``.
+        picture (np.ndarray): The same before the normalisation of its
+            pixels, uint8 ``(H, W, 3)``, RGB.
+        content (tuple[int]): Where the image is in it, the rest is padding:
+            the first row, the one behind the last, and so for the columns.
+    """
+
+    inputs: Tensor
+    picture: np.ndarray
+    content: Tuple[int, int, int, int]
+
+
+def prepare_image(cfg: Config, model: nn.Module, path: str) -> Prepared:
+    """Prepare an image as in a test.
+
+    Args:
+        cfg (Config): Its test pipeline prepares the image.
+        model (nn.Module): Its data preprocessor does the rest.
+        path (str): File or URL.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no image.
+    """
+    image = mmcv.imfrombytes(get(path), flag='color', backend='cv2')
+    if image is None:
+        raise ValueError(f'{path} cannot be read as an image: it is damaged, '
+                         'or of a format that OpenCV does not know')
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    pipeline = Compose([step for step in dataset.pipeline
+                        if 'Load' not in str(step['type'])])
+
+    def pack(image: np.ndarray) -> dict:
+        size = image.shape[:2]
+        return pipeline(
+            dict(img=image, img_path=path, img_id=0, img_shape=size,
+                 ori_shape=size, height=size[0], width=size[1]))
+
+    # padding is what does not depend on the image
+    differs = pack(np.zeros_like(image))['inputs'] != pack(
+        np.full_like(image, 255))['inputs']
+    rows, columns = (differs.any(0).any(axis).nonzero() for axis in (1, 0))
+    packed = pack(image)
+    inputs = model.data_preprocessor(pseudo_collate([packed]), False)['inputs']
+    picture = packed['inputs'].numpy().transpose(1, 2, 0)
+    picture = np.broadcast_to(picture[..., ::-1], (*picture.shape[:2], 3))
+    # the data preprocessor pads at the bottom and to the right
+    shown = np.zeros((*inputs.shape[2:], 3), np.uint8)
+    shown[:len(picture), :picture.shape[1]] = picture
+    return Prepared(inputs, shown,
+                    (rows.min().item(), rows.max().item() + 1,
+                     columns.min().item(), columns.max().item() + 1))
+
+
+def without_padding(maps: Tensor, prepared: Prepared) -> Tensor:
+    """The part of feature maps that is about the image.
+
+    Args:
+        maps (Tensor): ``(..., h, w)``.
+        prepared (Prepared): What they were made of.
+    """
+    top, bottom, left, right = prepared.content
+    slices = []
+    for size, pixels, begin, end in zip(
+            maps.shape[-2:], prepared.picture.shape, (top, left),
+            (bottom, right)):
+        first = min(math.ceil(begin * size / pixels), size - 1)
+        slices.append(slice(first, max(end * size // pixels, first + 1)))
+    return maps[..., slices[0], slices[1]]
+
+
+# ------------------------------------------------------------ feature maps
+Named = Dict[str, Tensor]
+
+
+@contextmanager
+def recorded(model: nn.Module, names: Sequence[str]) -> Iterator[Named]:
+    """Keep the feature maps of some modules of a model.
+
+    Args:
+        model (nn.Module): The model.
+        names (Sequence[str]): Names of modules, ``backbone.stages.2``; where
+            one gives several maps, with the number of one, ``neck[0]``.
+
+    Yields:
+        dict[str, Tensor]: Filled in a forward pass, ``(N, C, H, W)`` by name.
+
+    Raises:
+        ValueError: If there is no such module, or it gives no such map.
+    """
+    modules = dict(model.named_modules())
+    maps: Named = {}
+
+    def keep(name: str, index: Optional[int]):
+
+        def hook(module: nn.Module, args: tuple, output: Any) -> None:
+            if index is not None and isinstance(output, (tuple, list)):
+                output = output[index] if index < len(output) else None
+            if not isinstance(output, Tensor) or output.dim() != 4:
+                kind = type(output).__name__
+                if isinstance(output, Tensor):
+                    kind += f' of {tuple(output.shape)}'
+                raise ValueError(
+                    f'{name} gives no feature map (N, C, H, W) but a {kind}; '
+                    f'where a module gives several, name one: {name}[0]')
+            maps[name] = output
+
+        return hook
+
+    handles = []
+    try:
+        for name in names:
+            base, index = re.fullmatch(r'(.*?)(?:\[(\d+)\])?', name).groups()
+            if base not in modules:
+                close = difflib.get_close_matches(base, modules, n=3)
+                raise ValueError(
+                    f'the model has no module {base!r}; did you mean '
+                    f'{", ".join(close or ["backbone", "neck"])}? All of '
+                    'them: tools/analysis_tools/get_flops.py --show-arch')
+            handles.append(modules[base].register_forward_hook(
+                keep(name, index and int(index))))
+        yield maps
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def run(model: nn.Module, inputs: Tensor, names: Sequence[str] = ()) -> Any:
+    """A forward pass, of the backbone alone where that is enough.
+
+    Args:
+        model (nn.Module): The model.
+        inputs (Tensor): ``(N, C, H, W)``.
+        names (Sequence[str]): Modules that must be reached. Defaults to
+            ``()``: all.
+
+    Raises:
+        ValueError: If the model does not run on images alone.
+    """
+    if names and all(re.match(r'backbone\b', name) for name in names):
+        return model.backbone(inputs)
+    if names and all(re.match(r'(backbone|neck)\b', name) for name in names) \
+            and hasattr(model, 'extract_feat'):
+        return model.extract_feat(inputs)
+    if hasattr(model, 'roi_head'):
+        raise ValueError('the heads of a two-stage detector do not run on '
+                         'images alone: name modules of its backbone or neck')
+    return model(inputs, mode='tensor')
+
+
+def feature_maps(model: nn.Module, inputs: Tensor,
+                 names: Sequence[str]) -> Named:
+    """Feature maps of an image batch.
+
+    Args:
+        model (nn.Module): The model.
+        inputs (Tensor): ``(N, C, H, W)``.
+        names (Sequence[str]): See :func:`recorded`.
+
+    Returns:
+        dict[str, Tensor]: ``(N, C, H, W)`` by name, in the order of names.
+
+    Raises:
+        ValueError: If there is no such module, or it gives no such map.
+    """
+    with recorded(model, names) as maps, torch.no_grad():
+        run(model, inputs, names)
+    missing = [name for name in names if name not in maps]
+    if missing:
+        raise ValueError(f'{", ".join(missing)} did not run on the image')
+    return {name: maps[name] for name in names}
+
+
+def stage_names(model: nn.Module, inputs: Tensor) -> List[str]:
+    """Names of the last map at each resolution of a backbone.
+
+    That is what its stages give; of a stage with a norm for its output, what
+    the norm gives, as the neck gets it.
+
+    Args:
+        model (nn.Module): A model with a ``backbone``.
+        inputs (Tensor): ``(N, C, H, W)``.
+
+    Returns:
+        list[str]: In falling resolution, for :func:`feature_maps`.
+
+    Raises:
+        ValueError: If there is no backbone, or it has no feature maps.
+    """
+    if not hasattr(model, 'backbone'):
+        raise ValueError(f'{type(model).__name__} has no `backbone` whose '
+                         'stages could be shown: name modules of it')
+    last: Dict[Tuple[int, ...], Tuple[str, Tensor]] = {}
+
+    def keep(name: str):
+
+        def hook(module: nn.Module, args: tuple, output: Any) -> None:
+            if isinstance(output, Tensor) and output.dim() == 4 and \
+                    min(output.shape[2:]) > 1:  # one pixel is no map
+                last[output.shape[2:]] = name, output
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(keep(f'backbone.{name}'))
+        for name, module in model.backbone.named_modules() if name
+    ]
+    try:
+        with torch.no_grad():
+            outputs: Union[Tensor, Sequence[Tensor]] = model.backbone(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if isinstance(outputs, Tensor):
+        outputs = [outputs]
+    for index, output in enumerate(outputs):
+        if output.dim() == 4 and min(output.shape[2:]) > 1:
+            name, known = last.get(output.shape[2:], ('', None))
+            if output is not known:  # a function made it of a module's
+                last[output.shape[2:]] = f'backbone[{index}]', output
+    if not last:
+        raise ValueError(f'{type(model.backbone).__name__} has no feature '
+                         'maps (N, C, H, W)')
+    return [name for _, (name, _) in sorted(
+        last.items(), key=lambda item: -item[0][0] * item[0][1])]

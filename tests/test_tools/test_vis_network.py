@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tools that look inside, as a user runs them."""
+import csv
+import importlib.util
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+VIS = 'tools/analysis_tools/vis_network.py'
+LAYERS = 'tools/analysis_tools/layer_stats.py'
+
+
+def run(monkeypatch, capsys, path, *words):
+    """Exit status or message, and output, of a tool in this process."""
+    spec = importlib.util.spec_from_file_location('tool', path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setattr(sys, 'argv', [path, *map(str, words)])
+    spec.loader.exec_module(module)
+    try:
+        module.main()
+        code = 0
+    except SystemExit as end:
+        code = end.code
+    return code, capsys.readouterr().out
+
+
+def cells(out, name):
+    return [[cell.strip() for cell in line.strip('|').split('|')]
+            for line in out.splitlines() if line.startswith(f'| {name}')]
+
+
+def test_all_views_of_a_folder(small, tmp_path):
+    images = tmp_path / 'images'
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        noise = rng.integers(0, 256, (64, 48, 3), dtype=np.uint8)
+        cv2.imwrite(str(images / f'{i}.png'), noise)
+    out = tmp_path / 'out'
+    done = subprocess.run(
+        [sys.executable, VIS, images, small.config, small.checkpoint,
+         '--out-dir', out], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    stages = ['backbone_stages_0', 'backbone_norm2', 'backbone_norm4',
+              'backbone_norm6']
+    names = {'erf.png', 'pconv.png'}
+    for image in '01':
+        names |= {f'{image}_features.png', f'{image}_cam.png'}
+        for view in ('channels', 'redundancy'):
+            names |= {f'{image}_{view}_{stage}.png' for stage in stages}
+    assert {path.name for path in out.iterdir()} == names
+    for name in names:  # something is drawn
+        assert cv2.imread(str(out / name)).std() > 10
+    redundancy = cells(done.stdout, 'backbone')[:4]
+    assert [row[1] for row in redundancy] == ['16', '32', '64', '128']
+    assert all(0 < float(row[2]) <= 1 for row in redundancy)
+    # a PConv per block and three in the head
+    rows = [row for row in cells(done.stdout, 'b') if ' of ' in row[1]]
+    assert [row[1] for row in rows[:4]] == [
+        '4 of 16', '8 of 32', '16 of 64', '32 of 128']
+    assert len(rows) == 7 and 'mean of 2 images' in done.stdout
+    # patch embedding and one 3x3: 4 + 2 * 4
+    assert cells(done.stdout, 'backbone.stages.0')[-1][-1] == '12'
+
+
+def test_any_backbone_and_any_layer(small, monkeypatch, capsys, tmp_path):
+    """Stock YOLOv8 with the weights it starts from."""
+    stock = 'mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py'
+    code, out = run(monkeypatch, capsys, VIS, small.images[0], stock,
+                    '--out-dir', tmp_path, '--view', 'features', 'cam')
+    assert code == 0 and 'pictures of 1 image' in out
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {'0_features.png', '0_cam.png'} | {
+        f'0_channels_backbone_{stage}.png'
+        for stage in ('stem', 'stage1', 'stage2', 'stage3', 'stage4')}
+    code, out = run(
+        monkeypatch, capsys, VIS, small.images[0], small.config, '--out-dir',
+        tmp_path, '--target-layers', 'neck[0]', 'backbone.stages.2.blocks.0',
+        '--view', 'redundancy')
+    assert code == 0
+    assert [row[0] for row in cells(out, '')[1:]] == [
+        'neck[0]', 'backbone.stages.2.blocks.0']
+    code, _ = run(monkeypatch, capsys, VIS, small.images[0], stock, '--view',
+                  'pconv', '--out-dir', tmp_path)
+    assert 'has no partial convolution' in code
+
+
+@pytest.mark.parametrize('words, message', [
+    (['none.jpg', '{config}'], 'no such file or folder: none.jpg'),
+    (['{config}', '{config}'], 'cannot be read as an image'),
+    (['{image}', '{config}', 'none.pth'], 'checkpoint not found'),
+    (['{image}', '{config}', '--target-layers', 'body'],
+     "no module 'body'"),
+])
+def test_a_mistake_is_one_message(words, message, small, monkeypatch, capsys,
+                                  tmp_path):
+    words = [w.format(config=small.config, image=small.images[0])
+             for w in words]
+    code, _ = run(monkeypatch, capsys, VIS, *words, '--out-dir', tmp_path)
+    assert code.startswith('error: ') and message in code
+
+
+def test_layer_statistics_of_a_step(coco_options, monkeypatch, capsys,
+                                    tmp_path):
+    options = [f'{k}={v}'.replace(' ', '').replace("'", '"')
+               for k, v in coco_options.items()]
+    code, out = run(monkeypatch, capsys, LAYERS,
+                    'configs/yolov8_fasternet_n.py', '--out-dir', tmp_path,
+                    '--cfg-options', *options)
+    assert code == 0, code
+    with (tmp_path / 'layers.csv').open() as file:
+        rows = {row['name']: row for row in csv.DictReader(file)}
+    # a batch norm that starts with weight 1 and bias 0
+    norm = rows['backbone.stages.2.blocks.0.mlp.1']
+    assert float(norm['mean']) == pytest.approx(0, abs=1e-4)
+    assert float(norm['std']) == pytest.approx(1, abs=1e-3)
+    assert norm['kind'] == 'BatchNorm2d'
+    # the whole backbone learns
+    for name, row in rows.items():
+        if name.startswith('backbone') and row['kind'] == 'Conv2d':
+            assert float(row['weight_grad']) > 0
+    assert 'backbone.stages.2' in out and '2 images' in out
+    assert cv2.imread(str(tmp_path / 'layers.png')).std() > 10

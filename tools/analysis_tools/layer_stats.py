@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Activations and gradients of each layer in one training step.
+
+The batch is the first of the config's training set. Dead channels, and
+gradients that vanish or explode, are what to look for.
+"""
+import argparse
+import csv
+import math
+from pathlib import Path
+
+from mmengine.config import DictAction
+from mmengine.runner import Runner
+from prettytable import PrettyTable
+
+import mmfasternet.models  # noqa: F401  makes mmyolo importable
+from mmfasternet import analysis
+from mmfasternet.analysis import pictures
+from mmfasternet.checkpoint import CheckpointError
+from mmfasternet.config import clear_errors, load_config, require_data
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file path')
+    parser.add_argument(
+        'checkpoint',
+        nargs='?',
+        help='checkpoint file or URL (default: initial weights)')
+    parser.add_argument(
+        '--out-dir',
+        type=Path,
+        default=Path('output'),
+        help='for layers.csv and layers.png')
+    parser.add_argument('--device', default='cpu', help='e.g. cuda:0')
+    parser.add_argument('--seed', type=int, default=0, help='of the batch')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings, as key=value; see tools/train.py')
+    return parser.parse_args()
+
+
+def first_batch(cfg, seed):
+    loader = cfg.train_dataloader.copy()
+    loader.update(num_workers=0, persistent_workers=False)
+    loader.pop('prefetch_factor', None)
+    return next(iter(Runner.build_dataloader(loader, seed=seed)))
+
+
+def part(name):
+    """The stage or the like: a name up to its first number."""
+    words = name.split('.')
+    end = next((i for i, word in enumerate(words) if word.isdigit()), 1)
+    return '.'.join(words[:end + 1])
+
+
+def span(rows, key):
+    values = [getattr(row, key) for row in rows]
+    values = [value for value in values if not math.isnan(value)]
+    return f'{min(values):.1e} to {max(values):.1e}' if values else '-'
+
+
+def table(rows):
+    """One line per part."""
+    made = PrettyTable(
+        ['part', 'layers', 'std of the output', 'dead',
+         'std of its gradient', 'gradient / weights'], align='r')
+    made.align['part'] = 'l'
+    parts = {}
+    for row in rows:
+        parts.setdefault(part(row.name), []).append(row)
+    for name, group in parts.items():
+        made.add_row([
+            name, len(group), span(group, 'std'),
+            f'{max(row.dead for row in group):.1%}', span(group, 'grad_std'),
+            span(group, 'weight_grad')
+        ])
+    return made
+
+
+def main():
+    args = parse_args()
+    with clear_errors(CheckpointError, FileNotFoundError, ImportError,
+                      ValueError):
+        cfg = load_config(args.config, args.cfg_options)
+        require_data(cfg, 'train')
+        model = analysis.load_network(cfg, args.checkpoint, args.device)
+        data = first_batch(cfg, args.seed)
+        rows = analysis.layer_statistics(model, data)
+    print(f'smallest and largest of the layers of each part\n{table(rows)}')
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    with (args.out_dir / 'layers.csv').open('w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(analysis.LayerStatistics._fields)
+        writer.writerows(rows)
+    pictures.save(pictures.draw_layers(rows), args.out_dir / 'layers.png')
+    print(f'{len(data["inputs"])} images; layers.csv and layers.png in '
+          f'{args.out_dir}')
+
+
+if __name__ == '__main__':
+    main()
