@@ -341,9 +341,9 @@ def test_fsdp_trains_as_ddp_does(config, sharded, plain, tmp_path):
     train(sharded, tmp_path / 'whole', 2)
     assert_like_ddp(tmp_path / 'whole')
 
-    # killed in epoch 2 after a validation
-    train(sharded, tmp_path / 'parts', 2, ACT='0 8 self 9', status=1)
-    last = tmp_path / 'parts/iter_8.pth'
+    # killed in the middle of epoch 2, after a validation
+    train(sharded, tmp_path / 'parts', 2, ACT='0 4 self 9', status=1)
+    last = tmp_path / 'parts/iter_4.pth'
     assert (tmp_path / 'parts/last_checkpoint').read_text() == str(last)
     # DDP goes on from it as FSDP does
     train(config, tmp_path / 'ddp', 2, '--resume', last)

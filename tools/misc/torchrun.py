@@ -64,6 +64,9 @@ def set_address():
 
 
 if __name__ == '__main__':
+    # the store outlives a restart of the processes, which then may read the
+    # address of one that has died and be refused there: take a new one
+    os.environ.setdefault('TORCH_DISABLE_SHARE_RDZV_TCP_STORE', '1')
     several = int(os.environ['NNODES']) > 1
     try:
         main([*(set_address() if several else []), *sys.argv[1:]])

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import (
+    all_gather_object,
     broadcast_object_list,
     get_world_size,
     is_main_process,
@@ -72,6 +73,10 @@ class ResumeHook(Hook):
             # of a process that was killed while it wrote
             for part in Path(runner.work_dir).glob('.*.part'):
                 part.unlink(missing_ok=True)
+        # torchrun tells its restart only to the machine where one has died
+        runner._resume, runner._load_from = max(
+            all_gather_object((runner._resume, runner._load_from)),
+            key=lambda wish: (wish[0], wish[1] is None))
         if runner._resume:
             self._choose(runner)
         for hook in runner.hooks:
