@@ -362,12 +362,18 @@ def require_fit(model: nn.Module, name: str,
             shape, or if the classes are others.
     """
     data = CheckpointLoader.load_checkpoint(name, 'cpu', logger='silent')
-    require_fitting(model, data, name, classes)
+    require_fitting(model.state_dict(), data, name, classes)
 
 
-def require_fitting(model: nn.Module, data: Any, name: str,
+def require_fitting(own: Dict[str, torch.Tensor], data: Any, name: str,
                     classes: Sequence[str] = ()) -> None:
-    """The same as :func:`require_fit` of a checkpoint that has been read."""
+    """The same as :func:`require_fit`, of what has been read already.
+
+    Args:
+        own (dict): State dict of the model, with or without a wrapper.
+        data: What is in the checkpoint.
+        name, classes: See there.
+    """
     tensors = data.get('state_dict', data) if isinstance(data, dict) else None
     if not isinstance(tensors, dict) or not all(
             isinstance(k, str) and isinstance(v, torch.Tensor)
@@ -383,10 +389,8 @@ def require_fitting(model: nn.Module, data: Any, name: str,
             f'({_shorten(trained)}), but the config has {len(classes)} '
             f'({_shorten(classes)}): set `classes` to those of the training, '
             'in their order, or take the config from its work directory')
-    while hasattr(model, 'module'):
-        model = model.module
-    own = model.state_dict()
-    tensors = {re.sub(r'^module\.', '', k): v for k, v in tensors.items()}
+    own, tensors = ({re.sub(r'^(module\.)+', '', k): v for k, v in x.items()}
+                    for x in (own, tensors))
     problems = [
         f'{k}: {tuple(tensors[k].shape)} in the file, {tuple(v.shape)} in '
         'the model' for k, v in own.items()

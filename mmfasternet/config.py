@@ -274,6 +274,8 @@ def prepare_launch(cfg: Config, launcher: str) -> None:
         raise ValueError(f'--launcher {launcher} needs a CUDA device, and '
                          'there is none; on CPU use tools/dist_train.sh')
     torch.distributed.init_process_group('gloo')
+    if cfg.get('strategy', {}).get('type') == 'FSDPStrategy':
+        cfg.merge_from_dict({'strategy.model_wrapper.device_id': 'cpu'})
     cfg.setdefault(
         'model_wrapper_cfg',
         dict(

@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Make the environment, then run the tests; arguments go to pytest.
+# Environment: STACK and PYTHON, see tools/setup_env.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash tools/setup_env.sh
-.venv/bin/python -m pytest "$@"
+venv=.venv
+[ "${STACK:-onedl}" = onedl ] || venv=.venv-$STACK
+"$venv/bin/python" -m pytest "$@"

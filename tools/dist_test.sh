@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: dist_test.sh CONFIG CHECKPOINT GPUS [ARGUMENTS OF test.py]
-# Environment: NNODES, NODE_RANK, MASTER_ADDR, PORT, as in dist_train.sh.
+# Environment: NNODES, NODE_RANK, MASTER_ADDR, PORT, GLOO_SOCKET_IFNAME, as in
+# dist_train.sh.
 # Without a GPU, GPUS is the number of processes.
 
 CONFIG=$1
 CHECKPOINT=$2
 GPUS=$3
-NNODES=${NNODES:-1}
+export NNODES=${NNODES:-1}
 NODE_RANK=${NODE_RANK:-0}
 PORT=${PORT:-29500}
-MASTER_ADDR=${MASTER_ADDR:-"127.0.0.1"}
+export MASTER_ADDR=${MASTER_ADDR:-"127.0.0.1"}
 
 PYTHONPATH="$(dirname "$0")/..":$PYTHONPATH \
-exec python -m torch.distributed.run \
+exec python "$(dirname "$0")/misc/torchrun.py" \
     --nnodes="$NNODES" \
     --nproc_per_node="$GPUS" \
     --rdzv_backend=c10d \

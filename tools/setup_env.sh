@@ -2,19 +2,33 @@
 # SPDX-License-Identifier: Apache-2.0
 # Make the project's own environment in .venv, and nothing outside of it except
 # in pip's cache. Run again it does nothing; interrupted, it goes on where it
-# stopped. Environment: PYTHON names the interpreter to use.
+# stopped. Environment:
+# PYTHON: the interpreter to use
+# STACK: onedl, or openmmlab for OpenMMLab's own last releases in .venv-openmmlab
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+say() { echo "[set-up] $*"; }
+fail() { echo "[set-up] error: $*" >&2; exit 1; }
+
 TORCH=2.13.0
-MMCV=2.3.6
-venv=$PWD/.venv
-source_dir=$venv/src/onedl_mmcv-$MMCV
+case ${STACK:=onedl} in
+    onedl)
+        venv=$PWD/.venv
+        mmcv=onedl_mmcv-2.3.6
+        extras=onedl,classification,deploy,tests
+        ;;
+    openmmlab)
+        venv=$PWD/.venv-openmmlab
+        mmcv=mmcv-2.1.0
+        extras=openmmlab,deploy,tests
+        ;;
+    *) fail "STACK is onedl or openmmlab, not $STACK" ;;
+esac
+source_dir=$venv/src/$mmcv
 build_log=$venv/mmcv_build.log
 stamp=$venv/complete
 
-say() { echo "[set-up] $*"; }
-fail() { echo "[set-up] error: $*" >&2; exit 1; }
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 
 find_python() {
@@ -38,7 +52,7 @@ build_mmcv() {
         fail "a C++ compiler is needed to build mmcv (apt install g++)"
     if [ ! -d "$source_dir" ]; then
         pip download -q --no-deps --no-build-isolation --no-binary :all: \
-            -d "$venv/src" "onedl-mmcv==$MMCV"
+            -d "$venv/src" "${mmcv/-/==}"
         mkdir "$source_dir.partial"
         tar -xf "$source_dir.tar.gz" -C "$source_dir.partial" --strip 1
         mv "$source_dir.partial" "$source_dir"
@@ -87,20 +101,21 @@ mkdir -p "$venv/src"
 rm -rf "$source_dir.partial"
 
 say "installing torch $TORCH"
-# setuptools: mmcv's build reads pkg_resources, gone from 82 on
-pip install -q "torch==$TORCH" 'setuptools>=64,<82' wheel ninja psutil
+# setuptools: mmcv's build and mmengine 0.10.7 read pkg_resources, gone from 82
+# on
+pip install -q "torch==$TORCH" 'setuptools>=64,<81' wheel ninja psutil
 
 # compiled for one version of torch, shared by all clones
 wheels=$(pip cache dir 2>/dev/null || echo "$venv")/mmfasternet/torch-$TORCH
 tag=$("$venv/bin/python" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
-if ! compgen -G "$wheels/onedl_mmcv-$MMCV-$tag-*.whl" >/dev/null; then
+if ! compgen -G "$wheels/$mmcv-$tag-*.whl" >/dev/null; then
     pip download -q --no-deps --only-binary :all: -d "$wheels" \
-        "onedl-mmcv==$MMCV" 2>/dev/null || build_mmcv
+        "${mmcv/-/==}" 2>/dev/null || build_mmcv
 fi
 
 say "installing mmfasternet and what it needs"
 pip install -q --no-build-isolation --find-links "$wheels" \
-    -e '.[onedl,classification,deploy,tests]'
+    -e ".[$extras]"
 # Two distributions of OpenCV write the same cv2, and the one with a window
 # system does not load on a machine without.
 pip uninstall -q -y opencv-python opencv-python-headless
@@ -114,4 +129,4 @@ pip install -q --no-deps timm==1.0.31
         "rm -r $wheels and run $0 again"
 rm -rf "$venv/src"
 echo "$wanted" >"$stamp"
-say "done: source .venv/bin/activate"
+say "done: source ${venv#"$PWD/"}/bin/activate"

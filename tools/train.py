@@ -13,7 +13,7 @@ import mmfasternet.models  # noqa: F401  # isort: skip
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import DictAction
 from mmengine.device import get_device
-from mmengine.runner import Runner
+from mmengine.registry import RUNNERS
 
 from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.config import (
@@ -120,17 +120,22 @@ def main():
     elif args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if cfg.get('runner_type') == 'FlexibleRunner':
+        cfg.runner_type = 'mmfasternet.FlexibleRunner'
     set_resume(cfg, args.resume)
     hooks = cfg.get('custom_hooks') or []
+    # DeepSpeed saves and resumes by itself, without asking any hook
+    by_itself = cfg.get('strategy', {}).get('type') == 'DeepSpeedStrategy'
     cfg.custom_hooks = hooks + [
         dict(type=f'mmfasternet.{name}') for name in HOOKS
         if f'mmfasternet.{name}' not in [hook.type for hook in hooks]
+        and not (by_itself and name in ('InterruptHook', 'ResumeHook'))
     ]
 
     try:
         with clear_errors(CheckpointError, FileNotFoundError,
                           NonFiniteLossError):
-            Runner.from_cfg(cfg).train()
+            RUNNERS.build(cfg).train()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+from .flexible_runner import FlexibleRunner
 from .hooks import (
     EvaluationFiguresHook,
     InterruptHook,
@@ -11,7 +12,7 @@ from .hooks import (
 from .optimizers import CPUAmpOptimWrapper, require_bfloat16
 
 __all__ = [
-    'CPUAmpOptimWrapper', 'EvaluationFiguresHook', 'InterruptHook',
-    'NonFiniteLossError', 'NonFiniteLossHook', 'ProgressBarHook',
-    'ResultsHook', 'ResumeHook', 'require_bfloat16'
+    'CPUAmpOptimWrapper', 'EvaluationFiguresHook', 'FlexibleRunner',
+    'InterruptHook', 'NonFiniteLossError', 'NonFiniteLossHook',
+    'ProgressBarHook', 'ResultsHook', 'ResumeHook', 'require_bfloat16'
 ]

@@ -5,6 +5,7 @@ import random
 import re
 import signal
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -205,16 +206,7 @@ def state(runner):
         losses=hub.get_scalar('train/loss').data[0].tolist())
 
 
-def assert_equal(a, b, path=''):
-    assert type(a) is type(b), path
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            assert_equal(a[key], b[key], f'{path}.{key}')
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), path
-    else:
-        assert a == b, path
+assert_equal = partial(torch.testing.assert_close, rtol=0, atol=0)
 
 
 @pytest.fixture(scope='module')

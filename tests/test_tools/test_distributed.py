@@ -8,10 +8,11 @@ import json
 import os
 import pickle
 import random
+import shutil
 import signal
-import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from mmengine.runner import Runner
 from torch import distributed, nn
 
 from mmfasternet.config import load_config
+from mmfasternet.engine import FlexibleRunner
 from mmfasternet.models import FasterNet
 
 ACT = '''
@@ -100,10 +102,18 @@ model = dict(backbone=dict(drop_path_rate=0.2))
     return folder / 'small.py'
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
+@pytest.fixture(scope='module')
+def sharded(config):
+    """The same config with the strategy of the one for FSDP."""
+    cfg = load_config('configs/yolov8_fasternet_x_fsdp.py')
+    path = config.with_name('sharded.py')
+    path.write_text(f"_base_ = './{config.name}'\n"
+                    f'runner_type = {cfg.runner_type!r}\n'
+                    f'strategy = dict({cfg.strategy.to_dict()!r})\n')
+    return path
+
+
+assert_equal = partial(torch.testing.assert_close, rtol=0, atol=0)
 
 
 def environment(config, **env):
@@ -111,7 +121,7 @@ def environment(config, **env):
         os.environ,
         PYTHONPATH=f'{config.parent}:{os.environ.get("PYTHONPATH", "")}',
         PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
-        PORT=str(free_port()),
+        PORT='0',  # a free one
         OMP_NUM_THREADS='1',
         **env)
 
@@ -144,22 +154,11 @@ def result(work_dir):
     return dict(
         {
             key: checkpoint[key]
-            for key in ('state_dict', 'ema_state_dict', 'optimizer',
-                        'param_schedulers')
+            for key in ('state_dict', 'ema_state_dict', 'param_schedulers')
         },
+        optimizer=checkpoint['optimizer']['state'],
         losses=scalars['train/loss'].data[0].tolist(),
         ap=scalars['val/coco/bbox_mAP'].data[0].tolist())
-
-
-def assert_equal(a, b, path=''):
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            assert_equal(a[key], b[key], f'{path}.{key}')
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), path
-    else:
-        assert a == b, path
 
 
 @pytest.fixture(scope='module')
@@ -177,12 +176,83 @@ def plain(config, tmp_path_factory):
 
 
 @pytest.mark.slow
+def test_the_same_seed_gives_equal_bits(config, tmp_path):
+    """As other processes, where PyTorch is asked for it; others not."""
+    runs = {}
+    for name, seed in dict(one=1, again=1, other=2).items():
+        train(config, tmp_path / name, 0, '--cfg-options',
+              f'randomness.seed={seed}', 'randomness.deterministic=True')
+        runs[name] = result(tmp_path / name)
+    assert_equal(runs['again'], runs['one'])
+    assert runs['other']['losses'] != runs['one']['losses']
+
+
+@pytest.mark.slow
 def test_a_killed_rank_is_started_again_without_a_person(
         config, plain, tmp_path):
     """In the middle of epoch 2; the checkpoint is of the iteration before."""
     log = train(config, tmp_path, 2, ACT='1 4 self 9', MAX_RESTARTS='1')
     assert 'resumed epoch: 1, iter: 4' in log
     assert_equal(result(tmp_path), result(plain(2)))
+
+
+@pytest.fixture
+def hosts():
+    """Commands that run others on two hosts with addresses of their own.
+
+    Network namespaces; the machine's name means 127.0.0.1 on both.
+    """
+    names = [f'mmfasternet{os.getpid()}-{number}' for number in (1, 2)]
+
+    def ip(*command):
+        done = subprocess.run(['ip', *command], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip('needs iproute2 and the right to make network '
+                        f'namespaces: {done.stderr.strip()}')
+
+    if not shutil.which('ip'):
+        pytest.skip('needs iproute2 (apt-get install iproute2)')
+    try:
+        for name in names:
+            ip('netns', 'add', name)
+        ip('link', 'add', 'eth0', 'netns', names[0], 'type', 'veth', 'peer',
+           'name', 'eth0', 'netns', names[1])
+        for number, name in enumerate(names, 1):
+            ip('-n', name, 'address', 'add', f'10.77.0.{number}/24', 'dev',
+               'eth0')
+            ip('-n', name, 'link', 'set', 'eth0', 'up')
+            ip('-n', name, 'link', 'set', 'lo', 'up')
+        yield [['ip', 'netns', 'exec', name] for name in names]
+    finally:
+        for name in names:
+            subprocess.run(['ip', 'netns', 'delete', name],
+                           capture_output=True)
+
+
+@pytest.mark.slow
+def test_two_hosts_train_as_one_does(hosts, config, plain, tmp_path):
+    """With one process each, of which the second one is killed once."""
+    expected = result(plain(2))
+    runs = [
+        subprocess.Popen(
+            [*host, 'bash', 'tools/dist_train.sh', str(config), '1',
+             '--work-dir', str(tmp_path)],
+            stderr=subprocess.STDOUT,
+            stdout=(tmp_path / f'{number}.log').open('w'),
+            env=dict(environment(config), NNODES='2', NODE_RANK=str(number),
+                     MASTER_ADDR='10.77.0.1', PORT='29500', MAX_RESTARTS='1',
+                     ACT='1 4 self 9'))
+        for number, host in enumerate(hosts)
+    ]
+    try:
+        statuses = [x.wait(600) for x in runs]
+    finally:
+        for x in runs:
+            x.kill()
+    logs = [(tmp_path / f'{number}.log').read_text() for number in (0, 1)]
+    assert statuses == [0, 0], '\n'.join(logs)
+    assert 'resumed epoch: 1, iter: 4' in ''.join(logs)
+    assert_equal(result(tmp_path), expected)
 
 
 @pytest.mark.slow
@@ -256,6 +326,41 @@ def test_killed_at_random_moments(ranks, kills, config, plain, tmp_path):
         else:
             train(config, work_dir, ranks, '--resume')
         assert_equal(result(work_dir), expected)
+
+
+@pytest.mark.slow
+def test_fsdp_trains_as_ddp_does(config, sharded, plain, tmp_path):
+    """But for the order of sums, averaged weights and clipping included."""
+
+    def assert_like_ddp(work_dir):
+        found, expected = result(work_dir), result(plain(2))
+        for key in 'state_dict', 'ema_state_dict', 'losses', 'ap':
+            torch.testing.assert_close(
+                found[key], expected[key], rtol=1e-4, atol=1e-5)
+
+    train(sharded, tmp_path / 'whole', 2)
+    assert_like_ddp(tmp_path / 'whole')
+
+    # killed in the middle of epoch 2, after a validation
+    train(sharded, tmp_path / 'parts', 2, ACT='0 4 self 9', status=1)
+    last = tmp_path / 'parts/iter_4.pth'
+    assert (tmp_path / 'parts/last_checkpoint').read_text() == str(last)
+    # DDP goes on from it as FSDP does
+    train(config, tmp_path / 'ddp', 2, '--resume', last)
+    assert_like_ddp(tmp_path / 'ddp')
+    train(sharded, tmp_path / 'parts', 2, '--resume')
+    assert_equal(result(tmp_path / 'parts'), result(tmp_path / 'whole'))
+
+
+@pytest.mark.parametrize('name, options, words', [
+    ('fsdp', {'strategy.state_dict_cfg': 'local'}, 'FULL_STATE_DICT'),
+])
+def test_strategies_that_would_not_save_are_refused(name, options, words,
+                                                    tmp_path):
+    cfg = load_config(f'configs/yolov8_fasternet_x_{name}.py', options)
+    cfg.work_dir = str(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        FlexibleRunner.from_cfg(cfg)
 
 
 @pytest.mark.slow

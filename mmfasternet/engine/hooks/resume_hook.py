@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import (
+    all_gather_object,
     broadcast_object_list,
     get_world_size,
     is_main_process,
 )
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import CheckpointLoader, Runner
-from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmfasternet.checkpoint import (
@@ -73,6 +73,10 @@ class ResumeHook(Hook):
             # of a process that was killed while it wrote
             for part in Path(runner.work_dir).glob('.*.part'):
                 part.unlink(missing_ok=True)
+        # torchrun tells its restart only to the machine where one has died
+        runner._resume, runner._load_from = max(
+            all_gather_object((runner._resume, runner._load_from)),
+            key=lambda wish: (wish[0], wish[1] is None))
         if runner._resume:
             self._choose(runner)
         for hook in runner.hooks:
@@ -85,12 +89,13 @@ class ResumeHook(Hook):
     def _choose(self, runner: Runner) -> None:
         """Set what MMEngine resumes from; all processes the same."""
         found: List[Any] = [None]
+        own = runner.model.state_dict()  # FSDP gathers it from all
         if is_main_process():
             try:
                 name = runner._load_from or newest_checkpoint(runner.work_dir)
                 found = [name and str(name)]
                 if name:
-                    _require_resumable(runner.model, str(name))
+                    _require_resumable(own, str(name))
             except (CheckpointError, OSError) as error:
                 found = [error]
         broadcast_object_list(found)
@@ -223,10 +228,10 @@ def _set_seed(*place: int) -> None:
 _SHAPE = ('processes', 'images_per_iteration', 'iterations_per_epoch')
 
 
-def _require_resumable(model: nn.Module, name: str) -> None:
+def _require_resumable(own: Dict[str, torch.Tensor], name: str) -> None:
     """Refuse what a training cannot go on from, before anything takes it."""
     data = CheckpointLoader.load_checkpoint(name, 'cpu', logger='silent')
-    require_fitting(model, data, name)
+    require_fitting(own, data, name)
     meta = data.get('meta')
     saved = meta.get(_KEY) if isinstance(meta, dict) else None
     if not isinstance(data.get('optimizer'), dict) or not _are_counts(
@@ -245,7 +250,7 @@ def _require_resumable(model: nn.Module, name: str) -> None:
                 k.removeprefix('module.'): v
                 for k, v in averaged.items() if k != 'steps'
             }
-        require_fitting(model, dict(state_dict=averaged), name)
+        require_fitting(own, dict(state_dict=averaged), name)
 
 
 def _are_counts(values: Any, *names: str) -> bool:
