@@ -211,7 +211,7 @@ def plot_pareto(evaluations: Evaluations,
                         color=f'C{i % 10}',
                         label=name)
         axis.set(title=' '.join(way), xlabel='ms per image', ylabel='AP')
-        axis.set_xlim(left=0)
+        axis.set_xlim(0, 1.08 * axis.get_xlim()[1])
         axis.grid(alpha=.3)
         axis.legend(fontsize='small')
     return figure
