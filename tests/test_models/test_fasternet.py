@@ -76,6 +76,23 @@ def test_outputs_have_the_announced_shapes(arch):
     assert model.out_strides == (4, 8, 16, 32)
 
 
+@pytest.mark.parametrize('size, stride', [(6, 4), (7, 4), (8, 4), (4, 4)])
+def test_patches_may_overlap(size, stride):
+    """A place of the stem sees ``size`` pixels a side around its own four."""
+    model = FasterNet('n', patch_size=size, patch_size2=3,
+                      out_indices=(0, 1, 2, 3)).eval()
+    image = torch.rand(1, 3, 64, 96, requires_grad=True)
+    model.patch_embed(image)[0, :, 5, 7].sum().backward()
+    seen = image.grad.abs().sum((0, 1)) > 0
+    rows, columns = seen.any(1).nonzero(), seen.any(0).nonzero()
+    before = (size - stride + 1) // 2
+    assert rows.flatten().tolist() == list(
+        range(5 * stride - before, 5 * stride - before + size))
+    assert columns[0] == 7 * stride - before and len(columns) == size
+    for out, stride in zip(model(image), model.out_strides):
+        assert out.shape[2:] == (64 // stride, 96 // stride)
+
+
 def test_the_small_variant_is_smaller_than_t0():
     with torch.device('meta'):
         classifier = FasterNet('n', num_classes=1000)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from mmengine.runner import Runner
@@ -54,6 +55,30 @@ def test_every_config_trains_and_predicts(config, coco_options, tmp_path):
         for group in runner.optim_wrapper.optimizer.param_groups)
     assert trained == len(list(runner.model.parameters()))
     assert runner.iter == 3 and 'coco/bbox_mAP' in runner.test()
+
+
+def letter_resizes(node):
+    """The config of each, wherever it stands."""
+    if isinstance(node, dict):
+        if node.get('type') == 'LetterResize':
+            yield node
+        node = node.values()
+    if isinstance(node, (list, tuple, type({}.values()))):
+        for child in node:
+            yield from letter_resizes(child)
+
+
+def test_borders_are_gray_in_training_and_test():
+    """As those of mosaic and the affine transform, in all three channels."""
+    from mmyolo.registry import TRANSFORMS
+    found = list(letter_resizes(
+        load_config('configs/yolov8_fasternet_n.py')._cfg_dict))
+    assert len(found) >= 4  # last epochs, val, test, augmented test
+    for cfg in found:
+        resized = TRANSFORMS.build(dict(cfg))(
+            dict(img=np.zeros((20, 64, 3), np.uint8)))['img']
+        assert resized.shape[0] > 20
+        assert (resized[[0, -1]] == 114).all()
 
 
 @pytest.fixture(scope='module')
