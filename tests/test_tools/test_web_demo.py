@@ -318,7 +318,9 @@ def test_the_page_in_chromium(server, small, tmp_path):
         expect(first).to_have_value('', timeout=30_000)
         image.get_by_label('Capture from camera').click()
         image.get_by_text('Click to Access Webcam').click()
-        image.get_by_label('capture photo').click(timeout=30_000)
+        page.wait_for_function(
+            "document.querySelector('#image video')?.videoWidth > 0")
+        image.get_by_label('capture photo').click()
         expect(first).to_have_value(_timed(), timeout=60_000)
         page.screenshot(path=str(tmp_path / 'page.png'), full_page=True)
         browser.close()
