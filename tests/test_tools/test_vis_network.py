@@ -69,8 +69,12 @@ def test_all_views_of_a_folder(small, tmp_path):
 def test_any_backbone_and_any_layer(small, monkeypatch, capsys, tmp_path):
     """Stock YOLOv8 with the weights it starts from."""
     stock = 'mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py'
+    smaller = ['--cfg-options'] + [
+        f'test_dataloader.dataset.pipeline.{i}.scale=(128,128)'
+        for i in (1, 2)]
     code, out = run(monkeypatch, capsys, VIS, small.images[0], stock,
-                    '--out-dir', tmp_path, '--view', 'features', 'cam')
+                    '--out-dir', tmp_path, '--view', 'features', 'cam',
+                    *smaller)
     assert code == 0 and 'pictures of 1 image' in out
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {'0_features.png', '0_cam.png'} | {
@@ -84,7 +88,7 @@ def test_any_backbone_and_any_layer(small, monkeypatch, capsys, tmp_path):
     assert [row[0] for row in cells(out, '')[1:]] == [
         'neck[0]', 'backbone.stages.2.blocks.0']
     code, _ = run(monkeypatch, capsys, VIS, small.images[0], stock, '--view',
-                  'pconv', '--out-dir', tmp_path)
+                  'pconv', '--out-dir', tmp_path, *smaller)
     assert 'has no partial convolution' in code
 
 

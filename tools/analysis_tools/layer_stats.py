@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 
 from mmengine.config import DictAction
-from mmengine.runner import Runner
+from mmengine.runner import Runner, set_random_seed
 from prettytable import PrettyTable
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
@@ -89,6 +89,7 @@ def main():
         cfg = load_config(args.config, args.cfg_options)
         require_data(cfg, 'train')
         model = analysis.load_network(cfg, args.checkpoint, args.device)
+        set_random_seed(args.seed)
         data = first_batch(cfg, args.seed)
         rows = analysis.layer_statistics(model, data)
     print(f'smallest and largest of the layers of each part\n{table(rows)}')
