@@ -420,6 +420,7 @@ NOT_RUN = {
     r'dist_\w+.sh .* 8': '8 GPUs; test_distributed.py has processes on CPU',
     'fasternet://|in1k.py': 'network: weights of the authors, ImageNet',
     'cuda:0': 'a GPU',
+    '--sensitivity': 'minutes; test_quantization.py has a smaller network',
     r'--backbones --|_l.py .*_x.py': 'minutes, for 10 and 25 networks; other '
     'lines have two and three',
     'train.py .*mask-rcnn': 'test_mmdet_detectors.py trains it',
