@@ -435,9 +435,10 @@ SHORTER = {
     'train.* configs/yolov8_fasternet_n|../tools/train.py':
     '--cfg-options max_epochs=1 train_dataloader.dataset.indices=16',
     'train.py configs/mine.py .*load_from':
-    '--cfg-options data_root=data/bccd/ '
+    '--cfg-options classes=Platelets,RBC,WBC data_root=data/bccd/ '
     'train_ann_file=annotations/train.json train_data_prefix=JPEGImages/ '
     f'val_ann_file=annotations/val.json val_data_prefix=JPEGImages/ {TINY}',
+    'convert_detector.py (SRC|yolov8s)': '--cfg-options pretrained=None',
     'prepare.py BCCD': '--img-scale 64 --epochs 30',
     'prepare.py data.yaml': '--epochs 2 --img-scale 64',
     'benchmark.py': '--runs 1',
