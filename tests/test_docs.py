@@ -420,6 +420,7 @@ NOT_RUN = {
     r'dist_\w+.sh .* 8': '8 GPUs; test_distributed.py has processes on CPU',
     'fasternet://|in1k.py': 'network: weights of the authors, ImageNet',
     'cuda:0': 'a GPU',
+    '--sensitivity': 'minutes; test_quantization.py has a smaller network',
     r'--backbones --|_l.py .*_x.py': 'minutes, for 10 and 25 networks; other '
     'lines have two and three',
     'train.py .*mask-rcnn': 'test_mmdet_detectors.py trains it',
@@ -431,12 +432,13 @@ SHORTER = {
     'train.py configs/yolov8_fasternet_s': f'--cfg-options {TINY}',
     'test.py configs/yolov8_fasternet_s':
     '--cfg-options img_scale=64,64 val_num_workers=0',
-    'train.* configs/yolov8_fasternet_n': '--cfg-options max_epochs=1',
+    'train.* configs/yolov8_fasternet_n|../tools/train.py':
+    '--cfg-options max_epochs=1 train_dataloader.dataset.indices=16',
     'train.py configs/mine.py .*load_from':
-    '--cfg-options data_root=data/bccd/ '
+    '--cfg-options classes=Platelets,RBC,WBC data_root=data/bccd/ '
     'train_ann_file=annotations/train.json train_data_prefix=JPEGImages/ '
     f'val_ann_file=annotations/val.json val_data_prefix=JPEGImages/ {TINY}',
-    'my_project|../tools/train.py': '--cfg-options max_epochs=1',
+    'convert_detector.py (SRC|yolov8s)': '--cfg-options pretrained=None',
     'prepare.py BCCD': '--img-scale 64 --epochs 30',
     'prepare.py data.yaml': '--epochs 2 --img-scale 64',
     'benchmark.py': '--runs 1',
