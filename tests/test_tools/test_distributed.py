@@ -12,11 +12,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import assert_equal
 from mmdet.evaluation import CocoMetric
 from mmengine.dataset import DefaultSampler
 from mmengine.model import MMDistributedDataParallel
@@ -111,9 +111,6 @@ def sharded(config):
                     f'runner_type = {cfg.runner_type!r}\n'
                     f'strategy = dict({cfg.strategy.to_dict()!r})\n')
     return path
-
-
-assert_equal = partial(torch.testing.assert_close, rtol=0, atol=0)
 
 
 def environment(config, **env):
