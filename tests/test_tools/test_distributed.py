@@ -22,9 +22,11 @@ from mmengine.dataset import DefaultSampler
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import Runner
 from torch import distributed, nn
+from torch.distributed.fsdp import FullyShardedDataParallel, StateDictType
 
 from mmfasternet.config import load_config
 from mmfasternet.engine import FlexibleRunner
+from mmfasternet.engine.flexible_runner import whole_optim_state
 from mmfasternet.models import FasterNet
 
 ACT = '''
@@ -469,6 +471,35 @@ def test_batch_norm_sees_the_images_of_its_process(ranks, tmp_path):
     assert difference > 1e-4
     for key, value in parts[0]['grads'].items():
         assert torch.equal(value, parts[-1]['grads'][key])
+
+
+def optimizer_state(rank, ranks, is_sharded):
+    """What AdamW has of two steps, by the names of the parameters."""
+    torch.manual_seed(0)
+    model = FasterNet(arch='n', num_classes=5, drop_path_rate=0.).eval()
+    images, labels = torch.randn(4, 3, 64, 64), torch.arange(4)
+    if is_sharded:
+        model = FullyShardedDataParallel(
+            model, device_id=torch.device('cpu'), use_orig_params=True)
+        FullyShardedDataParallel.set_state_dict_type(
+            model, StateDictType.FULL_STATE_DICT)
+    optimizer = torch.optim.AdamW(model.parameters())
+    for _ in range(2):
+        logits = model(images[rank::ranks])
+        logits = logits[-1] if isinstance(logits, (list, tuple)) else logits
+        nn.functional.cross_entropy(logits, labels[rank::ranks]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    if is_sharded:
+        return whole_optim_state(model, optimizer)['state']
+    names = [name for name, _ in model.named_parameters()]
+    return dict(zip(names, optimizer.state_dict()['state'].values()))
+
+
+def test_the_state_of_a_sharded_optimizer_is_whole(tmp_path):
+    single, = on_ranks(1, optimizer_state, tmp_path / 'one', False)
+    for part in on_ranks(2, optimizer_state, tmp_path / 'two', True):
+        torch.testing.assert_close(part, single, rtol=1e-3, atol=1e-6)
 
 
 def evaluate(rank, ranks, ann_file):
