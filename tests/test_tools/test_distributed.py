@@ -175,18 +175,6 @@ def plain(config, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_equal_bits(config, tmp_path):
-    """As other processes, where PyTorch is asked for it; others not."""
-    runs = {}
-    for name, seed in dict(one=1, again=1, other=2).items():
-        train(config, tmp_path / name, 0, '--cfg-options',
-              f'randomness.seed={seed}', 'randomness.deterministic=True')
-        runs[name] = result(tmp_path / name)
-    assert_equal(runs['again'], runs['one'])
-    assert runs['other']['losses'] != runs['one']['losses']
-
-
-@pytest.mark.slow
 def test_a_killed_rank_is_started_again_without_a_person(
         config, plain, tmp_path):
     """In the middle of epoch 2; the checkpoint is of the iteration before."""
