@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 # Gradients and optimizer are spread over the processes by DeepSpeed
-# (pip install deepspeed), whose checkpoints are folders.
+# (pip install 'deepspeed<0.19', later ones lack what MMEngine imports), whose
+# checkpoints are folders.
 _base_ = './yolov8_fasternet_x.py'
 
 runner_type = 'FlexibleRunner'

@@ -10,6 +10,19 @@ import pytest
 import torch
 
 
+def assert_equal(a, b, path=''):
+    """Equal bits of whatever a training saves, and the same types."""
+    assert type(a) is type(b), path
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_equal(a[key], b[key], f'{path}.{key}')
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    else:
+        assert a == b, path
+
+
 @pytest.fixture(scope='session')
 def coco(tmp_path_factory):
     """A COCO-shaped folder: bright squares of two classes on noise."""

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-from typing import Any, Optional, Union
+from copy import deepcopy
+from typing import Any, Dict, Optional, Union
 
 from mmengine._strategy import BaseStrategy
+from mmengine.dist import all_gather_object
 from mmengine.fileio import join_path
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import FlexibleRunner as _FlexibleRunner
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
 
 from mmfasternet.registry import RUNNERS
 
@@ -25,6 +28,8 @@ class FlexibleRunner(_FlexibleRunner):
       after a best validation is an epoch ahead.
     - Gradients in shards are clipped by the norm of all shards.
     - EMAHook averages whole weights, in each process.
+    - The optimizer's state is gathered one kind after the other, see
+      :func:`whole_optim_state`.
 
     A checkpoint of FSDP is one file, which anything else here reads, too.
 
@@ -41,6 +46,9 @@ class FlexibleRunner(_FlexibleRunner):
                 'strategy.state_dict_cfg of FSDP must be of the type '
                 'FULL_STATE_DICT: nothing here reads, checks or goes on from '
                 'a folder with a file of each process')
+        if self._is_full is not None:
+            strategy.optim_state_dict = lambda: whole_optim_state(
+                strategy.model, strategy.optim_wrapper.optimizer)
         return strategy
 
     def register_hook(self, hook: Union[Hook, dict], *args) -> None:
@@ -95,6 +103,39 @@ class FlexibleRunner(_FlexibleRunner):
                 meta=meta, message_hub=self.message_hub.state_dict()),
             callback=lambda checkpoint: self.call_hook(
                 'before_save_checkpoint', checkpoint=checkpoint))
+
+
+def whole_optim_state(model: FullyShardedDataParallel,
+                      optimizer: Optimizer) -> dict:
+    """State of an optimizer of shards, as the one of the whole model.
+
+    PyTorch 2.13 gathers all of it in one buffer, one kind after the other, so
+    where the result stays on its device each kind has the numbers of the last
+    one, Adam's means those of its squares. Here it gathers one at a time.
+
+    Args:
+        model (FullyShardedDataParallel): Set to ``FULL_STATE_DICT``. All
+            processes call this together.
+        optimizer (Optimizer): Of its parameters.
+
+    Returns:
+        dict: State dict, with names instead of numbers of parameters.
+    """
+    state = dict(optimizer.state)
+    kinds = {kind for values in state.values() for kind in values}
+    whole: Dict[str, dict] = {}
+    try:
+        for kind in sorted(kinds.union(*all_gather_object(kinds))):
+            for param, values in state.items():
+                optimizer.state[param] = {kind: values[kind]}
+            part = FullyShardedDataParallel.optim_state_dict(model, optimizer)
+            for name, values in part['state'].items():
+                whole.setdefault(name, {}).update(deepcopy(values))
+    finally:
+        optimizer.state.update(state)
+    return dict(
+        FullyShardedDataParallel.optim_state_dict(model, optimizer),
+        state=whole)
 
 
 class _FullEMAHook(EMAHook):

@@ -5,11 +5,11 @@ import random
 import re
 import signal
 import time
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from conftest import assert_equal
 from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import BaseMetric, Evaluator
@@ -204,9 +204,6 @@ def state(runner):
         place=(runner.epoch, runner.iter),
         best=hub.get_info('best_score'),
         losses=hub.get_scalar('train/loss').data[0].tolist())
-
-
-assert_equal = partial(torch.testing.assert_close, rtol=0, atol=0)
 
 
 @pytest.fixture(scope='module')
