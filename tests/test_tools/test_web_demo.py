@@ -269,7 +269,7 @@ def test_large_requests_and_other_hosts_are_refused(server, demo):
 # ------------------------------------------------------------ in a browser
 @pytest.mark.slow
 def test_the_page_in_chromium(server, small, tmp_path):
-    """Upload, threshold, side by side."""
+    """Upload, threshold, side by side, camera."""
     sync_api = pytest.importorskip('playwright.sync_api',
                                    reason='playwright is not installed')
     chromium = shutil.which('chromium') or shutil.which('google-chrome')
@@ -277,11 +277,13 @@ def test_the_page_in_chromium(server, small, tmp_path):
         pytest.skip('there is no chromium in the PATH')
     options = ['--no-sandbox', '--disable-gpu',
                '--disable-background-networking', '--disable-sync',
-               '--disable-component-update']
+               '--disable-component-update',
+               '--use-fake-device-for-media-stream',
+               '--use-fake-ui-for-media-stream']
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch_persistent_context(
             str(tmp_path / 'profile'), executable_path=chromium,
-            headless=True, args=options,
+            headless=True, args=options, permissions=['camera'],
             viewport=dict(width=1500, height=1000))
         page = browser.new_page()
         asked, expect = [], sync_api.expect
@@ -310,6 +312,16 @@ def test_the_page_in_chromium(server, small, tmp_path):
         page.locator('#second-model input').click()
         page.get_by_role('option', name='none').click()
         expect(second).to_have_value('', timeout=30_000)
+        # the camera, which Chromium plays
+        image = page.locator('#image')
+        image.get_by_label(re.compile('^(clear|remove)', re.I)).first.click()
+        expect(first).to_have_value('', timeout=30_000)
+        image.get_by_label('Capture from camera').click()
+        image.get_by_text('Click to Access Webcam').click()
+        page.wait_for_function(
+            "document.querySelector('#image video')?.videoWidth > 0")
+        image.get_by_label('capture photo').click()
+        expect(first).to_have_value(_timed(), timeout=60_000)
         page.screenshot(path=str(tmp_path / 'page.png'), full_page=True)
         browser.close()
     assert {url.split('/')[2] for url in asked if url.startswith('http')} == {
