@@ -21,11 +21,11 @@ def network(small):
     return load_network(small.cfg, small.checkpoint)
 
 
-def test_an_image_is_prepared_as_in_a_test(small, network):
+def test_an_image_is_prepared_as_in_a_test(small, network, tmp_path):
     """60x120 fits into 64x64 as 32x64, between 16 rows of padding."""
-    folder = small.folder / 'wide.png'
-    cv2.imwrite(str(folder), np.full((60, 120, 3), (0, 128, 255), np.uint8))
-    prepared = prepare_image(small.cfg, network, str(folder))
+    path = str(tmp_path / 'wide.png')
+    cv2.imwrite(path, np.full((60, 120, 3), (0, 128, 255), np.uint8))
+    prepared = prepare_image(small.cfg, network, path)
     assert prepared.content == (16, 48, 0, 64)
     inside = prepared.picture[16:48]
     assert (inside == (255, 128, 0)).all()  # RGB
