@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from copy import deepcopy
+from functools import partial
 from typing import Any, Dict, Optional, Union
 
 from mmengine._strategy import BaseStrategy
@@ -29,7 +30,8 @@ class FlexibleRunner(_FlexibleRunner):
     - Gradients in shards are clipped by the norm of all shards.
     - EMAHook averages whole weights, in each process.
     - The optimizer's state is gathered one kind after the other, see
-      :func:`whole_optim_state`.
+      :func:`whole_optim_state`, and can be loaded: MMEngine gives PyTorch 2.1
+      and later its arguments in another order than they are.
 
     A checkpoint of FSDP is one file, which anything else here reads, too.
 
@@ -49,6 +51,8 @@ class FlexibleRunner(_FlexibleRunner):
         if self._is_full is not None:
             strategy.optim_state_dict = lambda: whole_optim_state(
                 strategy.model, strategy.optim_wrapper.optimizer)
+            strategy.load_optim_state_dict = partial(
+                _load_optim_state, strategy)
         return strategy
 
     def register_hook(self, hook: Union[Hook, dict], *args) -> None:
@@ -103,6 +107,13 @@ class FlexibleRunner(_FlexibleRunner):
                 meta=meta, message_hub=self.message_hub.state_dict()),
             callback=lambda checkpoint: self.call_hook(
                 'before_save_checkpoint', checkpoint=checkpoint))
+
+
+def _load_optim_state(strategy: BaseStrategy, state: dict) -> None:
+    optimizer = strategy.optim_wrapper.optimizer
+    strategy.optim_wrapper.load_state_dict(
+        FullyShardedDataParallel.optim_state_dict_to_load(
+            model=strategy.model, optim=optimizer, optim_state_dict=state))
 
 
 def whole_optim_state(model: FullyShardedDataParallel,
