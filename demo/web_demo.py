@@ -20,9 +20,10 @@ from PIL import Image, UnidentifiedImageError
 
 from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.config import clear_errors, load_config
+from mmfasternet.datasets.pictures import read_image
 from mmfasternet.deploy import Predictor
 from mmfasternet.deploy.backends import BACKENDS, EXPORTED
-from mmfasternet.deploy.predictor import detect, read_image
+from mmfasternet.deploy.predictor import detect
 
 MAX_BYTES = 20 * 2**20  # of an upload
 MAX_PIXELS = 25_000_000  # of an image, 75 MB when it is decoded

@@ -148,6 +148,7 @@ def exported(small, tmp_path_factory):
     """Files of the small detector, as ``tools/deploy/export.py`` makes them:
     suffixes, with ``nms`` and ``fixed`` in front of them."""
     from mmfasternet.deploy import DeployInfo, export, load_deployed
+    # of the extra [deploy], which the set-up installs and others may lack
     pytest.importorskip('onnxscript')
     folder = tmp_path_factory.mktemp('exported')
     deployed = load_deployed(small.cfg, small.checkpoint)

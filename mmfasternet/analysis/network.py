@@ -16,19 +16,18 @@ from typing import (
     Union,
 )
 
-import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.fileio import get
 from mmengine.logging import MMLogger
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
 from mmfasternet.checkpoint import require_fit
-from mmfasternet.compat import import_mmpretrain
+from mmfasternet.compat import use_scope
+from mmfasternet.datasets.pictures import read_image
 
 
 @contextmanager
@@ -62,10 +61,7 @@ def load_network(cfg: Config,
         raise ValueError(f'{checkpoint} is an exported file, whose layers '
                          'cannot be looked into: give the checkpoint that it '
                          'was exported from')
-    scope = cfg.get('default_scope') or 'mmyolo'
-    if scope == 'mmpretrain':
-        import_mmpretrain()
-    init_default_scope(scope)
+    use_scope(cfg)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     if checkpoint:
@@ -108,10 +104,7 @@ def prepare_image(cfg: Config, model: nn.Module, path: str) -> Prepared:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no image.
     """
-    image = mmcv.imfrombytes(get(path), flag='color', backend='cv2')
-    if image is None:
-        raise ValueError(f'{path} cannot be read as an image: it is damaged, '
-                         'or of a format that OpenCV does not know')
+    image = read_image(path)
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset

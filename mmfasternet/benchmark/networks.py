@@ -95,19 +95,16 @@ def build_network(target: str,
 def _build_from_config(target: str,
                        cfg_options: Optional[Dict[str, Any]]) -> nn.Module:
     # here: a matrix product needs none of it
-    from mmengine.registry import MODELS, init_default_scope
+    from mmengine.registry import MODELS
     from mmengine.runner import load_checkpoint
 
     import mmfasternet.models  # noqa: F401  makes mmyolo importable
     from mmfasternet.checkpoint import require_fit
-    from mmfasternet.compat import import_mmpretrain
+    from mmfasternet.compat import use_scope
     from mmfasternet.config import load_config
     config, _, checkpoint = target.partition(',')
     cfg = load_config(config, cfg_options)
-    scope = cfg.get('default_scope', 'mmyolo')
-    if scope == 'mmpretrain':
-        import_mmpretrain()
-    init_default_scope(scope)
+    use_scope(cfg)
     model = MODELS.build(cfg.model)
     if checkpoint:
         require_fit(model, checkpoint)

@@ -5,11 +5,9 @@ import re
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-import mmcv
 import numpy as np
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure  # without pyplot: no display, no state
-from mmengine.fileio import get
 
 from mmfasternet.benchmark.report import markdown
 from mmfasternet.comparison.runs import Run
@@ -27,11 +25,14 @@ from mmfasternet.engine.hooks.detection_quality import (
     precision_curves,
 )
 from mmfasternet.engine.hooks.evaluation_figures_hook import (
+    IOU,
     draw_boxes,
+    load_picture,
     plot_confusion,
+    show_picture,
 )
 
-SCORE, IOU = .3, .5  # as of EvaluationFiguresHook
+SCORE = .3  # least one of a box that counts, as EvaluationFiguresHook's
 
 Evaluations = Dict[str, List[Evaluation]]
 
@@ -88,6 +89,16 @@ def accuracy(evaluations: Evaluations, samples: int) -> str:
         markdown(['detector', *metrics], rows))
 
 
+def by_way(benchmark: List[Dict[str, Any]]
+           ) -> Dict[str, Dict[str, Dict[str, Any]]]:
+    """Rows of a benchmark by backend and precision, then by detector."""
+    ways: Dict[str, Dict[str, Dict[str, Any]]] = {}
+    for row in benchmark:
+        way = f'{row["backend"]} {row["precision"]}'
+        ways.setdefault(way, {})[row['name']] = row
+    return ways
+
+
 def cost(runs: Sequence[Run], benchmark: List[Dict[str, Any]],
          arguments: Sequence[str]) -> str:
     """Size and speed of each detector.
@@ -103,13 +114,10 @@ def cost(runs: Sequence[Run], benchmark: List[Dict[str, Any]],
     logs = {name: [row for run in runs if run.name == name
                    for row in run.log() if row['images/s']]
             for name in dict.fromkeys(run.name for run in runs)}
-    ways = list(dict.fromkeys((r['backend'], r['precision'])
-                              for r in benchmark))
-    by_name = {(r['name'], r['backend'], r['precision']): r
-               for r in benchmark}
+    ways = by_way(benchmark)
     rows = []
     for name, log in logs.items():
-        found = [by_name.get((name, *way)) for way in ways]
+        found = [rows_of.get(name) for rows_of in ways.values()]
         cells = ['', '']
         if found and found[0]:
             cells = [f'{found[0]["parameters"] / 1e6:.2f}',
@@ -127,8 +135,8 @@ def cost(runs: Sequence[Run], benchmark: List[Dict[str, Any]],
     if not (benchmark or any(logs.values())):
         return ''
     columns = ['detector', 'parameters M', 'GMACs']
-    for backend, precision in ways:
-        columns += [f'ms, {backend} {precision}', 'speed']
+    for way in ways:
+        columns += [f'ms, {way}', 'speed']
     with_ = f' (`{" ".join(arguments)}`)' if arguments else ''
     text = (f'Training images/s are those of the median epoch{with_}, memory '
             'is the peak of the process that trains')
@@ -188,29 +196,27 @@ def plot_learning(runs: Sequence[Run]) -> Optional[Figure]:
 def plot_pareto(evaluations: Evaluations,
                 benchmark: List[Dict[str, Any]]) -> Optional[Figure]:
     """AP against latency: the mean and the range of the seeds."""
-    ways = list(dict.fromkeys((r['backend'], r['precision'])
-                              for r in benchmark))
+    ways = by_way(benchmark)
     if not ways:
         return None
     figure = Figure(
         figsize=(5.5 * len(ways), 4.5), dpi=100, layout='constrained')
-    for axis, way in zip(figure.subplots(1, len(ways), squeeze=False)[0],
-                         ways):
-        for i, (name, runs) in enumerate(evaluations.items()):
-            values = np.array([run.metrics()['AP'] for run in runs])
-            for row in benchmark:
-                if (row['name'], row['backend'], row['precision']) == (name,
-                                                                       *way):
-                    middle = values.mean()
-                    axis.errorbar(
-                        row['ms'],
-                        middle, [[middle - values.min()],
-                                 [values.max() - middle]],
-                        fmt='o',
-                        capsize=4,
-                        color=f'C{i % 10}',
-                        label=name)
-        axis.set(title=' '.join(way), xlabel='ms per image', ylabel='AP')
+    values = {name: np.array([run.metrics()['AP'] for run in runs])
+              for name, runs in evaluations.items()}
+    for axis, (way, rows) in zip(
+            figure.subplots(1, len(ways), squeeze=False)[0], ways.items()):
+        for i, (name, aps) in enumerate(values.items()):
+            if name not in rows:
+                continue
+            middle = aps.mean()
+            axis.errorbar(
+                rows[name]['ms'],
+                middle, [[middle - aps.min()], [aps.max() - middle]],
+                fmt='o',
+                capsize=4,
+                color=f'C{i % 10}',
+                label=name)
+        axis.set(title=way, xlabel='ms per image', ylabel='AP')
         axis.set_xlim(0, 1.08 * axis.get_xlim()[1])
         axis.grid(alpha=.3)
         axis.legend(fontsize='small')
@@ -222,12 +228,8 @@ def to_results(evaluation: Evaluation, folder: Optional[Path]
     """The images of an evaluation, in the order of its ``image_ids``."""
     truth = evaluation.truth
     label = {id_: i for i, id_ in enumerate(truth.getCatIds())}
-    found: Dict[int, List[dict]] = {i: [] for i in evaluation.image_ids}
-    for detection in evaluation.detections:
-        found[detection['image_id']].append(detection)
     results = []
-    for image_id, detections in found.items():
-        boxes = [truth.anns[i] for i in truth.getAnnIds(imgIds=image_id)]
+    for image_id, (detections, boxes) in evaluation.by_image().items():
         name = truth.imgs[image_id]['file_name']
         results.append(
             ImageResult(
@@ -300,15 +302,11 @@ def plot_disagreements(evaluations: Evaluations, folder: Path,
     classes = next(iter(evaluations.values()))[0].classes
     for axes, i in zip(
             figure.subplots(len(chosen), 3, squeeze=False), chosen):
-        picture = mmcv.imfrombytes(
-            get(pairs[i][0].path), channel_order='rgb')
+        picture = load_picture(pairs[i][0])
         titles = [f'{Path(pairs[i][0].path).name}: truth', *(
             f'{n}: F1 {s:.2f}' for n, s in zip(names, scores[i]))]
         for axis, title in zip(axes, titles):
-            height, width = picture.shape[:2]
-            axis.imshow(picture, extent=(0, width, height, 0))
-            axis.set_axis_off()
-            axis.set_title(title, fontsize='small', parse_math=False)
+            show_picture(axis, picture, title)
         draw_boxes(axes[0], pairs[i][0], classes, None)
         for axis, result in zip(axes[1:], pairs[i]):
             draw_boxes(axis, result, classes, SCORE)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -40,13 +41,18 @@ class Run:
     work_dir: Optional[Path] = None
     file: Optional[Path] = None
 
+    @cached_property
+    def settings(self) -> Config:
+        """What stands in its config."""
+        return Config.fromfile(self.config)
+
     def checkpoint(self) -> Path:
         """The last one, which no look at the validation has chosen.
 
         Raises:
             FileNotFoundError: If the training is not at its end.
         """
-        last = Config.fromfile(self.config).train_cfg.max_epochs
+        last = self.settings.train_cfg.max_epochs
         path = self.work_dir / f'epoch_{last}.pth'
         if not path.is_file():
             raise FileNotFoundError(
@@ -58,7 +64,7 @@ class Run:
         """The annotation file of its validation."""
         if self.config is None:
             return None
-        dataset = Config.fromfile(self.config).val_dataloader.dataset
+        dataset = self.settings.val_dataloader.dataset
         return Path(dataset.data_root or '') / dataset.ann_file
 
     @property
@@ -66,7 +72,7 @@ class Run:
         """The folder of the images of its validation."""
         if self.config is None:
             return None
-        dataset = Config.fromfile(self.config).val_dataloader.dataset
+        dataset = self.settings.val_dataloader.dataset
         return Path(dataset.data_root or '') / dataset.data_prefix.img
 
     def train(self, arguments: Sequence[str] = ()) -> None:
@@ -90,10 +96,10 @@ class Run:
         """COCO json of what it detects on ``val``, made if it is missing."""
         if self.file is not None:
             return self.file
-        path = self.work_dir / 'val.bbox.json'
+        path, checkpoint = self.work_dir / 'val.bbox.json', self.checkpoint()
         if not path.is_file() or \
-                path.stat().st_mtime < self.checkpoint().stat().st_mtime:
-            run_tool('test.py', self.config, self.checkpoint(), '--work-dir',
+                path.stat().st_mtime < checkpoint.stat().st_mtime:
+            run_tool('test.py', self.config, checkpoint, '--work-dir',
                      self.work_dir / 'val', '--json-prefix',
                      self.work_dir / 'val')
         return path
@@ -230,8 +236,11 @@ def _existing(name: str, path: Path, others: Sequence[Run]) -> Run:
     if len(configs) != 1:
         raise ValueError(f'{path} is not the work directory of a training: it '
                          f'holds {len(configs)} configs (.py), not one')
-    seed = Config.fromfile(configs[0]).get('randomness', {}).get('seed')
-    return Run(name, number if seed is None else seed, configs[0], path)
+    run = Run(name, number, configs[0], path)
+    seed = run.settings.get('randomness', {}).get('seed')
+    if seed is not None:
+        run.seed = seed
+    return run
 
 
 def _write_config(cfg: Config, path: Path) -> None:

@@ -65,6 +65,17 @@ class Evaluation:
             evaluation.evalImgs + [None], dtype=object)[:-1].reshape(shape)
         self._cells = [[_cell(row) for row in rows] for rows in cells]
 
+    def by_image(self) -> Dict[int, Tuple[List[dict], List[dict]]]:
+        """Detections and annotations of each image, by its id."""
+        found = {
+            i: ([], [self.truth.anns[j]
+                     for j in self.truth.getAnnIds(imgIds=i)])
+            for i in self.image_ids
+        }
+        for detection in self.detections:
+            found[detection['image_id']][0].append(detection)
+        return found
+
     def metrics(self, weights: Optional[np.ndarray] = None
                 ) -> Dict[str, float]:
         """COCO's metrics, and the AP of each class.
@@ -202,14 +213,9 @@ def error_split(evaluation: Evaluation, foreground: float = .5,
     Returns:
         dict[str, float]: Gain in AP50 by kind, of ``ERRORS``.
     """
-    truth = evaluation.truth
-    by_image: Dict[int, List[dict]] = {i: [] for i in evaluation.image_ids}
-    for detection in evaluation.detections:
-        by_image[detection['image_id']].append(detection)
-    totals = dict.fromkeys(truth.getCatIds(), 0)
+    totals = dict.fromkeys(evaluation.truth.getCatIds(), 0)
     found, missed = [], []
-    for image_id, detections in by_image.items():
-        boxes = [truth.anns[i] for i in truth.getAnnIds(imgIds=image_id)]
+    for image_id, (detections, boxes) in evaluation.by_image().items():
         for box in boxes:
             totals[box['category_id']] += not box.get('iscrowd', 0)
         detections = sorted(detections, key=lambda d: -d['score'])[:100]

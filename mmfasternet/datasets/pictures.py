@@ -20,7 +20,9 @@ from typing import (
 )
 
 import cv2
+import mmcv
 import numpy as np
+from mmengine.fileio import get
 from PIL import Image
 
 MAX_PIXELS = 2**30  # of OpenCV, CV_IO_MAX_IMAGE_PIXELS
@@ -34,6 +36,22 @@ ALIKE = 0.97
 THUMB = 16  # pixels, square
 MIN_CONTRAST = 4  # grey levels; thumbnails of plain images tell nothing
 IMAGES_PER_WORKER = 50  # fewer are read faster than a process starts
+
+
+def read_image(path: str) -> np.ndarray:
+    """An image file as uint8 ``(H, W, 3)``, BGR, turned by its EXIF tag.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no image.
+    """
+    if '://' not in path and not osp.isfile(path):
+        raise FileNotFoundError(f'image not found: {path}')
+    image = mmcv.imfrombytes(get(path), flag='color', backend='cv2')
+    if image is None:
+        raise ValueError(f'{path} cannot be read as an image: it is damaged, '
+                         'or of a format that OpenCV does not know')
+    return image
 
 
 class Picture(NamedTuple):

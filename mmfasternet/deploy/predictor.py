@@ -21,7 +21,6 @@ from typing import (
 )
 
 import cv2
-import mmcv
 import numpy as np
 import torch
 from mmcv.ops import batched_nms
@@ -29,13 +28,13 @@ from mmdet.models.utils import filter_scores_and_topk
 from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
-from mmengine.fileio import get
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.structures import InstanceData
 from mmyolo.datasets.transforms import LetterResize, YOLOv5KeepRatioResize
 
 from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.config import load_config
+from mmfasternet.datasets.pictures import read_image
 from mmfasternet.registry import MODELS
 
 from .backends import (
@@ -103,22 +102,6 @@ class Letterbox:
             scale_factor=results['scale_factor'],
             pad_param=results['pad_param'])
         return np.ascontiguousarray(results['img'].transpose(2, 0, 1)), meta
-
-
-def read_image(path: str) -> np.ndarray:
-    """An image file as uint8 ``(H, W, 3)``, BGR, turned by its EXIF tag.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no image.
-    """
-    if '://' not in path and not os.path.isfile(path):
-        raise FileNotFoundError(f'image not found: {path}')
-    image = mmcv.imfrombytes(get(path), flag='color', backend='cv2')
-    if image is None:
-        raise ValueError(f'{path} cannot be read as an image: it is damaged, '
-                         'or of a format that OpenCV does not know')
-    return image
 
 
 # ------------------------------------------------------------ after

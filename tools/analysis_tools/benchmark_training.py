@@ -18,6 +18,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
+from mmfasternet.comparison.runs import with_model_of
 from mmfasternet.config import clear_errors, load_config, require_data
 from mmfasternet.engine.optimizers.cpu_amp_optim_wrapper import has_bfloat16
 
@@ -50,15 +51,6 @@ def build(cfg, amp):
     return model, build_optim_wrapper(model, wrapper)
 
 
-def with_model_of(cfg, other):
-    """The config with another one's model, for the same classes."""
-    cfg = copy.deepcopy(cfg)
-    cfg.model = load_config(other).model
-    cfg.model.bbox_head.head_module.num_classes = cfg.num_classes
-    cfg.model.train_cfg.assigner.num_classes = cfg.num_classes
-    return cfg
-
-
 def main():
     args = parse_args()
     with clear_errors():
@@ -66,7 +58,8 @@ def main():
             args.config,
             dict(args.cfg_options or {}, train_num_workers=0))
         require_data(cfg, 'train')
-        baseline = with_model_of(cfg, args.baseline)
+        baseline = with_model_of(
+            cfg, load_config(args.baseline), unmodified=True)
     init_default_scope(cfg.default_scope)
     torch.set_num_threads(1)
     contenders = {

@@ -19,7 +19,7 @@ from subprocess import CalledProcessError
 
 # first: it makes mmyolo importable, or says what is missing
 import mmfasternet.models  # noqa: F401  # isort: skip
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from pycocotools.coco import COCO
 
 from mmfasternet.benchmark.report import machine
@@ -118,14 +118,18 @@ def evaluate(runs, ann_file):
 
 def benchmark(runs, args):
     """Size and latency of one run of each detector that has a config."""
-    configs = {run.name: str(run.config) for run in runs[::-1] if run.config}
-    if not (configs and args.backends):
+    first = {}
+    for run in runs:
+        if run.config:
+            first.setdefault(run.name, run)
+    if not (first and args.backends):
         return []
-    names = {path: name for name, path in configs.items()}
-    first, *_ = targets = list(names)[::-1]
-    width, height = Config.fromfile(first).get('img_scale', (640, 640))
-    run_tool('analysis_tools/benchmark.py', *targets, '--baselines', first,
-             '--shape', height, width, '--runs', args.runs, '--out-dir',
+    names = {str(run.config): name for name, run in first.items()}
+    baseline = next(iter(first.values()))
+    width, height = baseline.settings.get('img_scale', (640, 640))
+    run_tool('analysis_tools/benchmark.py', *names, '--baselines',
+             baseline.config, '--shape', height, width, '--runs', args.runs,
+             '--out-dir',
              args.work_dir, '--backends', *args.backends)
     rows = json.loads((args.work_dir / 'benchmark.json').read_text())
     found = {}
@@ -172,7 +176,7 @@ def main():
     parts = [f'# {" against ".join(evaluations)}',
              '; '.join(f'{k} {v}' for k, v in machine('cpu').items())]
     if recipe:
-        cfg = Config.fromfile(recipe.config)
+        cfg = recipe.settings
         images = next(iter(evaluations.values()))[0].image_ids
         parts.append(
             f'Validation images: {len(images)} (`{recipe.annotations}`); '

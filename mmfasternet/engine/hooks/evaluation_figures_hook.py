@@ -216,10 +216,7 @@ def plot_images(results: Sequence[ImageResult], names: Sequence[str],
     Returns:
         Figure: The figure.
     """
-    pictures = [
-        mmcv.imfrombytes(get(result.path), channel_order='rgb')
-        for result in results
-    ]
+    pictures = [load_picture(result) for result in results]
     heights = [p.shape[0] / p.shape[1] for p in pictures]
     figure = Figure(
         figsize=(10, 5 * sum(heights) + 0.4 * len(results)),
@@ -232,14 +229,24 @@ def plot_images(results: Sequence[ImageResult], names: Sequence[str],
         for axis, title in ((left, f'{Path(result.path).name}: truth'),
                             (right, f'score at least {score_thr}: F1 {f1:.2f},'
                              f' mean IoU {overlap:.2f}')):
-            height, width = picture.shape[:2]
-            # a box counts from the corner of the first pixel
-            axis.imshow(picture, extent=(0, width, height, 0))
-            axis.set_axis_off()
-            axis.set_title(title, fontsize='small', parse_math=False)
+            show_picture(axis, picture, title)
         draw_boxes(left, result, names)
         draw_boxes(right, result, names, score_thr)
     return figure
+
+
+def load_picture(result: ImageResult) -> np.ndarray:
+    """The image of a result: uint8 ``(H, W, 3)``, RGB."""
+    return mmcv.imfrombytes(get(result.path), channel_order='rgb')
+
+
+def show_picture(axis: Axes, picture: np.ndarray, title: str) -> None:
+    """Draw an image, so that boxes can be drawn on it in its pixels."""
+    height, width = picture.shape[:2]
+    # a box counts from the corner of the first pixel
+    axis.imshow(picture, extent=(0, width, height, 0))
+    axis.set_axis_off()
+    axis.set_title(title, fontsize='small', parse_math=False)
 
 
 def draw_boxes(axis: Axes,
