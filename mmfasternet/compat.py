@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What mmyolo, mmpretrain and timm need to be imported beside today's
-packages, and the scope of names."""
+packages."""
 import sys
 from contextlib import contextmanager, nullcontext
 from enum import Enum
@@ -12,8 +12,6 @@ from types import ModuleType
 from typing import Any, Dict, Iterator, NoReturn
 
 import mmcv
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from mmengine.utils import digit_version
 
 # mmyolo 0.6.0 asserts mmcv < 2.1.0, read once at `import mmyolo`. Every name
@@ -173,18 +171,3 @@ def import_timm() -> ModuleType:
     with nullcontext() if present else _lent_torchvision():
         import timm
     return timm
-
-
-def use_scope(cfg: Config) -> None:
-    """Make the scope of a config the one of names without any.
-
-    Args:
-        cfg (Config): Without a ``default_scope`` it is mmyolo's.
-
-    Raises:
-        ImportError: If it is mmpretrain's, and that is not installed.
-    """
-    scope = cfg.get('default_scope') or 'mmyolo'
-    if scope == 'mmpretrain':
-        import_mmpretrain()
-    init_default_scope(scope)

@@ -11,8 +11,10 @@ from typing import Any, Dict, Iterator, Optional, Type
 import torch
 from mmengine.config import Config
 from mmengine.hub import get_config
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
+from mmfasternet.compat import import_mmpretrain
 from mmfasternet.datasets.check import NOTE, check_config
 from mmfasternet.knobs import command_line
 
@@ -282,3 +284,18 @@ def prepare_launch(cfg: Config, launcher: str) -> None:
             type='MMDistributedDataParallel',
             broadcast_buffers=False,
             device_ids=None))  # or MMEngine names a CUDA device
+
+
+def use_scope(cfg: Config) -> None:
+    """Make the scope of a config the one of names without any.
+
+    Args:
+        cfg (Config): Without a ``default_scope`` it is mmyolo's.
+
+    Raises:
+        ImportError: If it is mmpretrain's, and that is not installed.
+    """
+    scope = cfg.get('default_scope') or 'mmyolo'
+    if scope == 'mmpretrain':
+        import_mmpretrain()
+    init_default_scope(scope)

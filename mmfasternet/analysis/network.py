@@ -26,7 +26,7 @@ from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
 from mmfasternet.checkpoint import require_fit
-from mmfasternet.compat import use_scope
+from mmfasternet.config import use_scope
 from mmfasternet.datasets.pictures import read_image
 
 

@@ -100,8 +100,7 @@ def _build_from_config(target: str,
 
     import mmfasternet.models  # noqa: F401  makes mmyolo importable
     from mmfasternet.checkpoint import require_fit
-    from mmfasternet.compat import use_scope
-    from mmfasternet.config import load_config
+    from mmfasternet.config import load_config, use_scope
     config, _, checkpoint = target.partition(',')
     cfg = load_config(config, cfg_options)
     use_scope(cfg)
