@@ -5,6 +5,7 @@ A child of the *root* is found from every scope (mmengine, mmdet, mmyolo) as
 ``type='mmfasternet.FasterNet'``; a child of mmyolo's registry would not be.
 """
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
@@ -20,6 +21,11 @@ MODELS = Registry(
 DATASETS = Registry(
     'dataset',
     parent=MMENGINE_DATASETS,
+    scope='mmfasternet',
+    locations=['mmfasternet.datasets'])
+FUNCTIONS = Registry(
+    'function',
+    parent=MMENGINE_FUNCTIONS,
     scope='mmfasternet',
     locations=['mmfasternet.datasets'])
 HOOKS = Registry(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.config import Config
 from mmengine.registry import (
     HOOKS,
     MODELS,
@@ -448,6 +449,7 @@ def test_an_unknown_split_is_refused():
         DigitsClassification(split='test')
 
 
+@pytest.mark.slow
 def test_the_digits_config_learns_to_read(tmp_path):
     """The whole training; the last epoch, not the best."""
 
@@ -466,6 +468,25 @@ def test_the_digits_config_learns_to_read(tmp_path):
               tmp_path)
     (top1, ) = re.findall(r'accuracy/top1: ([\d.]+)', out)
     assert float(top1) > 97
+
+
+@pytest.mark.parametrize('name', ['fasternet-n_digits.py', IMAGENET[0]])
+def test_a_program_of_others_builds_what_inherits_us(name, folders, tmp_path):
+    """MMEngine would look for mmpretrain's names among ours."""
+    path = tmp_path / 'mine.py'
+    path.write_text(f"_base_ = 'mmfasternet::classification/{name}'\n"
+                    f'data_root = {str(folders)!r}\n'
+                    + ('' if 'digits' in name else
+                       "num_classes = 2\ndataset_type = 'CustomDataset'\n"))
+    cfg = Config.fromfile(path)
+    cfg.work_dir = str(tmp_path)
+    cfg.optim_wrapper.type = 'OptimWrapper'
+    runner = Runner.from_cfg(cfg)
+    inputs = runner.val_dataloader.dataset[0]['inputs']
+    side = 64 if 'digits' in name else 224
+    assert inputs.shape == (3, side, side)
+    runner.train_dataloader.dataset[0]
+    assert runner.val_evaluator.metrics[0].topk[0] == 1
 
 
 # ------------------------------------------------------------ where things are

@@ -107,6 +107,23 @@ def test_a_knob_in_an_inheriting_config_reaches_every_place(base, tmp_path):
     assert Config.fromfile(child).train_cfg.max_epochs == 20
 
 
+def test_a_program_of_others_runs_what_inherits_us(tmp_path, coco,
+                                                   coco_options):
+    """MMEngine would look for mmyolo's names among ours."""
+    path = write(
+        tmp_path / 'mine.py', 'mmfasternet::_base_/../yolov8_fasternet_n.py',
+        **coco_options, close_mosaic_epochs=1)
+    cfg = Config.fromfile(path)
+    cfg.work_dir = str(tmp_path)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.epoch == 1
+    # as tools/test.py --tta of mmdet does it
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    runner = Runner.from_cfg(cfg)
+    assert len(runner.test_dataloader.dataset[0]['inputs']) == 6
+
+
 def test_a_program_that_knows_nothing_of_us_reads_it_right(tmp_path):
     done = subprocess.run([
         sys.executable, '-c', 'from mmengine.config import Config\n'

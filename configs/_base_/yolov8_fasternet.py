@@ -84,6 +84,7 @@ neck_channels = [256, 512, last_stage_out_channels]
 
 model = dict(
     type='mmfasternet.AnyBackboneYOLODetector',
+    _scope_='mmyolo',  # for who inherits by `mmfasternet::`
     data_preprocessor=dict(
         type='YOLOv5DetDataPreprocessor',
         # ImageNet's, which FasterNet's published weights expect
@@ -225,6 +226,7 @@ tta_pipeline = [
     dict(type='LoadImageFromFile', backend_args=None),
     dict(
         type='TestTimeAug',
+        _scope_='mmyolo',
         transforms=[[
             dict(
                 type='Compose',
@@ -258,9 +260,10 @@ train_dataloader = dict(
     persistent_workers=train_num_workers > 0,
     pin_memory=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
-    collate_fn=dict(type='yolov5_collate'),
+    collate_fn=dict(type='mmfasternet.yolov5_collate'),
     dataset=dict(
         type=dataset_type,
+        _scope_='mmyolo',
         data_root=data_root,
         metainfo=metainfo,
         ann_file=train_ann_file,
@@ -276,6 +279,7 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type=dataset_type,
+        _scope_='mmyolo',
         data_root=data_root,
         metainfo=metainfo,
         ann_file=val_ann_file,

@@ -26,6 +26,7 @@ train_dataloader = dict(
     dataset=dict(
         _delete_=True,
         type='mmfasternet.DigitsClassification',
+        _scope_='mmpretrain',
         split='train',
         pipeline=[
             resize,
@@ -39,6 +40,7 @@ val_dataloader = dict(
     dataset=dict(
         _delete_=True,
         type='mmfasternet.DigitsClassification',
+        _scope_='mmpretrain',
         split='val',
         test_mode=True,
         pipeline=[resize, dict(type='PackInputs')]))

@@ -51,6 +51,7 @@ mmfasternet.knobs.bind_knobs(globals())
 
 model = dict(
     type='ImageClassifier',
+    _scope_='mmpretrain',  # for who inherits by `mmfasternet::`
     data_preprocessor=dict(
         num_classes=num_classes, mean=mean, std=std, to_rgb=True),
     backbone=dict(
@@ -123,6 +124,7 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type=dataset_type,
+        _scope_='mmpretrain',
         data_root=data_root,
         ann_file=train_ann_file,
         data_prefix=train_data_prefix,
@@ -135,13 +137,15 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type=dataset_type,
+        _scope_='mmpretrain',
         data_root=data_root,
         ann_file=val_ann_file,
         data_prefix=val_data_prefix,
         test_mode=True,
         pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='Accuracy', topk=(1, min(5, num_classes)))
+val_evaluator = dict(
+    type='Accuracy', _scope_='mmpretrain', topk=(1, min(5, num_classes)))
 test_evaluator = val_evaluator
 
 # the release decays all parameters, norms and biases too
@@ -181,6 +185,7 @@ default_hooks = dict(
 custom_hooks = [
     dict(
         type='SwitchRecipeHook',
+        _scope_='mmpretrain',
         schedule=[
             dict(
                 # counted from 1

@@ -6,5 +6,6 @@ __all__ = []
 if find_spec('mmyolo') is not None:
     from mmfasternet.compat import import_mmyolo
     import_mmyolo()
+    from .collate import yolov5_collate
     from .digits import DigitsDataset
-    __all__ += ['DigitsDataset']
+    __all__ += ['DigitsDataset', 'yolov5_collate']
