@@ -7,4 +7,6 @@ cd "$(dirname "$0")/.."
 bash tools/setup_env.sh
 venv=.venv
 [ "${STACK:-onedl}" = onedl ] || venv=.venv-$STACK
-"$venv/bin/python" -m pytest "$@"
+# two processes of one thread each; -n 0 is one process
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+"$venv/bin/python" -m pytest -n 2 --dist loadfile "$@"

@@ -76,7 +76,8 @@ def detector(coco_options, work_dir, *hooks, **options):
         hook for hook in cfg.custom_hooks if 'mmfasternet.' not in hook['type']
     ] + list(hooks)
     cfg.work_dir = str(work_dir)
-    cfg.experiment_name = work_dir.name
+    # one of a known name is taken as it is, with the folder of another test
+    cfg.experiment_name = cfg.visualizer.name = work_dir.name
     cfg.log_processor.window_size = 1
     cfg.default_hooks.logger.interval = 1
     return Runner.from_cfg(cfg)
