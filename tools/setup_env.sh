@@ -4,7 +4,8 @@
 # in pip's cache. Run again it does nothing; interrupted, it goes on where it
 # stopped. Environment:
 # PYTHON: the interpreter to use
-# STACK: onedl, or openmmlab for OpenMMLab's own last releases in .venv-openmmlab
+# STACK: onedl; openmmlab for OpenMMLab's own last releases in .venv-openmmlab;
+#   or lowest for the oldest versions that setup.cfg allows in .venv-lowest
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,7 +24,13 @@ case ${STACK:=onedl} in
         mmcv=mmcv-2.1.0
         extras=openmmlab,deploy,tests
         ;;
-    *) fail "STACK is onedl or openmmlab, not $STACK" ;;
+    lowest)
+        TORCH=2.6.0
+        venv=$PWD/.venv-lowest
+        mmcv=onedl_mmcv-2.3.6
+        extras=onedl,classification,tests  # no export, see docs/en/promises.md
+        ;;
+    *) fail "STACK is onedl, openmmlab or lowest, not $STACK" ;;
 esac
 source_dir=$venv/src/$mmcv
 build_log=$venv/mmcv_build.log
@@ -101,9 +108,9 @@ mkdir -p "$venv/src"
 rm -rf "$source_dir.partial"
 
 say "installing torch $TORCH"
-# setuptools: mmcv's build and mmengine 0.10.7 read pkg_resources, gone from 82
-# on
-pip install -q "torch==$TORCH" 'setuptools>=64,<81' wheel ninja psutil
+# setuptools: from 77 on it reads mmcv's licence; pkg_resources, which mmcv's
+# build and mmengine 0.10.7 import, is gone from 82 on
+pip install -q "torch==$TORCH" 'setuptools>=77,<81' wheel ninja psutil
 
 # compiled for one version of torch, shared by all clones
 wheels=$(pip cache dir 2>/dev/null || echo "$venv")/mmfasternet/torch-$TORCH
@@ -114,8 +121,12 @@ if ! compgen -G "$wheels/$mmcv-$tag-*.whl" >/dev/null; then
 fi
 
 say "installing mmfasternet and what it needs"
+constraints=$venv/src/constraints.txt
+if [ "$STACK" = lowest ]; then
+    sed -n 's/^ *\([a-z-]*\)>=/\1==/p' setup.cfg
+fi >"$constraints"
 pip install -q --no-build-isolation --find-links "$wheels" \
-    -e ".[$extras]"
+    -c "$constraints" -e ".[$extras]"
 # Two distributions of OpenCV write the same cv2, and the one with a window
 # system does not load on a machine without.
 pip uninstall -q -y opencv-python opencv-python-headless
