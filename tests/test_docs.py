@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import skip_if_not_found_by_name
 from markdown_it import MarkdownIt
 from mmengine.registry import MODELS, init_default_scope
 
@@ -249,6 +250,10 @@ def test_commands_have_the_form_that_their_tools_take(page, launcher_free):
     for script in scripts(page):
         folder = Path()
         for words in words_of(script):
+            if 'classification' in ' '.join(words):
+                pytest.importorskip('mmpretrain')
+            if 'examples' in str(folder):
+                skip_if_not_found_by_name()
             folder = check(words, launcher_free, folder)
 
 
@@ -306,6 +311,8 @@ def is_config(code):
 
 @pytest.mark.parametrize('code', blocks_of_python())
 def test_python_blocks(code, tmp_path):
+    if 'mmfasternet::' in code:
+        skip_if_not_found_by_name()
     if not is_config(code):
         run_python(code)
         return

@@ -416,4 +416,8 @@ def test_the_versions_are_those_of_the_set_up():
     assert f'\n{doctor.TORCH.replace("torch==", "TORCH=")}\n' in set_up
     assert doctor.OPENCV in set_up
     requires = config['options']['install_requires'].split()
-    assert {'pyyaml', 'safetensors', 'scikit-learn'} <= set(requires)
+    assert {'pyyaml', 'safetensors', 'scikit-learn'} <= {
+        re.split('[<>=]', name)[0] for name in requires}
+    oldest = '.'.join(map(str, doctor.OLDEST_TORCH))
+    assert f'torch>={oldest}.0' in requires
+    assert f'\n        TORCH={oldest}.0\n' in set_up
