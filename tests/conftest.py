@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import csv
 import json
 import sys
 from pathlib import Path
@@ -16,6 +17,12 @@ def skip_if_not_found_by_name():
     folder = Path(get_installed_path('mmfasternet'))
     if not (folder / '.mim').is_dir():
         pytest.skip(f'MMEngine looks for mmfasternet in {folder}')
+
+
+def read_csv(work_dir):
+    """The rows of ``results.csv``, by the names of the columns."""
+    with open(work_dir / 'results.csv', newline='') as file:
+        return list(csv.DictReader(file))
 
 
 def assert_equal(a, b, path=''):

@@ -412,8 +412,8 @@ def test_evaluation_sees_the_central_ninety_per_cent(folders):
     expected = np.asarray(image.crop((left, top, left + 224, top + 224)))
     got = dataset[1]['inputs'].numpy()[::-1].transpose(1, 2, 0)  # to RGB
     np.testing.assert_array_equal(got, expected)
-    assert cfg.test_evaluator.type == 'Accuracy'
-    assert cfg.test_evaluator.topk == (1, 5)
+    assert cfg.test_evaluator == dict(
+        type='Accuracy', _scope_='mmpretrain', topk=(1, 5))
 
 
 # ------------------------------------------------------------------ the digits

@@ -250,9 +250,10 @@ def test_commands_have_the_form_that_their_tools_take(page, launcher_free):
     for script in scripts(page):
         folder = Path()
         for words in words_of(script):
+            # what OpenMMLab's own releases do not have or find
             if 'classification' in ' '.join(words):
                 pytest.importorskip('mmpretrain')
-            if 'examples' in str(folder):
+            if 'examples' in str(folder):  # it inherits `mmfasternet::`
                 skip_if_not_found_by_name()
             folder = check(words, launcher_free, folder)
 

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a training shows, writes and survives."""
-import csv
 import fcntl
 import json
 import os
@@ -19,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import read_csv
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel
@@ -59,11 +59,6 @@ def ctrl_c():
     yield
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     signal.signal(signal.SIGINT, previous)
-
-
-def read_csv(work_dir):
-    with open(work_dir / 'results.csv', newline='') as file:
-        return list(csv.DictReader(file))
 
 
 # ------------------------------------------------------------- a detector

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever ends a training, the resumed one ends as if nothing had been."""
-import csv
 import os
 import random
 import re
@@ -10,7 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import assert_equal
+from conftest import assert_equal, read_csv
 from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import BaseMetric, Evaluator
@@ -421,9 +420,7 @@ def test_results_of_an_epoch_in_two_parts(tmp_path):
         name: value
         for name, value in row.items()
         if name not in ('seconds', 'images/s', 'memory')
-    } for row in csv.DictReader(
-        (tmp_path / name / 'results.csv').open(newline=''))]
-            for name in ('plain', 'parts')]
+    } for row in read_csv(tmp_path / name)] for name in ('plain', 'parts')]
     assert rows[0] == rows[1] and len(rows[0]) == EPOCHS
 
 

@@ -129,8 +129,7 @@ def benchmark(runs, args):
     width, height = baseline.settings.get('img_scale', (640, 640))
     run_tool('analysis_tools/benchmark.py', *names, '--baselines',
              baseline.config, '--shape', height, width, '--runs', args.runs,
-             '--out-dir',
-             args.work_dir, '--backends', *args.backends)
+             '--out-dir', args.work_dir, '--backends', *args.backends)
     rows = json.loads((args.work_dir / 'benchmark.json').read_text())
     found = {}
     for row in rows['results']:
