@@ -175,6 +175,18 @@ def plain(config, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('ranks', [0, 2])
+def test_a_seed_gives_equal_bits(ranks, config, tmp_path):
+    for name, seed in ('first', 7), ('second', 7), ('other', 8):
+        train(config, tmp_path / name, ranks, '--cfg-options',
+              f'randomness.seed={seed}', 'randomness.deterministic=True')
+    first, second, other = (
+        result(tmp_path / name) for name in ('first', 'second', 'other'))
+    assert_equal(second, first)
+    assert not set(other['losses']) & set(first['losses'])
+
+
+@pytest.mark.slow
 def test_a_killed_rank_is_started_again_without_a_person(
         config, plain, tmp_path):
     """In the middle of epoch 2; the checkpoint is of the iteration before."""
