@@ -10,8 +10,10 @@ import pickle
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,7 @@ from mmfasternet.models import FasterNet
 ACT = '''
 import os
 import signal
+import subprocess
 import threading
 import time
 from mmengine.dist import get_rank
@@ -40,18 +43,22 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module()
 class Act(Hook):
-    """Sends a signal, once: ACT is `rank iteration|seconds pid|self number`"""
+    """Sends a signal, once: ACT is `rank when whom number`, of these
+    `iteration|seconds` and `self|job`, which is Slurm's."""
     priority = 'VERY_LOW'
 
     def before_train(self, runner):
         self.iteration, self.start = None, time.monotonic()
         rank, when, whom, number = os.environ.get('ACT', '-1 - - 0').split()
-        if int(rank) != get_rank() or os.environ.get(
-                'TORCHELASTIC_RESTART_COUNT', '0') != '0':
+        if int(rank) != get_rank() or 'SLURM_RESTART_COUNT' in os.environ \
+                or os.environ.get('TORCHELASTIC_RESTART_COUNT', '0') != '0':
             return
-        pid = os.getppid() if whom == 'parent' else os.getpid()
-        self.act = lambda: os.kill(pid, int(number))
-        self.waits = whom == 'parent'
+        self.waits = whom == 'job'
+        if self.waits:
+            self.act = lambda: subprocess.run(
+                ['scancel', '-s', number, os.environ['SLURM_JOB_ID']])
+        else:
+            self.act = lambda: os.kill(os.getpid(), int(number))
         if '.' in when:
             timer = threading.Timer(float(when), self.act)
             timer.daemon = True
@@ -62,7 +69,7 @@ class Act(Hook):
     def after_train_iter(self, runner, batch_idx, **kwargs):
         if runner.iter == self.iteration:
             self.act()
-            if self.waits:  # for what the launcher makes of it
+            if self.waits:  # for Slurm
                 signal.pause()
 
     def after_train(self, runner):
@@ -120,9 +127,8 @@ def environment(config, **env):
         os.environ,
         PYTHONPATH=f'{config.parent}:{os.environ.get("PYTHONPATH", "")}',
         PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
-        PORT='0',  # a free one
         OMP_NUM_THREADS='1',
-        **env)
+        **dict(dict(PORT='0'), **env))  # 0: a free one
 
 
 def run(config, *command, status=0, **env):
@@ -254,40 +260,83 @@ def test_two_hosts_train_as_one_does(hosts, config, plain, tmp_path):
     assert_equal(result(tmp_path), expected)
 
 
+SLURM = """
+ClusterName=test
+SlurmctldHost=localhost
+SlurmctldPort={0}
+AuthType=auth/none
+CredType=cred/none
+SlurmUser=root
+StateSaveLocation={folder}
+SlurmdSpoolDir={folder}/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/%n.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+GresTypes=gpu
+NodeName={nodes[0]} NodeHostname=localhost Port={1} Gres=gpu:1
+NodeName={nodes[1]} NodeHostname=localhost Port={2} Gres=gpu:1
+PartitionName=part Nodes=ALL
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """A Slurm of its own with two nodes; where a program of it logs."""
+    if not shutil.which('slurmctld') or os.getuid():
+        pytest.skip('needs Slurm (apt-get install slurm-wlm) and root')
+    # the names are 127.0.0.1 and 127.0.0.2 to any resolver
+    nodes = ['0x7f000001', '0x7f000002']
+    ports = []
+    with ExitStack() as stack:
+        for _ in range(3):
+            free = stack.enter_context(socket.socket())
+            free.bind(('', 0))
+            ports.append(free.getsockname()[1])
+    path = tmp_path / 'slurm.conf'
+    path.write_text(SLURM.format(*ports, folder=tmp_path, nodes=nodes))
+    (tmp_path / 'gres.conf').write_text(''.join(
+        f'NodeName={node} Name=gpu File={file}\n'
+        for node, file in zip(nodes, ('/dev/null', '/dev/zero'))))
+    monkeypatch.setenv('SLURM_CONF', str(path))
+    started = []
+    try:
+        for command in ['slurmctld'], *(['slurmd', '-N', n] for n in nodes):
+            log = tmp_path / f'{command[-1]}.log'
+            started.append(
+                subprocess.Popen([*command, '-D'], stdout=log.open('w'),
+                                 stderr=subprocess.STDOUT))
+        # a batch job that came before the nodes would be put back for that
+        subprocess.run(['srun', '-p', 'part', '-N', '2', 'true'], check=True)
+        yield lambda name: tmp_path / f'{name}.log'
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait()
+
+
 @pytest.mark.slow
-def test_slurm_puts_the_job_back_and_it_goes_on(config, plain, tmp_path):
-    """Stand-ins for Slurm's commands run the script's own ones."""
-    tools = tmp_path / 'bin'
-    tools.mkdir()
-    (tools / 'srun').write_text('''#!/usr/bin/env bash
-while [ "${1#-}" != "$1" ]; do [ "$1" = -p ] && shift; shift; done
-export SLURM_PROCID=0
-exec "$@"
-''')
-    (tools / 'scontrol').write_text(f'''#!/usr/bin/env bash
-[ "$1" = show ] && echo 127.0.0.1 || echo "$@" >> {tmp_path}/scontrol
-''')
-    for tool in tools.iterdir():
-        tool.chmod(0o755)
-    command = ['bash', 'tools/slurm_train.sh', 'part', 'name', config,
-               tmp_path / 'run']
-    path = f'{tools}:{Path(sys.executable).parent}:{os.environ["PATH"]}'
-    env = dict(GPUS='2', SLURM_JOB_ID='7', PATH=path)
-    environ = dict(environment(config), **env)
-    # torchrun gets it, as from Slurm, after iteration 3 of epoch 1
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True,
-        env=dict(environ, ACT='0 2 parent 15'))
-    assert done.returncode == 143, done.stdout + done.stderr
-    assert 'SIGTERM: a checkpoint is saved after this step' in done.stderr
-    assert (tmp_path / 'scontrol').read_text() == 'requeue 7\n'
-    assert (tmp_path / 'run/last_checkpoint').read_text().endswith(
-        'interrupted.pth')
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True,
-        env=dict(environ, SLURM_RESTART_COUNT='1'))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert_equal(result(tmp_path / 'run'), result(plain(2)))
+def test_slurm_puts_the_job_back_and_it_goes_on(
+        slurm, config, plain, tmp_path):
+    """Slurm tells a job of two nodes to stop, after iteration 3 of 9."""
+    expected = result(plain(2))
+    command = ' '.join([
+        'bash', 'tools/slurm_train.sh', 'part', 'name',
+        str(config), f'{tmp_path}/run'
+    ])
+    env = dict(GPUS='2', GPUS_PER_NODE='1', CPUS_PER_TASK='1',
+               PORT='29500', ACT='0 2 job 15')
+    job = run(config, 'sbatch', '--parsable', '-p', 'part', '--nodes=2',
+              '--gres=gpu:1', '--requeue', '--open-mode=append', '-o',
+              slurm('job'), '--wrap', command, **env).split()[-1]
+    # sbatch --wait would not wait for the second time
+    run(config, 'srun', '-p', 'part', f'--dependency=afterany:{job}', 'true')
+    log = slurm('job').read_text()
+    assert 'SIGTERM: a checkpoint is saved after this step' in log
+    assert f'scontrol requeue {job}' in log
+    assert 'resumed epoch: 1, iter: 3' in log
+    assert_equal(result(tmp_path / 'run'), expected)
 
 
 @pytest.mark.slow
