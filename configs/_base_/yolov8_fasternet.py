@@ -59,9 +59,9 @@ deepen_factor = 0.33
 widen_factor = 0.25
 last_stage_out_channels = 1024
 strides = [8, 16, 32]
-# half of its classification branch by partial convolutions; the head of the
-# published YOLOv8 is 'YOLOv8HeadModule'
-head_module = 'mmfasternet.YOLOv8PConvHeadModule'
+# YOLOv8's own; 'mmfasternet.YOLOv8PConvHeadModule', which all letters but n
+# have, computes half of its classification branch by partial convolutions
+head_module = 'YOLOv8HeadModule'
 tal_topk = 10  # candidates per object in the assigner
 
 # ------------------------------------------------- the rest follows from these

@@ -289,10 +289,11 @@ class FasterNet(BaseModule):
         (1, 320, 20, 20)
     """
 
-    # Paper, Tables 6 and 8; the rate is the ImageNet recipe's. `n` is ours.
+    # Paper, Tables 6 and 8; the rate is the ImageNet recipe's. `n` is ours:
+    # docs/en/comparison.md has what led to it.
     arch_settings: Dict[str, dict] = {
         'n': dict(
-            embed_dim=24, depths=(1, 2, 8, 2), act='GELU', drop_path_rate=0.),
+            embed_dim=32, depths=(1, 2, 4, 1), act='ReLU', drop_path_rate=0.),
         't0': dict(
             embed_dim=40, depths=(1, 2, 8, 2), act='GELU', drop_path_rate=0.),
         't1': dict(
