@@ -451,6 +451,8 @@ SHORTER = {
     'prepare.py BCCD': '--img-scale 64 --epochs 30',
     'prepare.py data.yaml': '--epochs 2 --img-scale 64',
     'benchmark.py': '--runs 1',
+    'compare.py': '--runs 2',
+    'compare.py YOLOv8n=': '--cfg-options max_epochs=1 img_scale=64,64',
     'benchmark_from_file.py|quantize.py': '--runs 2',
     'benchmark_training.py': '--steps 1',
 }

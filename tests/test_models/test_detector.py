@@ -68,7 +68,7 @@ def test_what_the_partial_convolutions_of_the_head_save(letter, channels):
     and a 1x1 of all remain; the norm is one as before."""
     ours, plain = (
         count_complexity(config(letter, head), (640, 640))['']
-        for head in (None, 'YOLOv8HeadModule'))
+        for head in ('mmfasternet.YOLOv8PConvHeadModule', 'YOLOv8HeadModule'))
     quarter = channels // 4
     saved = 9 * channels**2 - 9 * quarter**2 - channels**2
     assert plain[0] - ours[0] == 3 * saved

@@ -265,6 +265,21 @@ def mmyolo_stock():
     return randomise(MODELS.build(cfg.model))
 
 
+# FasterNet-n gives the neck the widths that CSPDarknet does, T0 does not
+LEFT = dict(
+    n=[],
+    t0=[
+        'neck.reduce_layers.2.conv1.conv.weight:',
+        'neck.reduce_layers.2.conv1.bn.weight:',
+        'neck.reduce_layers.2.conv1.bn.bias:',
+        'neck.reduce_layers.2.conv1.bn.running_mean:',
+        'neck.reduce_layers.2.conv1.bn.running_var:',
+        'neck.reduce_layers.2.conv2.conv.weight:',
+        'neck.top_down_layers.0.main_conv.conv.weight:',
+        'neck.top_down_layers.1.main_conv.conv.weight:'
+    ])
+
+
 @pytest.mark.parametrize('origin', ['ultralytics', 'whole modules', 'mmyolo'])
 def test_neck_and_head_of_stock_yolov8_are_kept(origin, stock, tool, tmp_path,
                                                 monkeypatch):
@@ -297,31 +312,25 @@ def test_neck_and_head_of_stock_yolov8_are_kept(origin, stock, tool, tmp_path,
             'neck.reduce_layers.2.conv2.bn.running_mean':
             'model.9.cv2.bn.running_mean'
         }
-    head = dict(head_module='YOLOv8HeadModule')  # all of theirs fits
-    out = tool(CONVERTERS + 'convert_detector.py', weights,
-               'configs/yolov8_fasternet_n.py', target, '--cfg-options',
-               'head_module=YOLOv8HeadModule')
-    written = torch.load(target, weights_only=True)['state_dict']
-    for ours, theirs in pairs.items():
-        assert torch.equal(written[ours], tensors[theirs]), ours
-        assert f'taken  {ours}\n' in out
-    # FasterNet-n is narrower than CSPDarknet where it enters the neck
-    left = [line for line in out.splitlines() if line.startswith('left')]
-    assert [line.split()[1] for line in left] == [
-        'neck.reduce_layers.2.conv1.conv.weight:',
-        'neck.reduce_layers.2.conv1.bn.weight:',
-        'neck.reduce_layers.2.conv1.bn.bias:',
-        'neck.reduce_layers.2.conv1.bn.running_mean:',
-        'neck.reduce_layers.2.conv1.bn.running_var:',
-        'neck.reduce_layers.2.conv2.conv.weight:',
-        'neck.top_down_layers.0.main_conv.conv.weight:',
-        'neck.top_down_layers.1.main_conv.conv.weight:'
-    ]
-    # a complete checkpoint: nothing is missing when training loads it
-    init_default_scope('mmyolo')
-    detector = MODELS.build(
-        load_config('configs/yolov8_fasternet_n.py', head).model)
-    load_checkpoint(detector, str(target), strict=True)
+    for arch, expected in LEFT.items():
+        options = {'model.backbone.arch': arch}
+        out = tool(CONVERTERS + 'convert_detector.py', weights,
+                   'configs/yolov8_fasternet_n.py', target, '--cfg-options',
+                   f'model.backbone.arch={arch}')
+        written = torch.load(target, weights_only=True)['state_dict']
+        for ours, theirs in pairs.items():
+            assert torch.equal(written[ours], tensors[theirs]), ours
+            assert f'taken  {ours}\n' in out
+        left = [
+            line.split()[1] for line in out.splitlines()
+            if line.startswith('left')
+        ]
+        assert left == expected
+        # a complete checkpoint: nothing is missing when training loads it
+        init_default_scope('mmyolo')
+        detector = MODELS.build(
+            load_config('configs/yolov8_fasternet_n.py', options).model)
+        load_checkpoint(detector, str(target), strict=True)
 
 
 def test_other_classes_keep_all_but_the_last_layers(stock, tool, tmp_path):
