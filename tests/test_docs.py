@@ -598,6 +598,10 @@ def type_in(tmp_path_factory):
         call(f'python tools/test.py CONFIG CHECKPOINT --json-prefix {name}'
              .split())
         shutil.copytree(work_dir, root / 'work_dirs' / name)
+    bccd = 'yolov8_fasternet_n_bccd'  # as if trained for all 30 epochs
+    shutil.copytree(work_dir, root / 'work_dirs' / bccd)
+    shutil.copy(
+        work_dir / 'mine.py', root / f'work_dirs/{bccd}/{bccd}.py')
     shutil.copy(root / 'detector.onnx', root / 's.onnx')
     shutil.copy(root / 'detector_int8.onnx', root / 's_int8.onnx')
     shutil.copy(mine, root / 'mine.py')
