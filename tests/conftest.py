@@ -129,7 +129,8 @@ def small(coco, tmp_path_factory):
             val_ann_file='annotations/val.json',
             val_data_prefix='val/',
             val_num_workers=0,
-            img_scale=(64, 64)))
+            img_scale=(64, 64),
+            head_module='mmfasternet.YOLOv8PConvHeadModule'))
     cfg.merge_from_dict({
         'model.backbone.arch':
         dict(

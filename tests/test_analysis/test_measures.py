@@ -100,9 +100,7 @@ def test_pconv_statistics_of_known_channels():
 def test_pconv_statistics_find_all_of_fasternet_and_what_reads_them():
     model = Model(FasterNet('n')).eval()
     rows = pconv_statistics(model, torch.randn(1, 3, 64, 64))
-    assert len(rows) == 1 + 2 + 8 + 2
-    assert [row.touched for row in rows] == [6] + [12] * 2 + [24] * 8 + [
-        48] * 2
+    assert [row.touched for row in rows] == [8] + [16] * 2 + [32] * 4 + [64]
     assert all(0 < row.share < 1 for row in rows)
     with pytest.raises(ValueError, match='has no partial convolution'):
         pconv_statistics(Model(nn.Conv2d(3, 8, 3)), torch.randn(1, 3, 8, 8))
@@ -148,8 +146,8 @@ def test_field_of_fasternet_is_what_its_kernels_reach():
         field = fields[names[i]]
         assert share_side(field, shape, 1) == reach
         assert 0 < share_side(field, shape, 0.5) < share_side(
-            field, shape, 0.95) < reach
-    assert reach == 456
+            field, shape, 0.95) <= reach
+    assert reach == 264
 
 
 # ------------------------------------------------------------ Eigen-CAM

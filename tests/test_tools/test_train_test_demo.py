@@ -211,7 +211,7 @@ def test_a_full_disk_stops_it_and_the_training_goes_on_later(
     (['classes=[blue]'], r'was trained on 2 classes \(blue, red\), but the '
      r'config has 1 \(blue\)'),
     (['model.backbone.arch=t0'], r'does not fit the config.*backbone.patch_'
-     r'embed.proj.weight: \(24, 3, 4, 4\) in the file, \(40, 3, 4, 4\)'),
+     r'embed.proj.weight: \(32, 3, 4, 4\) in the file, \(40, 3, 4, 4\)'),
 ])
 def test_a_checkpoint_of_another_model_is_refused(command, options, words,
                                                   trained, coco):
