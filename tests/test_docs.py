@@ -453,6 +453,7 @@ SHORTER = {
     'benchmark.py': '--runs 1',
     'compare.py': '--runs 2',
     'compare.py YOLOv8n=': '--cfg-options max_epochs=1 img_scale=64,64',
+    'compare.py A=work_dirs': '--seeds 1',
     'benchmark_from_file.py|quantize.py': '--runs 2',
     'benchmark_training.py': '--steps 1',
 }
