@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import csv
 import json
+import socket
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,6 +38,16 @@ def assert_equal(a, b, path=''):
         assert torch.equal(a, b), path
     else:
         assert a == b, path
+
+
+def free_ports(count):
+    """Ports that differ: all are held until the last one is known."""
+    with ExitStack() as stack:
+        held = [
+            stack.enter_context(socket.create_server(('127.0.0.1', 0)))
+            for _ in range(count)
+        ]
+        return [server.getsockname()[1] for server in held]
 
 
 @pytest.fixture(scope='session')

@@ -148,7 +148,7 @@ def test_the_backbone_alone_decides_the_input_widths(backbone, channels):
      'level 0 of model.backbone has stride 4.*featmap_strides.* is 8'),
     (dict(backbone=dict(out_indices=(1, 2))), '2 levels.*has 3'),
     (dict(neck=dict(in_channels=(64, 128, 254))),
-     r'level 2: .*\(64, 128, 256\).*in_channels is \(64, 128, 254\)'),
+     r'level 2: .*\(64, 128, 256\).*neck.in_channels is \(64, 128, 254\)'),
     (dict(neck=dict(out_channels=[256, 512, 768])),
      r'neck.out_channels is \[256, 512, 768\], but .*head_module.in_channels '
      r'is \[256, 512, 1024\]'),

@@ -10,15 +10,13 @@ import pickle
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_equal
+from conftest import assert_equal, free_ports
 from mmdet.evaluation import CocoMetric
 from mmengine.dataset import DefaultSampler
 from mmengine.model import MMDistributedDataParallel
@@ -128,7 +126,7 @@ def environment(config, **env):
         PYTHONPATH=f'{config.parent}:{os.environ.get("PYTHONPATH", "")}',
         PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
         OMP_NUM_THREADS='1',
-        **dict(dict(PORT='0'), **env))  # 0: a free one
+        **{'PORT': '0', **env})  # 0: a free one
 
 
 def run(config, *command, status=0, **env):
@@ -244,9 +242,10 @@ def test_two_hosts_train_as_one_does(hosts, config, plain, tmp_path):
              '--work-dir', str(tmp_path)],
             stderr=subprocess.STDOUT,
             stdout=(tmp_path / f'{number}.log').open('w'),
-            env=dict(environment(config), NNODES='2', NODE_RANK=str(number),
-                     MASTER_ADDR='10.77.0.1', PORT='29500', MAX_RESTARTS='1',
-                     ACT='1 4 self 9'))
+            env=environment(
+                config, NNODES='2', NODE_RANK=str(number),
+                MASTER_ADDR='10.77.0.1', PORT='29500', MAX_RESTARTS='1',
+                ACT='1 4 self 9'))
         for number, host in enumerate(hosts)
     ]
     try:
@@ -283,19 +282,13 @@ PartitionName=part Nodes=ALL
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """A Slurm of its own with two nodes; where a program of it logs."""
+    """A Slurm of its own with the partition `part` of two nodes."""
     if not shutil.which('slurmctld') or os.getuid():
         pytest.skip('needs Slurm (apt-get install slurm-wlm) and root')
     # the names are 127.0.0.1 and 127.0.0.2 to any resolver
     nodes = ['0x7f000001', '0x7f000002']
-    ports = []
-    with ExitStack() as stack:
-        for _ in range(3):
-            free = stack.enter_context(socket.socket())
-            free.bind(('', 0))
-            ports.append(free.getsockname()[1])
     path = tmp_path / 'slurm.conf'
-    path.write_text(SLURM.format(*ports, folder=tmp_path, nodes=nodes))
+    path.write_text(SLURM.format(*free_ports(3), folder=tmp_path, nodes=nodes))
     (tmp_path / 'gres.conf').write_text(''.join(
         f'NodeName={node} Name=gpu File={file}\n'
         for node, file in zip(nodes, ('/dev/null', '/dev/zero'))))
@@ -309,7 +302,7 @@ def slurm(tmp_path, monkeypatch):
                                  stderr=subprocess.STDOUT))
         # a batch job that came before the nodes would be put back for that
         subprocess.run(['srun', '-p', 'part', '-N', '2', 'true'], check=True)
-        yield lambda name: tmp_path / f'{name}.log'
+        yield
     finally:
         for process in reversed(started):
             process.terminate()
@@ -326,15 +319,17 @@ def test_slurm_puts_the_job_back_and_it_goes_on(
         str(config), f'{tmp_path}/run'
     ])
     env = dict(GPUS='2', GPUS_PER_NODE='1', CPUS_PER_TASK='1',
-               PORT='29500', ACT='0 2 job 15')
+               PORT=str(*free_ports(1)), ACT='0 2 job 15')
+    log = tmp_path / 'job.log'
     job = run(config, 'sbatch', '--parsable', '-p', 'part', '--nodes=2',
               '--gres=gpu:1', '--requeue', '--open-mode=append', '-o',
-              slurm('job'), '--wrap', command, **env).split()[-1]
+              log, '--wrap', command, **env).split()[-1]
     # sbatch --wait would not wait for the second time
     run(config, 'srun', '-p', 'part', f'--dependency=afterany:{job}', 'true')
-    log = slurm('job').read_text()
+    log = log.read_text()
     assert 'SIGTERM: a checkpoint is saved after this step' in log
-    assert f'scontrol requeue {job}' in log
+    assert f'+ scontrol requeue {job}\n+ exit 143' in log
+    # what the signal saved: the others are of even iterations
     assert 'resumed epoch: 1, iter: 3' in log
     assert_equal(result(tmp_path / 'run'), expected)
 

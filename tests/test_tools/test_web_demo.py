@@ -25,6 +25,7 @@ from urllib.error import HTTPError
 import cv2
 import numpy as np
 import pytest
+from conftest import free_ports
 
 from mmfasternet.config import load_config
 from mmfasternet.deploy import Predictor
@@ -133,9 +134,7 @@ def server(demo, models, small, tmp_path_factory):
     uploads = tmp_path_factory.mktemp('uploads')
     monkeypatch.setenv('GRADIO_TEMP_DIR', str(uploads))
     monkeypatch.setenv('GRADIO_ANALYTICS_ENABLED', 'False')
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+    (port, ) = free_ports(1)
     page = demo.build_page(models, score_thr=SCORE)
     demo.launch(page, server_port=port, prevent_thread_lock=True, quiet=True)
     yield SimpleNamespace(url=f'http://127.0.0.1:{port}', port=port,
