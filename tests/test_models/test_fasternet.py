@@ -205,6 +205,22 @@ def test_every_parameter_gets_a_gradient(out_indices, kwargs):
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
 
+def test_without_output_norms():
+    model = randomise_norms(tiny()).eval()
+    plain = tiny(output_norm=False).eval()
+    report = plain.load_state_dict(model.state_dict(), strict=False)
+    assert report.missing_keys == []
+    assert {name.split('.')[0] for name in report.unexpected_keys
+            } == {'norm2', 'norm4', 'norm6'}
+    x = torch.rand(1, 3, 64, 96)
+    for name, expected, raw in zip(('norm2', 'norm4', 'norm6'), model(x),
+                                   plain(x)):
+        norm = getattr(model, name)
+        torch.testing.assert_close(
+            F.batch_norm(raw, norm.running_mean, norm.running_var, norm.weight,
+                         norm.bias), expected)
+
+
 def test_checkpointing_changes_nothing_but_memory():
     x = torch.rand(2, 3, 64, 64)
     results = []

@@ -251,6 +251,8 @@ class FasterNet(BaseModule):
         out_indices (Sequence[int]): Stages to return, each with a norm of its
             own. Stages 0 to 3 have strides 4, 8, 16, 32. Stages after the
             last one named are not built. Defaults to ``(1, 2, 3)``.
+        output_norm (bool): Whether the returned stages are normalised, as
+            in the authors' detectors. Defaults to True.
         frozen_stages (int): -1 freezes nothing, 0 the stem, ``k`` the stem
             and the first ``k`` stages with their output norms. Frozen parts
             get no gradient and stay in evaluation mode. Defaults to -1.
@@ -327,6 +329,7 @@ class FasterNet(BaseModule):
                  norm_cfg: NormCfg = dict(type='BN'),
                  act_cfg: Optional[dict] = None,
                  out_indices: Sequence[int] = (1, 2, 3),
+                 output_norm: bool = True,
                  frozen_stages: int = -1,
                  norm_eval: bool = False,
                  with_cp: bool = False,
@@ -388,8 +391,10 @@ class FasterNet(BaseModule):
             self.out_strides = tuple(patch_stride * patch_stride2**i
                                      for i in self.out_indices)
             for i in self.out_indices:
-                self.add_module(f'norm{2 * i}',
-                                _norm(norm_cfg, self.width_list[i]))
+                self.add_module(
+                    f'norm{2 * i}',
+                    _norm(norm_cfg if output_norm else None,
+                          self.width_list[i]))
         self._freeze()
 
     def init_weights(self) -> None:
@@ -494,10 +499,10 @@ class FasterNet(BaseModule):
                 multiples of 32.
 
         Returns:
-            tuple[Tensor] | Tensor: One normalised map
+            tuple[Tensor] | Tensor: One map
             ``(N, out_channels[i], H // out_strides[i], W // out_strides[i])``
-            per entry of ``out_indices``; with ``num_classes``, the logits
-            ``(N, num_classes)``.
+            per entry of ``out_indices``, normalised unless ``output_norm`` is
+            False; with ``num_classes``, the logits ``(N, num_classes)``.
 
         Raises:
             ValueError: If the images have another number of channels.
