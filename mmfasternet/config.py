@@ -15,7 +15,8 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from mmfasternet.compat import import_mmpretrain
-from mmfasternet.datasets.check import NOTE, check_config
+from mmfasternet.datasets.check import NOTE
+from mmfasternet.datasets.check_config import check_config
 from mmfasternet.knobs import command_line
 
 

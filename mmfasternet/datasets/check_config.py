@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the data that a config names will do to its training."""
+import os.path as osp
+from typing import Any, Dict, Iterator, List, Optional, Sequence
+
+from .check import (
+    NOTE,
+    REFUSED,
+    SEVERITIES,
+    Finding,
+    Report,
+    Split,
+    check_dataset,
+)
+from .pictures import file_error
+
+
+def check_config(cfg: Any,
+                 images: bool = True,
+                 workers: Optional[int] = None,
+                 progress: bool = True,
+                 phases: Sequence[str] = ('train', 'val')) -> Report:
+    """Check the data of a config.
+
+    Args:
+        cfg (Config): A complete config, as ``load_config`` returns it.
+        images, workers, progress: See :func:`check_dataset`.
+        phases (Sequence[str]): Of ``'train'``, ``'val'`` and ``'test'``,
+            those to check. Defaults to ``('train', 'val')``.
+
+    Returns:
+        Report: What was found. Data that is not COCO json or not on this
+        machine is a note; ``DigitsDataset`` is written if it is not there.
+    """
+    splits, findings = {}, []
+    for phase in phases:
+        loader = cfg.get(f'{phase}_dataloader') or {}
+        leaves = list(leaf_datasets(loader.get('dataset')))
+        for i, leaf in enumerate(leaves):
+            name = phase if len(leaves) == 1 else f'{phase}[{i}]'
+            cls = _dataset_class(leaf, cfg.get('default_scope'))
+            reason = _why_not(leaf, cls)
+            if reason:
+                findings.append(Finding('not-checked', name, NOTE, 1, (),
+                                        f'data set {reason}'))
+                continue
+            splits[name] = _split_of(cfg, leaf, cls)
+    report = check_dataset(splits, None, images, workers, progress)
+    findings += _check_heads(cfg, splits) + _check_evaluator(cfg, splits)
+    report.findings = sorted(
+        report.findings + findings,
+        key=lambda f: SEVERITIES.index(f.severity))
+    return report
+
+
+def leaf_datasets(dataset: Optional[dict]) -> Iterator[dict]:
+    """The data sets inside RepeatDataset, ConcatDataset and the like.
+
+    Args:
+        dataset (dict, optional): ``dataset`` of a data loader's config.
+
+    Yields:
+        dict: The config of each data set that reads a file itself.
+    """
+    if not dataset:
+        return
+    inner = dataset.get('datasets') or dataset.get('dataset')
+    if inner is None:
+        yield dataset
+        return
+    for child in inner if isinstance(inner, (list, tuple)) else [inner]:
+        yield from leaf_datasets(child)
+
+
+def _dataset_class(leaf: dict, scope: Optional[str]) -> Optional[type]:
+    if not isinstance(leaf['type'], str):
+        return leaf['type']
+    from mmengine.registry import DATASETS
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        try:
+            return registry.get(leaf['type'])
+        except (KeyError, ImportError):
+            return None
+
+
+def _why_not(leaf: dict, cls: Optional[type]) -> str:
+    """Why a data set cannot be checked, '' if it can."""
+    # subclasses for LVIS, panoptic and other files read them their own way
+    own = [getattr(cls, name, None) for name in (
+        'load_data_list', 'parse_data_info', 'filter_data')]
+    if not all(
+            getattr(f, '__qualname__', '').startswith('CocoDataset.')
+            for f in own):
+        return f'{leaf["type"]} does not read plain COCO json: not checked'
+    if '://' in str(leaf.get('data_root')):
+        return f'at {leaf["data_root"]} is not on this machine: not checked'
+    return ''
+
+
+def _split_of(cfg: Any, leaf: dict, cls: type) -> Split:
+    root = leaf.get('data_root') or ''
+    if cls.__name__ == 'DigitsDataset':  # which does the same at its start
+        from .digits import write_digits
+        write_digits(root)
+    classes = (leaf.get('metainfo') or {}).get('classes')
+    return Split(
+        osp.join(root, leaf.get('ann_file', '')),
+        osp.join(root, (leaf.get('data_prefix') or {}).get('img', '')),
+        bool(leaf.get('test_mode')),
+        dict(leaf.get('filter_cfg') or {}),
+        cfg.get('img_scale') or _scale_of(leaf.get('pipeline')),
+        cls.METAINFO.get('classes') if classes is None else classes)
+
+
+def _scale_of(pipeline: Any) -> Optional[Sequence[int]]:
+    for value in _values(pipeline, ('img_scale', 'scale')):
+        if isinstance(value, (list, tuple)) and len(value) == 2 and all(
+                isinstance(v, int) for v in value):
+            return value
+    return None
+
+
+def _values(node: Any, keys: Sequence[str]) -> Iterator[Any]:
+    """Values below keys, at any depth."""
+    children = node.items() if isinstance(node, dict) else enumerate(
+        node if isinstance(node, (list, tuple)) else ())
+    for key, child in children:
+        if key in keys:
+            yield child
+        else:
+            yield from _values(child, keys)
+
+
+def _check_heads(cfg: Any, splits: Dict[str, Split]) -> List[Finding]:
+    """Heads that were built for another number of classes."""
+    classes = next((s.classes for s in splits.values()), None)
+    if not classes or isinstance(classes, str):
+        return []
+    heads = _values(cfg.get('model'), ('bbox_head', 'mask_head'))
+    wrong = {n for n in _values(list(heads), ('num_classes', ))
+             if n != len(classes)}
+    return [
+        Finding(
+            'num-classes', 'model', REFUSED, 1, (f'num_classes={n}', ),
+            f'not the {len(classes)} of `classes`: training or the '
+            'evaluation ends with IndexError')
+        for n in sorted(wrong)
+    ]
+
+
+def _check_evaluator(cfg: Any, splits: Dict[str, Split]) -> List[Finding]:
+    """An evaluator that reads another file than the data set."""
+    findings = []
+    for phase in ('val', 'test'):
+        files = [
+            osp.normpath(s.ann_file) for n, s in splits.items()
+            if n.startswith(phase)
+        ]
+        for path in _values(cfg.get(f'{phase}_evaluator'), ('ann_file', )):
+            if not (path and files) or osp.normpath(path) in files:
+                continue
+            error = file_error(path)
+            does = f'and cannot be read: {error}' if error else \
+                'but both must list the same images'
+            findings.append(
+                Finding('evaluator-file', phase, REFUSED if error else NOTE,
+                        1, (path, files[0]),
+                        f'not the annotation file of the data set, {does}'))
+    return findings
