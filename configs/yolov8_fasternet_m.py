@@ -6,7 +6,6 @@ pretrained = 'fasternet://auto'  # ImageNet weights; None: from scratch
 arch = 't1'
 deepen_factor = 0.67
 widen_factor = 0.75
-head_module = 'mmfasternet.YOLOv8PConvHeadModule'
 last_stage_out_channels = 768
 affine_scale = 0.9
 mixup_prob = 0.1

@@ -6,5 +6,4 @@ pretrained = 'fasternet://auto'  # ImageNet weights; None: from scratch
 arch = 't0'
 deepen_factor = 0.33
 widen_factor = 0.5
-head_module = 'mmfasternet.YOLOv8PConvHeadModule'
 last_stage_out_channels = 1024

@@ -6,7 +6,6 @@ pretrained = 'fasternet://auto'  # ImageNet weights; None: from scratch
 arch = 's'
 deepen_factor = 1.0
 widen_factor = 1.25
-head_module = 'mmfasternet.YOLOv8PConvHeadModule'
 last_stage_out_channels = 512
 affine_scale = 0.9
 mixup_prob = 0.15

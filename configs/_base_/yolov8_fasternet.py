@@ -59,8 +59,7 @@ deepen_factor = 0.33
 widen_factor = 0.25
 last_stage_out_channels = 1024
 strides = [8, 16, 32]
-# YOLOv8's own; 'mmfasternet.YOLOv8PConvHeadModule', which all letters but n
-# have, computes half of its classification branch by partial convolutions
+# YOLOv8's own; 'mmfasternet.YOLOv8PConvHeadModule' is faster and less accurate
 head_module = 'YOLOv8HeadModule'
 tal_topk = 10  # candidates per object in the assigner
 

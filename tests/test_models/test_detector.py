@@ -43,7 +43,7 @@ def build(cfg):
 @pytest.mark.parametrize('letter', LETTERS)
 def test_cost_of_every_variant_at_every_letter(arch, letter):
     expected = COSTS[arch].split()[LETTERS.index(letter)].split('/')
-    cfg = config(letter, 'YOLOv8HeadModule', backbone=dict(arch=arch))
+    cfg = config(letter, backbone=dict(arch=arch))
     parameters, macs = count_complexity(cfg, (640, 640))['']
     assert f'{parameters / 1e6:.2f}' == expected[0]
     assert f'{2 * macs / 1e9:.1f}' == expected[1]
@@ -68,7 +68,7 @@ def test_what_the_partial_convolutions_of_the_head_save(letter, channels):
     and a 1x1 of all remain; the norm is one as before."""
     ours, plain = (
         count_complexity(config(letter, head), (640, 640))['']
-        for head in ('mmfasternet.YOLOv8PConvHeadModule', 'YOLOv8HeadModule'))
+        for head in ('mmfasternet.YOLOv8PConvHeadModule', None))
     quarter = channels // 4
     saved = 9 * channels**2 - 9 * quarter**2 - channels**2
     assert plain[0] - ours[0] == 3 * saved
@@ -76,10 +76,10 @@ def test_what_the_partial_convolutions_of_the_head_save(letter, channels):
         (640 // stride)**2 for stride in (8, 16, 32))
 
 
-def test_plain_head_is_mmyolos_own():
+@pytest.mark.parametrize('letter', LETTERS)
+def test_head_is_mmyolos_own(letter):
     ours, stock = (
-        c.model for c in (config('s', 'YOLOv8HeadModule'),
-                          load_config(STOCK.format('s'))))
+        c.model for c in (config(letter), load_config(STOCK.format(letter))))
 
     def plain(x):
         if isinstance(x, dict):
