@@ -13,8 +13,7 @@ from mmengine.fileio import dump
 
 from mmfasternet.checkpoint import CheckpointError, require_fit
 from mmfasternet.config import clear_errors, load_config
-from mmfasternet.datasets.formats import images_in
-from mmfasternet.datasets.pictures import read_image
+from mmfasternet.datasets.images import images_in, read_image
 from mmfasternet.deploy import Predictor
 from mmfasternet.deploy.backends import BACKENDS, EXPORTED
 

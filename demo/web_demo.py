@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.config import clear_errors, load_config
-from mmfasternet.datasets.pictures import read_image
+from mmfasternet.datasets.images import read_image
 from mmfasternet.deploy import Predictor
 from mmfasternet.deploy.backends import BACKENDS, EXPORTED
 from mmfasternet.deploy.predictor import detect

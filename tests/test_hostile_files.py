@@ -37,8 +37,8 @@ from mmfasternet.checkpoint import (
     require_fit,
 )
 from mmfasternet.config import load_config
-from mmfasternet.datasets.check import check_dataset
-from mmfasternet.datasets.pictures import inspect_image
+from mmfasternet.datasets.checks import check_dataset
+from mmfasternet.datasets.images import inspect_image
 
 SHORT, LONG = 25, 1050  # cases of each of the 10 tests
 

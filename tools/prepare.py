@@ -17,8 +17,8 @@ import torch
 
 import mmfasternet
 from mmfasternet.config import clear_errors
-from mmfasternet.datasets.check import check_dataset
-from mmfasternet.datasets.formats import (
+from mmfasternet.datasets.checks import check_dataset
+from mmfasternet.datasets.readers import (
     clean_coco,
     read_dataset,
     write_coco,

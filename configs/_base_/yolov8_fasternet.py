@@ -6,7 +6,7 @@ _base_ = 'mmyolo::_base_/default_runtime.py'
 custom_imports = dict(
     imports=['mmfasternet.models', 'mmfasternet.datasets'],
     allow_failed_imports=False)
-import mmfasternet.knobs  # noqa: E402
+import mmfasternet.config.knobs  # noqa: E402
 
 # ---------------------------------------------------------------- data
 dataset_type = 'YOLOv5CocoDataset'
@@ -64,7 +64,7 @@ head_module = 'YOLOv8HeadModule'
 tal_topk = 10  # candidates per object in the assigner
 
 # ------------------------------------------------- the rest follows from these
-mmfasternet.knobs.bind_knobs(
+mmfasternet.config.knobs.bind_knobs(
     globals(),
     derived=dict(
         num_classes='classes',

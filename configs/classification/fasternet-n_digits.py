@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 _base_ = './fasternet-t0_8xb512_in1k.py'
-import mmfasternet.knobs  # noqa: E402
+import mmfasternet.config.knobs  # noqa: E402
 
 # needs no download: scikit-learn ships these digits of 8x8 pixels
 num_classes = 10
@@ -15,7 +15,7 @@ weight_decay = 0.05
 val_interval = 5
 log_interval = 10
 arch = 'n'
-mmfasternet.knobs.bind_knobs(globals())
+mmfasternet.config.knobs.bind_knobs(globals())
 
 # CutMix could cut off what tells two digits apart
 model = dict(train_cfg=dict(augments=[dict(type='Mixup', alpha=0.2)]))

@@ -6,7 +6,7 @@ _base_ = 'mmpretrain::_base_/default_runtime.py'
 custom_imports = dict(
     imports=['mmfasternet.models', 'mmfasternet.classification'],
     allow_failed_imports=False)
-import mmfasternet.knobs  # noqa: E402
+import mmfasternet.config.knobs  # noqa: E402
 
 # ---------------------------------------------------------------- data
 dataset_type = 'ImageNet'  # CustomDataset for your own folders of classes
@@ -47,7 +47,7 @@ pretrained = None  # weights to start from, as in the detectors' configs
 # ------------------------------------------------- the rest follows from these
 mean = [123.675, 116.28, 103.53]
 std = [58.395, 57.12, 57.375]
-mmfasternet.knobs.bind_knobs(globals())
+mmfasternet.config.knobs.bind_knobs(globals())
 
 model = dict(
     type='ImageClassifier',

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from mmfasternet.checkpoint import require_fit
 from mmfasternet.config import use_scope
-from mmfasternet.datasets.pictures import read_image
+from mmfasternet.datasets.images import read_image
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import numpy as np
 from mmengine.config import Config
 from sklearn.datasets import load_sample_images
 
-from mmfasternet.datasets.formats import images_in
+from mmfasternet.datasets.images import images_in
 
 
 def example_images(cfg: Config,

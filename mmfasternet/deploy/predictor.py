@@ -34,7 +34,7 @@ from mmyolo.datasets.transforms import LetterResize, YOLOv5KeepRatioResize
 
 from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.config import load_config
-from mmfasternet.datasets.pictures import read_image
+from mmfasternet.datasets.images import read_image
 from mmfasternet.registry import MODELS
 
 from .backends import (

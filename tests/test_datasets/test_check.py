@@ -21,8 +21,8 @@ from PIL import Image
 
 from mmfasternet.config import load_config
 from mmfasternet.datasets import check, pictures
-from mmfasternet.datasets.check import Split, check_dataset
-from mmfasternet.datasets.check_config import check_config
+from mmfasternet.datasets.checks import Split, check_dataset
+from mmfasternet.datasets.checks.config import check_config
 from mmfasternet.registry import DATASETS
 
 WIDTH, HEIGHT = 80, 60

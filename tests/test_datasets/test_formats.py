@@ -9,7 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from mmfasternet.datasets.formats import (
+from mmfasternet.datasets.readers import (
     clean_coco,
     image_size,
     read_dataset,

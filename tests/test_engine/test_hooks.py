@@ -37,7 +37,7 @@ from mmfasternet.engine import (
     ResumeHook,
 )
 from mmfasternet.engine.hooks import evaluation_figures_hook as figures
-from mmfasternet.engine.hooks.detection_quality import (
+from mmfasternet.evaluation.detection_quality import (
     ImageResult,
     confusion_matrix,
     image_score,

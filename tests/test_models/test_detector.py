@@ -5,7 +5,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
 
-from mmfasternet.complexity import count_complexity
+from mmfasternet.analysis.complexity import count_complexity
 from mmfasternet.config import load_config
 from mmfasternet.models import YOLOv8SPPFPAFPN
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from mmfasternet.benchmark import paper
-from mmfasternet.benchmark.contenders import baseline_of, cross
-from mmfasternet.benchmark.layers import exported_layers, with_macs
-from mmfasternet.benchmark.networks import (
+from mmfasternet.analysis.benchmark import paper
+from mmfasternet.analysis.benchmark.contenders import baseline_of, cross
+from mmfasternet.analysis.benchmark.layers import exported_layers, with_macs
+from mmfasternet.analysis.benchmark.networks import (
     build_network,
     count,
     export_network,
 )
-from mmfasternet.benchmark.race import Result, race, speedup
+from mmfasternet.analysis.benchmark.race import Result, race, speedup
 from mmfasternet.models import FasterNet
 
 TOOL = 'tools/analysis_tools/benchmark.py'
@@ -259,7 +259,7 @@ def test_the_report_agrees_with_itself(tmp_path, exported, monkeypatch,
 
 def test_a_config_and_a_checkpoint_of_it(tmp_path, monkeypatch, capsys):
     """Parameters and MACs are those of tools/analysis_tools/get_flops.py."""
-    from mmfasternet.complexity import count_complexity
+    from mmfasternet.analysis.complexity import count_complexity
     from mmfasternet.config import load_config
     config = 'configs/yolov8_fasternet_n.py'
     network = build_network(config, dict(classes=['a', 'b', 'c']))

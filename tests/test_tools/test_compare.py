@@ -15,14 +15,18 @@ from mmengine.registry import MODELS, init_default_scope
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmfasternet.comparison.runs import parse_contender, prepare, with_model_of
-from mmfasternet.comparison.statistics import (
+from mmfasternet.analysis.comparison.runs import (
+    parse_contender,
+    prepare,
+    with_model_of,
+)
+from mmfasternet.config import load_config
+from mmfasternet.evaluation.statistics import (
     METRICS,
     Evaluation,
     bootstrap,
     error_split,
 )
-from mmfasternet.config import load_config
 
 STOCK = 'mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py'
 

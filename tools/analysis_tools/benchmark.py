@@ -22,20 +22,20 @@ import torch
 from mmengine.config import DictAction
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmfasternet.benchmark import paper, report
-from mmfasternet.benchmark.contenders import (
+from mmfasternet.analysis.benchmark import paper, report
+from mmfasternet.analysis.benchmark.contenders import (
     PRECISIONS,
     Contender,
     baseline_of,
     cross,
 )
-from mmfasternet.benchmark.layers import exported_layers, with_macs
-from mmfasternet.benchmark.networks import (
+from mmfasternet.analysis.benchmark.layers import exported_layers, with_macs
+from mmfasternet.analysis.benchmark.networks import (
     build_network,
     count,
     export_network,
 )
-from mmfasternet.benchmark.race import race
+from mmfasternet.analysis.benchmark.race import race
 from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.config import clear_errors
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.config import clear_errors, load_config
-from mmfasternet.datasets.formats import images_in
+from mmfasternet.datasets.images import images_in
 from mmfasternet.deploy import Predictor
 from mmfasternet.deploy.predictor import detect
 

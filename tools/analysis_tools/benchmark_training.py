@@ -18,7 +18,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
-from mmfasternet.comparison.runs import with_model_of
+from mmfasternet.analysis.comparison.runs import with_model_of
 from mmfasternet.config import clear_errors, load_config, require_data
 from mmfasternet.engine.optimizers.cpu_amp_optim_wrapper import has_bfloat16
 

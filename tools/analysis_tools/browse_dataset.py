@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet.config import clear_errors, load_config, require_data
-from mmfasternet.datasets.check_config import leaf_datasets
+from mmfasternet.datasets.checks.config import leaf_datasets
 
 MIN_TILE = 320  # pixels; smaller images are enlarged by a whole number
 GAP = 8

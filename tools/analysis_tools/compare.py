@@ -22,11 +22,11 @@ import mmfasternet.models  # noqa: F401  # isort: skip
 from mmengine.config import DictAction
 from pycocotools.coco import COCO
 
-from mmfasternet.benchmark.report import machine
-from mmfasternet.comparison import report
-from mmfasternet.comparison.runs import prepare, run_tool
-from mmfasternet.comparison.statistics import Evaluation
+from mmfasternet.analysis.benchmark.report import machine
+from mmfasternet.analysis.comparison import report
+from mmfasternet.analysis.comparison.runs import prepare, run_tool
 from mmfasternet.config import clear_errors
+from mmfasternet.evaluation.statistics import Evaluation
 
 
 def parse_args():

@@ -6,7 +6,7 @@ from mmengine.config import DictAction
 from prettytable import PrettyTable
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
-from mmfasternet.complexity import count_complexity
+from mmfasternet.analysis.complexity import count_complexity
 from mmfasternet.config import clear_errors, load_config
 
 PARTS = ('backbone', 'neck', 'bbox_head')

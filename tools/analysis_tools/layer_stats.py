@@ -15,9 +15,9 @@ from prettytable import PrettyTable
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet import analysis
-from mmfasternet.analysis import pictures
 from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.config import clear_errors, load_config, require_data
+from mmfasternet.visualization import network as pictures
 
 
 def parse_args():

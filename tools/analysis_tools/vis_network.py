@@ -15,11 +15,11 @@ from prettytable import PrettyTable
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet import analysis
-from mmfasternet.analysis import pictures
 from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.config import clear_errors, load_config
-from mmfasternet.datasets.formats import images_in
+from mmfasternet.datasets.images import images_in
 from mmfasternet.models import PartialConv
+from mmfasternet.visualization import network as pictures
 
 VIEWS = ('features', 'redundancy', 'pconv', 'erf', 'cam')
 

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from mmfasternet.config import clear_errors
-from mmfasternet.datasets.formats import read_voc, write_coco
+from mmfasternet.datasets.readers import read_voc, write_coco
 
 
 def parse_args():

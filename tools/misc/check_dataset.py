@@ -12,8 +12,8 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from mmfasternet.config import clear_errors, load_config
-from mmfasternet.datasets.check import Report
-from mmfasternet.datasets.check_config import check_config
+from mmfasternet.datasets.checks import Report
+from mmfasternet.datasets.checks.config import check_config
 
 
 def parse_args():

@@ -17,16 +17,16 @@ from mmfasternet.checkpoint import (
     checkpoint_path,
     digest,
 )
-from mmfasternet.compat import import_timm
-from mmfasternet.config import clear_errors
-from mmfasternet.models import FasterNet
-from mmfasternet.models.backbones.fasternet_layouts import (
+from mmfasternet.checkpoint.layouts.fasternet import (
     arch_name,
     find_arch,
     load_weights,
     read_weights,
     timm_name,
 )
+from mmfasternet.compat import import_timm
+from mmfasternet.config import clear_errors
+from mmfasternet.models import FasterNet
 
 # Float32 rounding through at most 60 layers, for logits of a few units; a
 # wrong tensor changes them by whole units.

@@ -9,13 +9,13 @@ import argparse
 
 from mmfasternet import __version__
 from mmfasternet.checkpoint import save_checkpoint
-from mmfasternet.config import clear_errors
-from mmfasternet.models.backbones.fasternet_layouts import (
+from mmfasternet.checkpoint.layouts.fasternet import (
     arch_name,
     find_arch,
     read_weights,
     timm_name,
 )
+from mmfasternet.config import clear_errors
 
 
 def parse_args():

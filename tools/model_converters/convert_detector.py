@@ -24,9 +24,12 @@ from mmfasternet.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
+from mmfasternet.checkpoint.layouts.fasternet import find_tensors
+from mmfasternet.checkpoint.layouts.ultralytics import (
+    is_ultralytics,
+    rename_ultralytics,
+)
 from mmfasternet.config import clear_errors, load_config
-from mmfasternet.models.backbones.fasternet_layouts import find_tensors
-from mmfasternet.ultralytics import is_ultralytics, rename_ultralytics
 
 
 def parse_args():

@@ -9,14 +9,14 @@ import os
 from pathlib import Path
 
 import mmfasternet
-from mmfasternet.config import clear_errors
-from mmfasternet.models.backbones import FasterNet
-from mmfasternet.models.backbones.fasternet_layouts import (
+from mmfasternet.checkpoint.layouts.fasternet import (
     arch_name,
     find_arch,
     read_weights,
 )
-from mmfasternet.ultralytics import read_recipe
+from mmfasternet.checkpoint.layouts.ultralytics import read_recipe
+from mmfasternet.config import clear_errors
+from mmfasternet.models.backbones import FasterNet
 
 TEMPLATE = '''# {yaml}, scale {recipe.scale}: FasterNet pasted into Ultralytics
 _base_ = {base!r}

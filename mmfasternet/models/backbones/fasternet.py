@@ -268,7 +268,7 @@ class FasterNet(BaseModule):
             None, the published one: truncated normal of std 0.02 for the
             convolutions and the classifier. ``dict(type='Pretrained',
             checkpoint=...)`` loads any layout of FasterNet weights, see
-            :class:`.fasternet_layouts.FasterNetPretrained`.
+            :class:`mmfasternet.checkpoint.layouts.FasterNetPretrained`.
 
     Attributes:
         out_channels (tuple[int]): Channels of each output, in order.
@@ -402,10 +402,12 @@ class FasterNet(BaseModule):
 
         Raises:
             CheckpointError: If pretrained weights cannot be had or do not
-                fit; see :class:`.fasternet_layouts.FasterNetPretrained`.
+                fit, see mmfasternet.checkpoint.layouts.FasterNetPretrained.
         """
         # the layouts know the variants, so that module imports this one
-        from .fasternet_layouts import FasterNetPretrained
+        from mmfasternet.checkpoint.layouts.fasternet import (
+            FasterNetPretrained,
+        )
         init_cfg = self.init_cfg
         self.init_cfg, pretrained = [], []
         for cfg in [init_cfg] if isinstance(init_cfg, dict) else init_cfg:

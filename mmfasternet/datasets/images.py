@@ -9,6 +9,7 @@ import stat
 import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import (
     Dict,
     Iterable,
@@ -25,6 +26,7 @@ import numpy as np
 from mmengine.fileio import get
 from PIL import Image
 
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 MAX_PIXELS = 2**30  # of OpenCV, CV_IO_MAX_IMAGE_PIXELS
 HUGE_PIXELS = 2**26  # 8192 x 8192, 192 MiB for each worker of a data loader
 # Two pictures look alike from this correlation of their thumbnails on. Of
@@ -36,6 +38,24 @@ ALIKE = 0.97
 THUMB = 16  # pixels, square
 MIN_CONTRAST = 4  # grey levels; thumbnails of plain images tell nothing
 IMAGES_PER_WORKER = 50  # fewer are read faster than a process starts
+
+
+def images_in(path: str) -> List[str]:
+    """The image itself, or those in a folder and the folders in it.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    if '://' in path or Path(path).is_file():
+        return [path]
+    found = sorted(
+        str(file) for file in Path(path).rglob('*')
+        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    if not found:
+        raise FileNotFoundError(
+            f'no image in the folder {path}' if Path(path).is_dir() else
+            f'no such file or folder: {path}')
+    return found
 
 
 def read_image(path: str) -> np.ndarray:

@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from mmfasternet.benchmark.contenders import Contender
-from mmfasternet.benchmark.race import Result, speedup, spread
+from mmfasternet.analysis.benchmark.contenders import Contender
+from mmfasternet.analysis.benchmark.race import Result, speedup, spread
 
 # of the time of a network: smaller layers share a row
 SHOWN = 0.001

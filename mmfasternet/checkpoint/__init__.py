@@ -120,7 +120,7 @@ def read_checkpoint(path: Union[str, Path],
         map_location: See :func:`torch.load`.
         modules (bool): Also read files in which whole PyTorch modules are
             pickled, as Ultralytics does. They come back as inert objects that
-            :func:`mmfasternet.models.backbones.fasternet_layouts.find_tensors`
+            :func:`mmfasternet.checkpoint.layouts.fasternet.find_tensors`
             takes tensors from. Defaults to False.
 
     Returns:

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from mmfasternet.benchmark.paper import own_shape
+from mmfasternet.analysis.benchmark.paper import own_shape
 
 # Of each backend the precisions of a network that is not quantised. bf16 and
 # fp16 are autocast in PyTorch and a hint, which a machine may decline, in

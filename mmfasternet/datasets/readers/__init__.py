@@ -19,7 +19,8 @@ import mmcv
 import yaml
 from PIL import ExifTags, Image
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+from mmfasternet.datasets.images import IMAGE_SUFFIXES
+
 _SPLITS = dict(
     train=('train', 'training'),
     val=('val', 'valid', 'validation'),
@@ -522,23 +523,6 @@ def _yolo_line(labels: Labels, place: str, line: str, names: Sequence[str],
     labels.boxes.append((len(labels.images) - 1, names[int(label)],
                          [x1, y1, x2 - x1, y2 - y1], 0))
 
-
-def images_in(path: str) -> List[str]:
-    """The image itself, or those in a folder and the folders in it.
-
-    Raises:
-        FileNotFoundError: If there is none.
-    """
-    if '://' in path or Path(path).is_file():
-        return [path]
-    found = sorted(
-        str(file) for file in Path(path).rglob('*')
-        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-    if not found:
-        raise FileNotFoundError(
-            f'no image in the folder {path}' if Path(path).is_dir() else
-            f'no such file or folder: {path}')
-    return found
 
 
 def image_size(path: Path) -> Tuple[int, int]:

@@ -157,7 +157,7 @@ class PyTorch:
         self.device = torch.device(contender['device'])
         torch.set_num_threads(contender['threads'])
         if not path:
-            from mmfasternet.benchmark import networks
+            from mmfasternet.analysis.benchmark import networks
             networks.import_models(contender['target'])
             self.networks = networks
 

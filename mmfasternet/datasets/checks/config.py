@@ -3,7 +3,7 @@
 import os.path as osp
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
-from .check import (
+from mmfasternet.datasets.checks import (
     NOTE,
     REFUSED,
     SEVERITIES,
@@ -12,7 +12,7 @@ from .check import (
     Split,
     check_dataset,
 )
-from .pictures import file_error
+from mmfasternet.datasets.images import file_error
 
 
 def check_config(cfg: Any,

@@ -10,15 +10,15 @@ from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 
 from mmfasternet.checkpoint import RELEASES, CheckpointError
-from mmfasternet.config import load_config
-from mmfasternet.models import FasterNet
-from mmfasternet.models.backbones.fasternet_layouts import (
+from mmfasternet.checkpoint.layouts.fasternet import (
     authors_name,
     find_arch,
     find_tensors,
     recognise,
     timm_name,
 )
+from mmfasternet.config import load_config
+from mmfasternet.models import FasterNet
 
 NORMS = ('norm2', 'norm4', 'norm6')
 

@@ -21,8 +21,7 @@ from mmfasternet.checkpoint import (
     is_usable,
     read_checkpoint,
 )
-
-from .fasternet import FasterNet
+from mmfasternet.models.backbones.fasternet import FasterNet
 
 StateDict = Dict[str, Tensor]
 Arch = Tuple[int, Tuple[int, ...]]

@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 from tqdm import tqdm
 
-from mmfasternet.benchmark.contenders import Contender
+from mmfasternet.analysis.benchmark.contenders import Contender
 
 _WORKER = Path(__file__).with_name('worker.py')
 _PACKAGE = str(Path(__file__).parents[2])

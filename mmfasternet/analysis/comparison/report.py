@@ -9,22 +9,22 @@ import numpy as np
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure  # without pyplot: no display, no state
 
-from mmfasternet.benchmark.report import markdown
-from mmfasternet.comparison.runs import Run
-from mmfasternet.comparison.statistics import (
+from mmfasternet.analysis.benchmark.report import markdown
+from mmfasternet.analysis.comparison.runs import Run
+from mmfasternet.evaluation.detection_quality import (
+    ImageResult,
+    confusion_matrix,
+    image_score,
+    precision_curves,
+)
+from mmfasternet.evaluation.statistics import (
     ERRORS,
     Evaluation,
     bootstrap,
     error_split,
     interval,
 )
-from mmfasternet.engine.hooks.detection_quality import (
-    ImageResult,
-    confusion_matrix,
-    image_score,
-    precision_curves,
-)
-from mmfasternet.engine.hooks.evaluation_figures_hook import (
+from mmfasternet.visualization.detections import (
     IOU,
     draw_boxes,
     load_picture,

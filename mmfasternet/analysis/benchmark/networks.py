@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmfasternet.benchmark import paper
+from mmfasternet.analysis.benchmark import paper
 
 
 class Network(nn.Module):

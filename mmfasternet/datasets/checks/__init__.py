@@ -28,7 +28,7 @@ from typing import (
 
 import numpy as np
 
-from .pictures import (
+from mmfasternet.datasets.images import (
     HUGE_PIXELS,
     Picture,
     file_error,

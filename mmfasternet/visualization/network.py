@@ -12,7 +12,7 @@ from mmengine.visualization import Visualizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from .measures import (
+from mmfasternet.analysis.measures import (
     LayerStatistics,
     PConvStatistics,
     channel_correlation,

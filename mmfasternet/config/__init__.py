@@ -15,9 +15,9 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from mmfasternet.compat import import_mmpretrain
-from mmfasternet.datasets.check import NOTE
-from mmfasternet.datasets.check_config import check_config
-from mmfasternet.knobs import command_line
+from mmfasternet.config.knobs import command_line
+from mmfasternet.datasets.checks import NOTE
+from mmfasternet.datasets.checks.config import check_config
 
 
 def load_config(filename: str,
@@ -25,7 +25,7 @@ def load_config(filename: str,
     """Load a config; an option that is one of its knobs counts everywhere.
 
     A top-level option acts as if the line that assigns the name had been
-    edited, where that config binds it (:mod:`mmfasternet.knobs`). Anything
+    edited, where that config binds it (:mod:`.knobs`). Anything
     else is MMEngine's: dicts and dotted options are merged last.
 
     Args:

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boxes on images, and what an evaluation says of them."""
+from pathlib import Path
+from typing import Optional, Sequence
+
+import mmcv
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # without pyplot: no display, no state
+from matplotlib.patches import Rectangle
+from mmengine.fileio import get
+
+from mmfasternet.evaluation.detection_quality import ImageResult, image_score
+
+IOU = 0.5
+MAX_NAMES = 30  # classes; with more, a figure has no room for text
+
+
+def plot_precision(curves: np.ndarray, names: Sequence[str]) -> Figure:
+    """Precision over recall of each class.
+
+    Args:
+        curves (ndarray): Of :func:`precision_curves`.
+        names (Sequence[str]): The classes.
+
+    Returns:
+        Figure: The figure.
+    """
+    figure = Figure(figsize=(9, 6), dpi=100, layout='constrained')
+    axis = figure.subplots()
+    recall = np.linspace(0, 1, len(curves))
+    known = [k for k in range(len(names)) if curves[0, k] >= 0]
+    for k in known:
+        axis.plot(
+            recall,
+            curves[:, k],
+            color=_color(k),
+            alpha=0.7,
+            label=f'{names[k]}: {curves[:, k].mean():.3f}')
+    title = 'no true boxes'
+    if known:
+        mean = curves[:, known].mean(axis=1)
+        title = f'AP50 {mean.mean():.3f}'
+        axis.plot(recall, mean, 'k', linewidth=3, label=f'mean: {title[5:]}')
+        if len(known) <= MAX_NAMES:
+            axis.legend(title='AP at IoU 0.5', fontsize='small')
+    axis.set(
+        title=f'{title}, last validation',
+        xlabel='recall',
+        ylabel='precision',
+        xlim=(0, 1),
+        ylim=(0, 1.02))
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def plot_confusion(matrix: np.ndarray, names: Sequence[str],
+                   rule: str) -> Figure:
+    """Confusion matrix: counts, coloured by the share of their row.
+
+    Args:
+        matrix (ndarray): Of :func:`confusion_matrix`.
+        names (Sequence[str]): The classes.
+        rule (str): What counts as a match.
+
+    Returns:
+        Figure: The figure.
+    """
+    size = len(matrix)
+    side = min(max(5, 2.5 + 0.55 * size), 20)
+    figure = Figure(figsize=(side + 1, side), dpi=100, layout='constrained')
+    axis = figure.subplots()
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    image = axis.imshow(share, cmap='Blues', vmin=0, vmax=1)
+    figure.colorbar(image, label='share of the row', shrink=0.8)
+    if size <= MAX_NAMES:
+        for i, j in np.argwhere(matrix):
+            axis.text(
+                j,
+                i,
+                matrix[i, j],
+                ha='center',
+                va='center',
+                color='white' if share[i, j] > 0.6 else 'black')
+    font = 'medium' if size <= MAX_NAMES else 5
+    axis.set_xticks(
+        range(size), [*names, 'background\n(missed)'],
+        rotation=90,
+        fontsize=font)
+    axis.set_yticks(
+        range(size), [*names, 'background\n(false)'], fontsize=font)
+    axis.set(title=rule, xlabel='predicted', ylabel='true')
+    return figure
+
+
+def plot_images(results: Sequence[ImageResult], names: Sequence[str],
+                score_thr: float) -> Figure:
+    """Images with their true boxes, and beside it the predicted ones.
+
+    Args:
+        results (Sequence[ImageResult]): The images, a row each.
+        names (Sequence[str]): The classes.
+        score_thr (float): Least score of a prediction that is drawn.
+
+    Returns:
+        Figure: The figure.
+    """
+    pictures = [load_picture(result) for result in results]
+    heights = [p.shape[0] / p.shape[1] for p in pictures]
+    figure = Figure(
+        figsize=(10, 5 * sum(heights) + 0.4 * len(results)),
+        dpi=100,
+        layout='constrained')
+    rows = figure.subplots(
+        len(results), 2, squeeze=False, height_ratios=heights)
+    for (left, right), result, picture in zip(rows, results, pictures):
+        f1, overlap = image_score(result, score_thr, IOU)
+        for axis, title in ((left, f'{Path(result.path).name}: truth'),
+                            (right, f'score at least {score_thr}: F1 {f1:.2f},'
+                             f' mean IoU {overlap:.2f}')):
+            show_picture(axis, picture, title)
+        draw_boxes(left, result, names)
+        draw_boxes(right, result, names, score_thr)
+    return figure
+
+
+def load_picture(result: ImageResult) -> np.ndarray:
+    """The image of a result: uint8 ``(H, W, 3)``, RGB."""
+    return mmcv.imfrombytes(get(result.path), channel_order='rgb')
+
+
+def show_picture(axis: Axes, picture: np.ndarray, title: str) -> None:
+    """Draw an image, so that boxes can be drawn on it in its pixels."""
+    height, width = picture.shape[:2]
+    # a box counts from the corner of the first pixel
+    axis.imshow(picture, extent=(0, width, height, 0))
+    axis.set_axis_off()
+    axis.set_title(title, fontsize='small', parse_math=False)
+
+
+def draw_boxes(axis: Axes,
+               result: ImageResult,
+               names: Sequence[str],
+               score_thr: Optional[float] = None) -> None:
+    """Draw the boxes of an image.
+
+    Args:
+        axis (Axes): In pixels of the image.
+        result (ImageResult): The image.
+        names (Sequence[str]): The classes.
+        score_thr (float, optional): Least score of a prediction. Defaults to
+            None, for the truth.
+    """
+    if score_thr is not None:
+        for i in np.flatnonzero(result.scores >= score_thr):
+            label = result.labels[i]
+            _draw_box(axis, result.boxes[i], label,
+                      f'{names[label]} {result.scores[i]:.2f}')
+        return
+    for box, label, ignored in zip(result.true_boxes, result.true_labels,
+                                   result.ignored):
+        _draw_box(axis, box, label,
+                  names[label] + (' (ignored)' if ignored else ''))
+
+
+def _draw_box(axis: Axes, box: np.ndarray, label: int, text: str) -> None:
+    x, y = box[:2]
+    color = _color(label)
+    axis.add_patch(
+        Rectangle((x, y),
+                  *(box[2:] - box[:2]),
+                  fill=False,
+                  color=color,
+                  linewidth=2))
+    axis.text(
+        x,
+        y,
+        text,
+        fontsize='small',
+        color='white',
+        # above the box, unless that is above the image
+        va='top' if y < axis.get_ylim()[0] / 20 else 'bottom',
+        clip_on=True,
+        bbox=dict(facecolor=color, edgecolor='none', pad=1, alpha=0.8))
+
+
+def _color(label: int) -> tuple:
+    return colormaps['tab10'](label % 10)
