@@ -59,8 +59,11 @@ deepen_factor = 0.33
 widen_factor = 0.25
 last_stage_out_channels = 1024
 strides = [8, 16, 32]
-# YOLOv8's own; 'mmfasternet.YOLOv8PConvHeadModule' is faster and less accurate
-head_module = 'YOLOv8HeadModule'
+# YOLOv8's; 'mmfasternet.YOLOv8PConvHeadModule' is faster and less accurate
+head_module = 'mmfasternet.YOLOv8HeadModule'
+# strides from a prior to the sides of its box before training; None is
+# YOLOv8's own 7.5, with which no level learns whose objects are smaller
+initial_distance = 2.5
 tal_topk = 10  # candidates per object in the assigner
 
 # ------------------------------------------------- the rest follows from these
@@ -112,6 +115,9 @@ model = dict(
             in_channels=neck_channels,
             widen_factor=widen_factor,
             reg_max=16,
+            # mmyolo's own head module has no such option
+            **(dict(initial_distance=initial_distance)
+               if head_module.startswith('mmfasternet.') else {}),
             norm_cfg=dict(type='BN', momentum=0.03, eps=0.001),
             act_cfg=dict(type='SiLU', inplace=True),
             featmap_strides=strides),

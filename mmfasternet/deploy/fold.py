@@ -19,14 +19,16 @@ from torch import Tensor, nn
 from mmfasternet.models import (
     FasterNet,
     PartialConv,
+    YOLOv8HeadModule,
     YOLOv8PConvHeadModule,
     YOLOv8SPPFPAFPN,
 )
 from mmfasternet.models.backbones.fasternet import BasicStage, FasterNetBlock
 
 # after mmfasternet.models, which makes mmyolo importable
+from mmyolo.models import YOLODetector, YOLOv8Head  # isort: skip
 from mmyolo.models import (  # isort: skip
-    YOLODetector, YOLOv8Head, YOLOv8HeadModule)
+    YOLOv8HeadModule as MMYOLOHeadModule)
 from mmyolo.models.task_modules.coders import (  # isort: skip
     DistancePointBBoxCoder)
 
@@ -158,11 +160,11 @@ class DeployedHead(nn.Module):
     """YOLOv8's head with the decoding of its boxes.
 
     Args:
-        head_module (YOLOv8HeadModule): Whose layers to take, norms folded.
+        head_module (MMYOLOHeadModule): Whose layers to take, norms folded.
         offset (float): Position of a prior within its cell.
     """
 
-    def __init__(self, head_module: YOLOv8HeadModule, offset: float) -> None:
+    def __init__(self, head_module: MMYOLOHeadModule, offset: float) -> None:
         super().__init__()
         self.cls_preds = head_module.cls_preds
         self.reg_preds = head_module.reg_preds
@@ -467,7 +469,7 @@ def _check(detector: nn.Module) -> None:
     known = [
         ('bbox_head', head, YOLOv8Head),
         ('bbox_head.head_module', getattr(head, 'head_module', None),
-         YOLOv8HeadModule, YOLOv8PConvHeadModule),
+         MMYOLOHeadModule, YOLOv8HeadModule, YOLOv8PConvHeadModule),
         ('bbox_head.bbox_coder', getattr(head, 'bbox_coder', None),
          DistancePointBBoxCoder),
     ]

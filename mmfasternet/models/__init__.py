@@ -12,11 +12,11 @@ with diagnosed():
     if find_spec('mmyolo') is not None:
         from mmfasternet.compat import import_mmyolo
         import_mmyolo()
-        from .dense_heads import YOLOv8PConvHeadModule
+        from .dense_heads import YOLOv8HeadModule, YOLOv8PConvHeadModule
         from .detectors import AnyBackboneYOLODetector
         from .necks import YOLOv8SPPFPAFPN
         from .task_modules import SparseTaskAlignedAssigner
         __all__ += [
             'AnyBackboneYOLODetector', 'SparseTaskAlignedAssigner',
-            'YOLOv8PConvHeadModule', 'YOLOv8SPPFPAFPN'
+            'YOLOv8HeadModule', 'YOLOv8PConvHeadModule', 'YOLOv8SPPFPAFPN'
         ]

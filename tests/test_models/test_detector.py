@@ -86,6 +86,11 @@ def test_head_is_mmyolos_own(letter):
             return {k: plain(v) for k, v in x.items() if k != '_scope_'}
         return [plain(v) for v in x] if isinstance(x, (list, tuple)) else x
 
+    # whose layers are mmyolo's, see test_dense_heads.py
+    head = ours.bbox_head.head_module
+    assert head.pop('type') == 'mmfasternet.YOLOv8HeadModule'
+    assert head.pop('initial_distance') == 2.5
+    assert stock.bbox_head.head_module.pop('type') == 'YOLOv8HeadModule'
     assert plain(ours.bbox_head) == plain(stock.bbox_head)
     # whose result is that of mmyolo's, see test_task_modules.py
     assert ours.train_cfg.assigner.pop(

@@ -24,7 +24,6 @@ _base_ = {base!r}
 classes = {classes}
 deepen_factor = {recipe.deepen_factor}
 widen_factor = {recipe.widen_factor}
-head_module = 'YOLOv8HeadModule'
 
 model = dict(
     # Ultralytics divides by 255 and subtracts no mean

@@ -2,11 +2,12 @@
 # GPL because it extends a class of mmyolo, which is GPL-3.0.
 """YOLOv8's head with a partial convolution in the classification branch."""
 from mmcv.cnn import ConvModule
-from mmyolo.models.dense_heads import YOLOv8HeadModule
 from torch import nn
 
 from mmfasternet.models.backbones.fasternet import PartialConv
 from mmfasternet.registry import MODELS
+
+from .yolov8_head_module import YOLOv8HeadModule
 
 
 @MODELS.register_module()
@@ -26,7 +27,7 @@ class YOLOv8PConvHeadModule(YOLOv8HeadModule):
             scaling by ``widen_factor``.
         n_div (int): Inverse of the partial ratio. Defaults to 4, as in the
             backbone.
-        **kwargs: See mmyolo's ``YOLOv8HeadModule``.
+        **kwargs: See :class:`.YOLOv8HeadModule`.
     """
 
     def __init__(self, *args, n_div: int = 4, **kwargs) -> None:
