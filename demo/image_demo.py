@@ -8,14 +8,14 @@ import os.path as osp
 import mmfasternet.deploy  # noqa: F401  # isort: skip
 import mmcv
 from mmdet.apis import DetInferencer
-from mmengine.config import DictAction
 from mmengine.fileio import dump
 
-from mmfasternet.checkpoint import CheckpointError, require_fit
-from mmfasternet.config import clear_errors, load_config
+from mmfasternet import cli
+from mmfasternet.checkpoint import require_fit
+from mmfasternet.config import load_config
 from mmfasternet.datasets.images import images_in, read_image
 from mmfasternet.deploy import Predictor
-from mmfasternet.deploy.backends import BACKENDS, EXPORTED
+from mmfasternet.deploy.engines import ENGINES, EXPORTED
 
 
 def parse_args():
@@ -34,7 +34,7 @@ def parse_args():
         '--device', help='e.g. cuda:0 or cpu (default: the best there is)')
     parser.add_argument(
         '--backend',
-        choices=BACKENDS,
+        choices=ENGINES,
         help='what runs the network, in its deploy form (default: what an '
         'exported file is for; a checkpoint runs as it was trained)')
     parser.add_argument(
@@ -53,11 +53,7 @@ def parse_args():
         help='lowest score of a box that is drawn (default: 0.3)')
     parser.add_argument(
         '--batch-size', type=int, default=1, help='images per forward pass')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings, as key=value; see tools/train.py')
+    cli.add_cfg_options(parser)
     return parser.parse_args()
 
 
@@ -104,8 +100,7 @@ def predict(args, cfg):
 def main():
     args = parse_args()
     deployed = args.backend or args.checkpoint.endswith(EXPORTED)
-    with clear_errors(CheckpointError, FileNotFoundError, ImportError,
-                      ValueError):
+    with cli.clear_errors():
         cfg = load_config(args.config, args.cfg_options)
         for path in (args.img, args.checkpoint):
             if '://' not in path and not osp.exists(path):

@@ -7,12 +7,11 @@ import time
 # first: it makes mmyolo importable, or says what is missing
 import mmfasternet.deploy  # noqa: F401  # isort: skip
 import cv2
-from mmengine.config import DictAction
 
-from mmfasternet.checkpoint import CheckpointError
-from mmfasternet.config import clear_errors, load_config
+from mmfasternet import cli
+from mmfasternet.config import load_config
 from mmfasternet.deploy import Predictor, frames
-from mmfasternet.deploy.backends import BACKENDS
+from mmfasternet.deploy.engines import ENGINES
 
 
 def parse_args():
@@ -32,7 +31,7 @@ def parse_args():
         '--show', action='store_true', help='open a window; q ends it')
     parser.add_argument(
         '--backend',
-        choices=BACKENDS,
+        choices=ENGINES,
         help='what runs the network (default: what the file is for)')
     parser.add_argument(
         '--precision', choices=['fp32', 'bf16', 'fp16'], default='fp32')
@@ -47,11 +46,7 @@ def parse_args():
         help='lowest score of a box (default: 0.3)')
     parser.add_argument(
         '--batch-size', type=int, default=1, help='frames per forward pass')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings, as key=value; see tools/train.py')
+    cli.add_cfg_options(parser)
     args = parser.parse_args()
     if args.out and not args.out.endswith(('.mp4', '.avi')):
         parser.error(f'--out must end in .mp4 or .avi, got {args.out}')
@@ -72,8 +67,7 @@ def open_writer(path, source, frame):
 def main():
     args = parse_args()
     live = args.video.isdigit() or '://' in args.video
-    with clear_errors(CheckpointError, FileNotFoundError, ImportError,
-                      ValueError):
+    with cli.clear_errors():
         cfg = load_config(args.config, args.cfg_options)
         predictor = Predictor(args.checkpoint, cfg, args.backend,
                               args.precision, args.threads, args.device,

@@ -15,14 +15,14 @@ from pathlib import Path
 # first: it makes mmyolo importable, or says what is missing
 import mmfasternet.deploy  # noqa: F401  # isort: skip
 import numpy as np
-from mmengine.config import DictAction
 from PIL import Image, UnidentifiedImageError
 
+from mmfasternet import cli
 from mmfasternet.checkpoint import CheckpointError
-from mmfasternet.config import clear_errors, load_config
+from mmfasternet.config import load_config
 from mmfasternet.datasets.images import read_image
 from mmfasternet.deploy import Predictor
-from mmfasternet.deploy.backends import BACKENDS, EXPORTED
+from mmfasternet.deploy.engines import ENGINES, EXPORTED
 from mmfasternet.deploy.predictor import detect
 
 MAX_BYTES = 20 * 2**20  # of an upload
@@ -51,7 +51,7 @@ def parse_args():
         help='another model to choose from; may be given several times')
     parser.add_argument(
         '--backend',
-        choices=BACKENDS,
+        choices=ENGINES,
         help='what runs the networks at first (default: what an exported '
         'file is for, pytorch for a checkpoint)')
     parser.add_argument(
@@ -70,11 +70,7 @@ def parse_args():
         '127.0.0.1)')
     parser.add_argument(
         '--server-port', type=int, default=7860, help='default: 7860')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings of CONFIG, as key=value; see tools/train.py')
+    cli.add_cfg_options(parser)
     args = parser.parse_args()
     if not 0 <= args.score_thr <= 1:
         parser.error(f'--score-thr must be 0 to 1, got {args.score_thr}')
@@ -196,7 +192,7 @@ def build_page(models, backend=None, score_thr=0.3):
     """
     import gradio as gr
     names = [*models.models]
-    engines = [USUAL, *(b for b in BACKENDS if b == 'pytorch' or find_spec(b))]
+    engines = [USUAL, *(b for b in ENGINES if b == 'pytorch' or find_spec(b))]
 
     def run(path, score, *chosen):
         """Pictures, texts and tables of one or two models."""
@@ -343,7 +339,7 @@ def launch(page, server_name='127.0.0.1', server_port=7860, **options):
 def main():
     args = parse_args()
     # OSError: a missing file, or the port is taken
-    with clear_errors(CheckpointError, ImportError, OSError,
+    with cli.clear_errors(CheckpointError, ImportError, OSError,
                       ValueError), tempfile.TemporaryDirectory() as folder:
         if not find_spec('gradio'):
             raise ImportError('the page needs gradio, which is not installed: '

@@ -16,7 +16,7 @@ from statistics import median
 import torch
 
 import mmfasternet
-from mmfasternet.config import clear_errors
+from mmfasternet import cli
 from mmfasternet.datasets.checks import check_dataset
 from mmfasternet.datasets.readers import (
     clean_coco,
@@ -185,7 +185,7 @@ def render(args, source, files, stats, letter, values):
 
 def main():
     args = parse_args()
-    with clear_errors():
+    with cli.clear_errors():
         if args.config.suffix != '.py':
             raise ValueError(f'a config ends in .py, got {args.config}')
         if args.config.exists() and not args.force:

@@ -1,27 +1,26 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Test (and evaluate) a detector."""
 import argparse
-import os
 import os.path as osp
 
 # first: it makes mmyolo importable, or says what is missing
 import mmfasternet.deploy  # noqa: F401  # isort: skip
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.utils import setup_cache_size_limit_of_dynamo
-from mmengine.config import ConfigDict, DictAction
+from mmengine.config import ConfigDict
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
+from mmfasternet import cli
 from mmfasternet.checkpoint import CheckpointError, require_fit
 from mmfasternet.config import (
-    clear_errors,
     load_config,
     prepare_launch,
     require_data,
     require_sound_data,
 )
 from mmfasternet.deploy import use_exported
-from mmfasternet.deploy.backends import EXPORTED
+from mmfasternet.deploy.engines import EXPORTED
 
 
 def parse_args():
@@ -65,22 +64,12 @@ def parse_args():
         'work_dir/timestamp')
     parser.add_argument(
         '--wait-time', type=float, default=2, help='the interval of show (s)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings, as key=value; see tools/train.py')
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='job launcher')
-    # torchrun sets LOCAL_RANK; older launchers pass one of these instead
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    cli.add_cfg_options(parser)
+    cli.add_launcher(parser)
     args = parser.parse_args()
     if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
         parser.error(f'--out must end in .pkl or .pickle, got {args.out}')
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cli.set_local_rank(args)
     return args
 
 
@@ -103,8 +92,7 @@ def main():
     args = parse_args()
     setup_cache_size_limit_of_dynamo()
 
-    with clear_errors(CheckpointError, FileNotFoundError, ImportError,
-                      ValueError):
+    with cli.clear_errors():
         cfg = load_config(args.config, args.cfg_options)
         if not osp.isfile(args.checkpoint) and '://' not in args.checkpoint:
             raise FileNotFoundError(f'checkpoint not found: {args.checkpoint}')
@@ -122,12 +110,7 @@ def main():
         elif args.tta:
             use_tta(cfg)
         prepare_launch(cfg, args.launcher)
-    # the command line wins over the config, the config over the default
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = osp.join('./work_dirs',
-                                osp.splitext(osp.basename(args.config))[0])
+    cli.set_work_dir(cfg, args)
     cfg.load_from = None if exported else args.checkpoint
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
@@ -141,7 +124,7 @@ def main():
     if args.out is not None:
         runner.test_evaluator.metrics.append(
             DumpResults(out_file_path=args.out))
-    with clear_errors(CheckpointError, FileNotFoundError, ValueError):
+    with cli.clear_errors(CheckpointError, FileNotFoundError, ValueError):
         if not exported:
             require_fit(runner.model, args.checkpoint,
                         cfg.get('metainfo', {}).get('classes', ()))

@@ -11,13 +11,12 @@ from importlib.util import find_spec
 # first: it makes mmyolo importable, or says what is missing
 import mmfasternet.models  # noqa: F401  # isort: skip
 from mmdet.utils import setup_cache_size_limit_of_dynamo
-from mmengine.config import DictAction
 from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 
+from mmfasternet import cli
 from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.config import (
-    clear_errors,
     load_config,
     prepare_launch,
     require_data,
@@ -48,24 +47,11 @@ def parse_args():
         const='auto',
         help='resume from this checkpoint or, without a path, from the '
         'latest one in the work directory')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings, as key=value; a name that the config assigns '
-        'at its top level (max_epochs=50) counts wherever it is used, a '
-        'dotted one (model.backbone.arch=t2) at that place. Lists are '
-        'key="[a,b]" or key=a,b, nested ones key="[(a,b),(c,d)]", quoted and '
-        'without spaces')
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='job launcher')
+    cli.add_cfg_options(parser)
     # torchrun sets LOCAL_RANK; older launchers pass one of these instead
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cli.set_local_rank(args)
     return args
 
 
@@ -99,7 +85,7 @@ def main():
     args = parse_args()
     setup_cache_size_limit_of_dynamo()
 
-    with clear_errors():
+    with cli.clear_errors():
         cfg = load_config(args.config, args.cfg_options)
         require_data(cfg, 'train', 'val')
         require_sound_data(cfg, 'train', 'val')
@@ -107,12 +93,7 @@ def main():
         if args.amp and get_device() == 'cpu':
             require_bfloat16()
         prepare_launch(cfg, args.launcher)
-    # the command line wins over the config, the config over the default
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = osp.join('./work_dirs',
-                                osp.splitext(osp.basename(args.config))[0])
+    cli.set_work_dir(cfg, args)
     if args.amp and get_device() == 'cpu':
         cfg.optim_wrapper.type = 'mmfasternet.CPUAmpOptimWrapper'
         for key in ('loss_scale', 'dtype'):  # of AmpOptimWrapper
@@ -133,7 +114,7 @@ def main():
     ]
 
     try:
-        with clear_errors(CheckpointError, FileNotFoundError,
+        with cli.clear_errors(CheckpointError, FileNotFoundError,
                           NonFiniteLossError):
             RUNNERS.build(cfg).train()
     except OSError as error:

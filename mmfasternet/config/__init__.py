@@ -3,10 +3,8 @@
 import difflib
 import inspect
 import os
-import sys
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Type
+from typing import Any, Dict, Iterator, Optional
 
 import torch
 from mmengine.config import Config
@@ -239,21 +237,6 @@ def _missing(cfg: Config, split: str, key: str, path: str) -> str:
         f'  no download at all: python tools/train.py configs/{digits}'
     ]
     return '\n'.join(lines)
-
-
-@contextmanager
-def clear_errors(*kinds: Type[Exception]) -> Iterator[None]:
-    """Turn a mistake of the user into one message, exit status 1.
-
-    Args:
-        *kinds (type): Exceptions that mean one. Defaults to
-            ``FileNotFoundError`` and ``ValueError``.
-    """
-    kinds = kinds or (FileNotFoundError, ValueError)
-    try:
-        yield
-    except kinds as error:
-        sys.exit(f'error: {error}')
 
 
 def prepare_launch(cfg: Config, launcher: str) -> None:

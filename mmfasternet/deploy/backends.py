@@ -25,8 +25,6 @@ from mmfasternet.checkpoint import CheckpointError, require_fit
 
 from .fold import DeployedDetector, deploy_form
 
-BACKENDS = ('pytorch', 'onnxruntime', 'openvino')
-EXPORTED = ('.onnx', '.xml')  # suffixes that they run
 KEY = 'mmfasternet'  # of what is written into exported files
 
 

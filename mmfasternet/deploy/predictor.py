@@ -38,14 +38,13 @@ from mmfasternet.datasets.images import read_image
 from mmfasternet.registry import MODELS
 
 from .backends import (
-    BACKENDS,
-    EXPORTED,
     Backend,
     DeployInfo,
     PyTorchBackend,
     load_backend,
     load_deployed,
 )
+from .engines import ENGINES, EXPORTED
 from .exporting import export
 
 Image = Union[str, Path, np.ndarray]
@@ -254,8 +253,8 @@ class Predictor:
                  threads: Optional[int] = None,
                  device: str = 'cpu',
                  score_thr: Optional[float] = None) -> None:
-        if backend not in (None, *BACKENDS):
-            raise ValueError(f'backend must be one of {", ".join(BACKENDS)}, '
+        if backend not in (None, *ENGINES):
+            raise ValueError(f'backend must be one of {", ".join(ENGINES)}, '
                              f'got {backend}')
         if Path(model).suffix in EXPORTED:
             self.backend = load_backend(model, backend, precision, threads,

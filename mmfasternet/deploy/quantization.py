@@ -13,13 +13,13 @@ from typing import Any, Dict, List, Sequence, Union
 import numpy as np
 
 from .backends import (
-    EXPORTED,
     KEY,
     Backend,
     load_backend,
     openvino_core,
     require_package,
 )
+from .engines import EXPORTED
 from .exporting import quiet, written_whole
 
 # Layers of a detector that are kept in float or quantised together: part,

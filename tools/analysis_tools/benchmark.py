@@ -19,9 +19,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmfasternet import cli
 from mmfasternet.analysis.benchmark import paper, report
 from mmfasternet.analysis.benchmark.contenders import (
     PRECISIONS,
@@ -37,7 +37,6 @@ from mmfasternet.analysis.benchmark.networks import (
 )
 from mmfasternet.analysis.benchmark.race import race
 from mmfasternet.checkpoint import CheckpointError
-from mmfasternet.config import clear_errors
 
 # A product that fills the arithmetic units for a while, by type of device,
 # and a copy that is larger than any cache.
@@ -113,11 +112,7 @@ def parse_args():
         type=Path,
         help='folder for benchmark.json, benchmark.md, latency.png and, with '
         '--profile, roofline.png')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings of the configs, not of the baselines')
+    cli.add_cfg_options(parser)
     args = parser.parse_args()
     if not (args.networks or args.operators or args.backbones is not None):
         parser.error('name a NETWORK, or give --operators or --backbones')
@@ -294,7 +289,7 @@ def run(pairs, args):
 def main():
     args = parse_args()
     everything, products, bandwidths, texts, rows = [], [], {}, [], []
-    with clear_errors(FileNotFoundError, ValueError, ImportError,
+    with cli.clear_errors(FileNotFoundError, ValueError, ImportError,
                       CheckpointError):
         for title, pairs in groups(args):
             entries, found, speeds = run(pairs, args)

@@ -16,8 +16,8 @@ from mmdet.apis import inference_detector
 from mmengine.registry import MODELS, init_default_scope
 from tqdm import tqdm
 
-from mmfasternet.checkpoint import CheckpointError
-from mmfasternet.config import clear_errors, load_config
+from mmfasternet import cli
+from mmfasternet.config import load_config
 from mmfasternet.datasets.images import images_in
 from mmfasternet.deploy import Predictor
 from mmfasternet.deploy.predictor import detect
@@ -61,8 +61,7 @@ def build_baseline(config, info):
 def main():
     args = parse_args()
     torch.set_num_threads(args.threads)
-    with clear_errors(CheckpointError, FileNotFoundError, ImportError,
-                      ValueError):
+    with cli.clear_errors():
         predictor = Predictor(
             args.model,
             backend=args.backend,

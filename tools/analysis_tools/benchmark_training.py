@@ -12,14 +12,14 @@ import time
 
 import numpy as np
 import torch
-from mmengine.config import DictAction
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
+from mmfasternet import cli
 from mmfasternet.analysis.comparison.runs import with_model_of
-from mmfasternet.config import clear_errors, load_config, require_data
+from mmfasternet.config import load_config, require_data
 from mmfasternet.engine.optimizers.cpu_amp_optim_wrapper import has_bfloat16
 
 
@@ -32,11 +32,7 @@ def parse_args():
         help='config whose model is trained beside it, e.g. a package::path')
     parser.add_argument(
         '--steps', type=int, default=12, help='timed steps of each')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings of the config')
+    cli.add_cfg_options(parser)
     return parser.parse_args()
 
 
@@ -53,7 +49,7 @@ def build(cfg, amp):
 
 def main():
     args = parse_args()
-    with clear_errors():
+    with cli.clear_errors():
         cfg = load_config(
             args.config,
             dict(args.cfg_options or {}, train_num_workers=0))

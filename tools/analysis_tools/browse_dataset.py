@@ -8,13 +8,14 @@ from typing import Iterator, List
 
 import numpy as np
 from matplotlib import font_manager
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import set_random_seed
 from PIL import Image, ImageDraw, ImageFont
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
-from mmfasternet.config import clear_errors, load_config, require_data
+from mmfasternet import cli
+from mmfasternet.config import load_config, require_data
 from mmfasternet.datasets.checks.config import leaf_datasets
 
 MIN_TILE = 320  # pixels; smaller images are enlarged by a whole number
@@ -48,11 +49,7 @@ def parse_args():
         type=Path,
         help='the picture (default: work_dirs/NAME/browse_PHASE.png)')
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings, as key=value; see tools/train.py')
+    cli.add_cfg_options(parser)
     args = parser.parse_args()
     if args.number < 1:
         parser.error(f'--number must be 1 or more, got {args.number}')
@@ -63,7 +60,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    with clear_errors():
+    with cli.clear_errors():
         cfg = load_config(args.config, args.cfg_options)
         require_data(cfg, args.phase)
         dataset = build_dataset(cfg, args.phase, args.stage2)

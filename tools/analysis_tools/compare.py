@@ -19,13 +19,12 @@ from subprocess import CalledProcessError
 
 # first: it makes mmyolo importable, or says what is missing
 import mmfasternet.models  # noqa: F401  # isort: skip
-from mmengine.config import DictAction
 from pycocotools.coco import COCO
 
+from mmfasternet import cli
 from mmfasternet.analysis.benchmark.report import machine
 from mmfasternet.analysis.comparison import report
 from mmfasternet.analysis.comparison.runs import prepare, run_tool
-from mmfasternet.config import clear_errors
 from mmfasternet.evaluation.statistics import Evaluation
 
 
@@ -81,12 +80,7 @@ def parse_args():
         type=int,
         default=30,
         help='rounds of the measurement of latency (default: 30)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings of the recipe, as key=value; see '
-        'tools/train.py')
+    cli.add_cfg_options(parser)
     return parser.parse_args()
 
 
@@ -151,7 +145,7 @@ def benchmark(runs, args):
 
 def main():
     args = parse_args()
-    with clear_errors():
+    with cli.clear_errors():
         runs = prepare(args.detectors, args.recipe, args.seeds, args.work_dir,
                        args.cfg_options or {}, args.unmodified)
         if args.ann_file and not args.ann_file.is_file():
@@ -163,7 +157,7 @@ def main():
             print(f'[{i + 1}/{len(runs)}] {run.name}, seed {run.seed}',
                   flush=True)
             run.train(arguments)
-        with clear_errors():
+        with cli.clear_errors():
             evaluations = evaluate(runs, args.ann_file)
         measured = benchmark(runs, args)
     except CalledProcessError as error:

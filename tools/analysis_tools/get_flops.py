@@ -2,12 +2,12 @@
 """Count the parameters and multiply-accumulates (MACs) of a detector."""
 import argparse
 
-from mmengine.config import DictAction
 from prettytable import PrettyTable
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
+from mmfasternet import cli
 from mmfasternet.analysis.complexity import count_complexity
-from mmfasternet.config import clear_errors, load_config
+from mmfasternet.config import load_config
 
 PARTS = ('backbone', 'neck', 'bbox_head')
 
@@ -30,11 +30,7 @@ def parse_args():
         '--show-arch',
         action='store_true',
         help='list every module, not only the parts')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings, as key=value; see tools/train.py')
+    cli.add_cfg_options(parser)
     args = parser.parse_args()
     if len(args.shape) > 2 or min(args.shape) < 1:
         parser.error(f'--shape takes one or two positive ints, got '
@@ -45,7 +41,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    with clear_errors():
+    with cli.clear_errors():
         cfg = load_config(args.config, args.cfg_options)
         counts = count_complexity(cfg, args.shape, args.train)
     names = [n for n in counts if n] if args.show_arch else [

@@ -9,14 +9,12 @@ import csv
 import math
 from pathlib import Path
 
-from mmengine.config import DictAction
 from mmengine.runner import Runner, set_random_seed
 from prettytable import PrettyTable
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
-from mmfasternet import analysis
-from mmfasternet.checkpoint import CheckpointError
-from mmfasternet.config import clear_errors, load_config, require_data
+from mmfasternet import analysis, cli
+from mmfasternet.config import load_config, require_data
 from mmfasternet.visualization import network as pictures
 
 
@@ -36,11 +34,7 @@ def parse_args():
         help='for layers.csv and layers.png')
     parser.add_argument('--device', default='cpu', help='e.g. cuda:0')
     parser.add_argument('--seed', type=int, default=0, help='of the batch')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings, as key=value; see tools/train.py')
+    cli.add_cfg_options(parser)
     return parser.parse_args()
 
 
@@ -84,8 +78,7 @@ def table(rows):
 
 def main():
     args = parse_args()
-    with clear_errors(CheckpointError, FileNotFoundError, ImportError,
-                      ValueError):
+    with cli.clear_errors():
         cfg = load_config(args.config, args.cfg_options)
         require_data(cfg, 'train')
         model = analysis.load_network(cfg, args.checkpoint, args.device)

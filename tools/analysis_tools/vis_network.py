@@ -10,13 +10,11 @@ import argparse
 import math
 from pathlib import Path
 
-from mmengine.config import DictAction
 from prettytable import PrettyTable
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
-from mmfasternet import analysis
-from mmfasternet.checkpoint import CheckpointError
-from mmfasternet.config import clear_errors, load_config
+from mmfasternet import analysis, cli
+from mmfasternet.config import load_config
 from mmfasternet.datasets.images import images_in
 from mmfasternet.models import PartialConv
 from mmfasternet.visualization import network as pictures
@@ -54,11 +52,7 @@ def parse_args():
     parser.add_argument(
         '--out-dir', type=Path, default=Path('output'), help='for pictures')
     parser.add_argument('--device', default='cpu', help='e.g. cuda:0')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings, as key=value; see tools/train.py')
+    cli.add_cfg_options(parser)
     args = parser.parse_args()
     if args.number < 1:
         parser.error(f'--number must be 1 or more, got {args.number}')
@@ -169,8 +163,7 @@ class Views:
 
 def main():
     args = parse_args()
-    with clear_errors(CheckpointError, FileNotFoundError, ImportError,
-                      ValueError):
+    with cli.clear_errors():
         cfg = load_config(args.config, args.cfg_options)
         images = images_in(args.img)[:args.number]
         model = analysis.load_network(cfg, args.checkpoint, args.device)

@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from mmfasternet.config import clear_errors
+from mmfasternet import cli
 from mmfasternet.datasets.readers import read_voc, write_coco
 
 
@@ -32,7 +32,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    with clear_errors():
+    with cli.clear_errors():
         source = read_voc(args.voc_dir, args.splits, args.classes)
         link_images(args.voc_dir / 'JPEGImages', args.out_dir / 'JPEGImages')
         for split, labels in source.splits.items():

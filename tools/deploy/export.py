@@ -9,10 +9,9 @@ from pathlib import Path
 # first: it makes mmyolo importable, or says what is missing
 import mmfasternet.deploy  # noqa: F401  # isort: skip
 import numpy as np
-from mmengine.config import DictAction
 
-from mmfasternet.checkpoint import CheckpointError
-from mmfasternet.config import clear_errors, load_config
+from mmfasternet import cli
+from mmfasternet.config import load_config
 from mmfasternet.deploy import DeployInfo, export, load_deployed
 from mmfasternet.deploy.exporting import (
     OPSET,
@@ -60,11 +59,7 @@ def parse_args():
         '--images',
         help='image or folder to compare on (default: the test images of the '
         'config, or photos that scikit-learn ships)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings, as key=value; see tools/train.py')
+    cli.add_cfg_options(parser)
     return parser.parse_args()
 
 
@@ -74,8 +69,7 @@ def main():
     options = dict(args.cfg_options or {})
     if args.score_thr is not None:
         options['model.test_cfg.score_thr'] = args.score_thr
-    with clear_errors(CheckpointError, FileNotFoundError, ImportError,
-                      ValueError):
+    with cli.clear_errors():
         cfg = load_config(args.config, options)
         info = DeployInfo.from_config(cfg)
         deployed = load_deployed(cfg, args.checkpoint)

@@ -8,11 +8,10 @@ from pathlib import Path
 # first: it makes mmyolo importable, or says what is missing
 import mmfasternet.deploy  # noqa: F401  # isort: skip
 import numpy as np
-from mmengine.config import DictAction
 from mmengine.runner import Runner
 
-from mmfasternet.checkpoint import CheckpointError
-from mmfasternet.config import clear_errors, load_config, require_data
+from mmfasternet import cli
+from mmfasternet.config import load_config, require_data
 from mmfasternet.deploy import load_backend, use_exported
 from mmfasternet.deploy.images import example_images
 from mmfasternet.deploy.predictor import Letterbox
@@ -66,11 +65,7 @@ def parse_args():
         action='store_true',
         help='do not measure AP on the test images of the config')
     parser.add_argument('--work-dir', default='./work_dirs/quantize')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings, as key=value; see tools/train.py')
+    cli.add_cfg_options(parser)
     args = parser.parse_args()
     if args.no_test and args.max_drop is not None:
         parser.error('--max-drop is measured, it needs the test')
@@ -115,8 +110,7 @@ def speed(paths, images, threads, runs):
 
 def main():
     args = parse_args()
-    with clear_errors(CheckpointError, FileNotFoundError, ImportError,
-                      ValueError):
+    with cli.clear_errors():
         cfg = load_config(args.config, args.cfg_options)
         backend = load_backend(args.model)
         if not args.no_test:

@@ -9,9 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-from mmengine.config import DictAction
-
-from mmfasternet.config import clear_errors, load_config
+from mmfasternet import cli
+from mmfasternet.config import load_config
 from mmfasternet.datasets.checks import Report
 from mmfasternet.datasets.checks.config import check_config
 
@@ -33,11 +32,7 @@ def parse_args():
         '--out-dir',
         type=Path,
         help='also write report.json, class_histogram.png and boxes.png there')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings, as key=value; see tools/train.py')
+    cli.add_cfg_options(parser)
     args = parser.parse_args()
     if args.workers is not None and args.workers < 0:
         parser.error(f'--workers must be 0 or more, got {args.workers}')
@@ -46,7 +41,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    with clear_errors():
+    with cli.clear_errors():
         cfg = load_config(args.config, args.cfg_options)
         report = check_config(cfg, not args.no_images, args.workers)
     print(report)

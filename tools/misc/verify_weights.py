@@ -10,6 +10,7 @@ import argparse
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmfasternet import cli
 from mmfasternet.checkpoint import (
     RELEASES,
     SCHEME,
@@ -25,7 +26,6 @@ from mmfasternet.checkpoint.layouts.fasternet import (
     timm_name,
 )
 from mmfasternet.compat import import_timm
-from mmfasternet.config import clear_errors
 from mmfasternet.models import FasterNet
 
 # Float32 rounding through at most 60 layers, for logits of a few units; a
@@ -91,7 +91,7 @@ def gmacs(model):
 
 def main():
     args = parse_args()
-    with clear_errors():
+    with cli.clear_errors():
         found = read_weights(args.file, args.prefix)
         model, name, report = build(found)
         sha256 = digest(checkpoint_path(args.file))

@@ -7,7 +7,7 @@ changed, so converting back gives the same bits.
 """
 import argparse
 
-from mmfasternet import __version__
+from mmfasternet import __version__, cli
 from mmfasternet.checkpoint import save_checkpoint
 from mmfasternet.checkpoint.layouts.fasternet import (
     arch_name,
@@ -15,7 +15,6 @@ from mmfasternet.checkpoint.layouts.fasternet import (
     read_weights,
     timm_name,
 )
-from mmfasternet.config import clear_errors
 
 
 def parse_args():
@@ -38,7 +37,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    with clear_errors():
+    with cli.clear_errors():
         if args.dst.endswith('.safetensors') and args.to == 'mmfasternet':
             raise ValueError('safetensors holds plain tensors: --to authors '
                              'or --to timm, or a name that ends in .pth')

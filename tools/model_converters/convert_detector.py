@@ -11,11 +11,10 @@ code in them is run.
 import argparse
 import re
 
-from mmengine.config import DictAction
 from mmengine.registry import MODELS, init_default_scope
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
-from mmfasternet import __version__
+from mmfasternet import __version__, cli
 from mmfasternet.checkpoint import (
     CheckpointError,
     checkpoint_path,
@@ -29,7 +28,7 @@ from mmfasternet.checkpoint.layouts.ultralytics import (
     is_ultralytics,
     rename_ultralytics,
 )
-from mmfasternet.config import clear_errors, load_config
+from mmfasternet.config import load_config
 
 
 def parse_args():
@@ -37,11 +36,7 @@ def parse_args():
     parser.add_argument('src', help='weights of a detector')
     parser.add_argument('config', help='config of the detector they are for')
     parser.add_argument('dst', help='checkpoint to write')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings, as key=value; see tools/train.py')
+    cli.add_cfg_options(parser)
     return parser.parse_args()
 
 
@@ -98,7 +93,7 @@ def dataset_meta(data, cfg):
 
 def main():
     args = parse_args()
-    with clear_errors():
+    with cli.clear_errors():
         path = checkpoint_path(args.src)
         data = read_checkpoint(path, modules=True)
         tensors, stock = our_names(find_tensors(data))

@@ -9,13 +9,13 @@ import os
 from pathlib import Path
 
 import mmfasternet
+from mmfasternet import cli
 from mmfasternet.checkpoint.layouts.fasternet import (
     arch_name,
     find_arch,
     read_weights,
 )
 from mmfasternet.checkpoint.layouts.ultralytics import read_recipe
-from mmfasternet.config import clear_errors
 from mmfasternet.models.backbones import FasterNet
 
 TEMPLATE = '''# {yaml}, scale {recipe.scale}: FasterNet pasted into Ultralytics
@@ -67,7 +67,7 @@ def class_names(recipe, given):
 def main():
     args = parse_args()
     config = Path(args.config)
-    with clear_errors():
+    with cli.clear_errors():
         if config.suffix != '.py':
             raise ValueError(f'a config ends in .py, got {config}')
         if config.exists():

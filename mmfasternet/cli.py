@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the command line tools share: flags, errors, the work directory."""
+import os
+import os.path as osp
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from contextlib import contextmanager
+from typing import Iterator, Optional, Type
+
+from mmengine.config import Config, DictAction
+
+
+@contextmanager
+def clear_errors(*kinds: Type[Exception]) -> Iterator[None]:
+    """Turn a mistake of the user into one message, exit status 1.
+
+    Args:
+        *kinds (type): Exceptions that mean one. Defaults to
+            ``FileNotFoundError``, ``ImportError`` and ``ValueError``, of
+            which ``CheckpointError`` is one.
+    """
+    kinds = kinds or (FileNotFoundError, ImportError, ValueError)
+    try:
+        yield
+    except kinds as error:
+        sys.exit(f'error: {error}')
+
+
+def positive_int(text: str) -> int:
+    """A number of things, for ``type=`` of an argument."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise ArgumentTypeError(f'{text!r} is not a whole number above 0')
+    return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1, for ``type=`` of an argument."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise ArgumentTypeError(f'{text!r} is not a number from 0 to 1')
+    return value
+
+
+def add_cfg_options(parser: ArgumentParser) -> None:
+    """``--cfg-options``, for :func:`mmfasternet.config.load_config`."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings, as key=value; a name that the config assigns '
+        'at its top level (max_epochs=50) counts wherever it is used, a '
+        'dotted one (model.backbone.arch=t2) at that place. Lists are '
+        'key="[a,b]" or key=a,b, nested ones key="[(a,b),(c,d)]", quoted and '
+        'without spaces')
+
+
+def add_launcher(parser: ArgumentParser) -> None:
+    """``--launcher`` and the rank that old launchers pass."""
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher')
+    # torchrun sets LOCAL_RANK; older launchers pass one of these instead
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def set_local_rank(args: Namespace) -> None:
+    """Let MMEngine find the rank where torchrun would have put it."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+
+
+def add_checkpoint(parser: ArgumentParser, exported: bool = True) -> None:
+    """The positional ``config`` and ``checkpoint``.
+
+    Args:
+        parser (ArgumentParser): Changed in place.
+        exported (bool): Whether an exported file will do as well. Defaults
+            to True.
+    """
+    # here, as in add_engine: that package imports mmyolo
+    from mmfasternet.deploy.engines import EXPORTED
+    parser.add_argument('config', help='config file path')
+    also = ', or a file that tools/deploy/export.py wrote ' \
+        f'({", ".join(EXPORTED)})' if exported else ''
+    parser.add_argument('checkpoint', help=f'checkpoint file or URL{also}')
+
+
+def add_engine(parser: ArgumentParser,
+               exported_only: bool = False,
+               threads: bool = True) -> None:
+    """``--backend``, ``--precision`` and ``--threads``.
+
+    Args:
+        parser (ArgumentParser): Changed in place.
+        exported_only (bool): Leave out the engines that run no files.
+            Defaults to False.
+        threads (bool): Whether there is ``--threads``. Defaults to True.
+    """
+    from mmfasternet.deploy.engines import ENGINES
+    engines = [e for e in ENGINES.values() if e.suffix or not exported_only]
+    parser.add_argument(
+        '--backend',
+        choices=[e.name for e in engines],
+        help='what runs the network, in its deploy form (default: what an '
+        'exported file is for; a checkpoint runs in PyTorch)')
+    parser.add_argument(
+        '--precision',
+        choices=list(dict.fromkeys(p for e in engines for p in e.precisions)),
+        default='fp32',
+        help='what the backend computes in (default: fp32)')
+    if threads:
+        parser.add_argument(
+            '--threads',
+            type=positive_int,
+            help='of the backend (default: its choice)')
+
+
+def add_device(parser: ArgumentParser, default: Optional[str] = 'cpu') -> None:
+    """``--device``; ``default`` None is the best one there is."""
+    parser.add_argument(
+        '--device',
+        default=default,
+        help=f'e.g. cuda:0 (default: {default or "the best there is"})')
+
+
+def add_score_thr(parser: ArgumentParser) -> None:
+    """``--score-thr`` of what is shown."""
+    parser.add_argument(
+        '--score-thr',
+        type=share,
+        default=0.3,
+        help='lowest score of a box that is shown (default: 0.3)')
+
+
+def add_batch_size(parser: ArgumentParser, default: Optional[int] = 1) -> None:
+    """``--batch-size``."""
+    parser.add_argument(
+        '--batch-size',
+        type=positive_int,
+        default=default,
+        help='images per forward pass')
+
+
+def set_work_dir(cfg: Config, args: Namespace) -> None:
+    """The command line wins over the config, the config over the default.
+
+    Args:
+        cfg (Config): Gets ``work_dir``.
+        args (Namespace): With ``work_dir`` and ``config``.
+    """
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('./work_dirs',
+                                osp.splitext(osp.basename(args.config))[0])
