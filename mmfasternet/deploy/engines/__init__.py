@@ -11,6 +11,9 @@ file, and a test. The module has, as far as the row says that it can:
 
 To import this package imports none of the engines, and no PyTorch.
 """
+import logging
+import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,6 +24,7 @@ from typing import (
     Any,
     Callable,
     Dict,
+    Iterator,
     List,
     Optional,
     Sequence,
@@ -171,8 +175,9 @@ class Engine:
         """
         for package in self.writers:
             require_package(package)
-        self.module.write(network, images, Path(path), outputs, sizes, opset,
-                          text, edit)
+        with _quiet('torch.onnx', 'torch.export', 'onnxscript'):
+            self.module.write(network, images, Path(path), outputs, sizes,
+                              opset, text, edit)
 
     def operators(self, path: Union[str, Path]) -> List[Tuple[str, str]]:
         """Name and kind of each operation of a file, in the order of runs."""
@@ -190,7 +195,8 @@ class Engine:
             text (str, optional): See :meth:`write`.
             keep (callable): Whether the convolution of a name stays in float.
         """
-        self.module.quantize(Path(path), Path(out), batches, text, keep)
+        with _quiet('nncf', ''):
+            self.module.quantize(Path(path), Path(out), batches, text, keep)
 
 
 ENGINES: Dict[str, Engine] = {
@@ -212,6 +218,23 @@ _DROPPED = {
     '.torchscript': 'torch.jit.trace(deployed, images)',
     '.pt2': 'torch.export.export(deployed, (images, ))'
 }
+
+
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Exporters and quantisers warn of what does not matter here, and log
+    what they raise as well; ``names`` are their loggers."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 def engine_of(path: Union[str, Path]) -> Engine:

@@ -10,6 +10,7 @@ import onnxruntime
 from mmfasternet.deploy.engines import (
     INPUT,
     KEY,
+    OPSET,
     Network,
     damaged,
     require_package,
@@ -114,8 +115,9 @@ def write(network: Any, images: Any, path: Path,
     found = {e.version for e in model.opset_import if e.domain == ''}
     if found != {opset}:
         # its conversion to another version gives up without a word
-        raise ValueError(f'PyTorch cannot write opset {opset} of this '
-                         f'network, but opset {max(found)}')
+        raise ValueError(f'opset {opset} cannot be written of this network, '
+                         f'PyTorch left it at {max(found)}: ask for another, '
+                         f'the usual one is {OPSET}')
     _name_layers(model)
     if edit is not None:
         edit(model)
