@@ -7,18 +7,28 @@ import tempfile
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence, Tuple, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import cv2
 import numpy as np
-from mmdet.structures import DetDataSample
-from mmdet.structures.mask import encode_mask_results
 
 from mmfasternet.checkpoint import whole_file
 from mmfasternet.datasets.images import IMAGE_SUFFIXES
 
+if TYPE_CHECKING:
+    from mmdet.structures import DetDataSample
 
-def as_dict(sample: DetDataSample, classes: Sequence[str]) -> Dict[str, Any]:
+
+def as_dict(sample: 'DetDataSample', classes: Sequence[str]) -> Dict[str, Any]:
     """Detections of an image for JSON.
 
     Args:
@@ -35,6 +45,7 @@ def as_dict(sample: DetDataSample, classes: Sequence[str]) -> Dict[str, Any]:
               for key in ('labels', 'scores', 'bboxes')}
     result['names'] = [classes[label] for label in result['labels']]
     if 'masks' in found:
+        from mmdet.structures.mask import encode_mask_results
         result['masks'] = [
             dict(mask, counts=mask['counts'].decode())
             for mask in encode_mask_results(found.masks.numpy())

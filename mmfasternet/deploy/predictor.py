@@ -18,11 +18,8 @@ from typing import (
 )
 
 import numpy as np
-from mmdet.structures import DetDataSample
-from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from mmengine.structures import InstanceData
-from mmyolo.datasets.transforms import LetterResize, YOLOv5KeepRatioResize
 from PIL import Image as PillowImage
 from PIL import ImageOps
 
@@ -36,6 +33,13 @@ from .exporting import export
 from .info import DeployInfo
 from .postprocess import Meta, postprocess
 from .video import prefetch
+
+# after mmfasternet.models, which makes them importable
+from mmdet.structures import DetDataSample  # isort: skip
+from mmdet.visualization import DetLocalVisualizer  # isort: skip
+from mmyolo.datasets.transforms import (  # isort: skip
+    LetterResize,
+    YOLOv5KeepRatioResize)
 
 Image = Union[str, Path, np.ndarray, PillowImage.Image]
 

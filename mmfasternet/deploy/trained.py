@@ -5,8 +5,6 @@ from typing import Any, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
-from mmdet.evaluation import get_classes
-from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.device import get_device
@@ -18,6 +16,10 @@ from mmfasternet.config import load_config, use_scope
 from .backends import load_weights
 from .engines.pytorch import usable_device
 from .predictor import Image, Predictor, as_array
+
+# after mmfasternet.models
+from mmdet.evaluation import get_classes  # isort: skip
+from mmdet.structures import DetDataSample  # isort: skip
 
 
 class TrainedPredictor(Predictor):
