@@ -18,7 +18,7 @@ from mmengine.registry import init_default_scope
 from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.config import load_config
 from mmfasternet.deploy import Predictor, frames
-from mmfasternet.deploy.predictor import prefetch
+from mmfasternet.deploy.video import prefetch
 
 pytest.importorskip('onnxruntime')
 
