@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The networks that are timed, as PyTorch modules and as ONNX files."""
-import copy
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Optional, Sequence, Union
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmfasternet.analysis.benchmark import paper
 
@@ -31,11 +29,7 @@ class Network(nn.Module):
 
 
 class Product(nn.Module):
-    """A product of two square matrices, one of them constant.
-
-    Args:
-        side (int): Rows and columns.
-    """
+    """A product of two square matrices, one of them constant."""
 
     def __init__(self, side: int) -> None:
         super().__init__()
@@ -47,11 +41,7 @@ class Product(nn.Module):
 
 
 class Copy(nn.Module):
-    """A copy from memory to memory, too large for a cache.
-
-    Args:
-        numbers (int): How many float32.
-    """
+    """A copy of float32 from memory to memory, too large for a cache."""
 
     def __init__(self, numbers: int) -> None:
         super().__init__()
@@ -70,10 +60,10 @@ def import_models(target: str) -> None:
 
 def build_network(target: str,
                   cfg_options: Optional[Dict[str, Any]] = None) -> nn.Module:
-    """Build what a contender names, in evaluation mode.
+    """Build what a candidate names, in evaluation mode.
 
     Args:
-        target (str): See :class:`.contenders.Contender`.
+        target (str): See :class:`.candidates.Candidate`.
         cfg_options (dict, optional): Overrides of a config.
 
     Returns:
@@ -109,22 +99,6 @@ def _build_from_config(target: str,
         require_fit(model, checkpoint)
         load_checkpoint(model, checkpoint, 'cpu', strict=True, logger='silent')
     return Network(model)
-
-
-def count(network: nn.Module, shape: Sequence[int]) -> Tuple[int, int]:
-    """Parameters, and MACs of convolutions and matrix products.
-
-    Nothing is computed: a copy of the network runs on the meta device.
-
-    Args:
-        network (nn.Module): The network.
-        shape (Sequence[int]): Of the input, with the batch in front.
-    """
-    network = copy.deepcopy(network).to('meta')
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(tuple(shape), device='meta'))
-    parameters = sum(p.numel() for p in network.parameters())
-    return parameters, counter.get_total_flops() // 2
 
 
 def export_network(network: nn.Module, shape: Sequence[int],
