@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import (
     Any,
     Dict,
@@ -13,7 +13,6 @@ from typing import (
     Optional,
     Sequence,
     Tuple,
-    Union,
 )
 
 import numpy as np
@@ -28,17 +27,6 @@ from torch import Tensor, nn
 from mmfasternet.checkpoint import require_fit
 from mmfasternet.config import use_scope
 from mmfasternet.datasets.images import read_image
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel('WARNING')
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def load_network(cfg: Config,
@@ -69,8 +57,14 @@ def load_network(cfg: Config,
                     cfg.get('metainfo', {}).get('classes', ()))
         load_checkpoint(model, checkpoint, 'cpu', logger='silent')
     else:
-        with _quiet():  # it would print a paragraph for each tensor
+        # it would print a paragraph for each tensor
+        logger = MMLogger.get_current_instance()
+        level = logger.level
+        logger.setLevel('WARNING')
+        try:
             model.init_weights()
+        finally:
+            logger.setLevel(level)
     model = model.to(device)
     model.eval()  # which returns None for some
     return model
@@ -102,7 +96,7 @@ def prepare_image(cfg: Config, model: nn.Module, path: str) -> Prepared:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no image.
+        ValueError: If it is not an image.
     """
     image = read_image(path)
     dataset = cfg.test_dataloader.dataset
@@ -150,6 +144,12 @@ def without_padding(maps: Tensor, prepared: Prepared) -> Tensor:
     return maps[..., slices[0], slices[1]]
 
 
+def _is_map(output: Any) -> bool:
+    """Whether it is ``(N, C, H, W)``, of more than one pixel."""
+    return isinstance(output, Tensor) and output.dim() == 4 and \
+        min(output.shape[2:]) > 1
+
+
 # ------------------------------------------------------------ feature maps
 Named = Dict[str, Tensor]
 
@@ -188,8 +188,7 @@ def recorded(model: nn.Module, names: Sequence[str]) -> Iterator[Named]:
 
         return hook
 
-    handles = []
-    try:
+    with ExitStack() as stack:
         for name in names:
             base, index = re.fullmatch(r'(.*?)(?:\[(\d+)\])?', name).groups()
             if base not in modules:
@@ -198,12 +197,9 @@ def recorded(model: nn.Module, names: Sequence[str]) -> Iterator[Named]:
                     f'the model has no module {base!r}; did you mean '
                     f'{", ".join(close or ["backbone", "neck"])}? All of '
                     'them: tools/analysis_tools/get_flops.py --show-arch')
-            handles.append(modules[base].register_forward_hook(
+            stack.enter_context(modules[base].register_forward_hook(
                 keep(name, index and int(index))))
         yield maps
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def run(model: nn.Module, inputs: Tensor, names: Sequence[str] = ()) -> Any:
@@ -276,29 +272,24 @@ def stage_names(model: nn.Module, inputs: Tensor) -> List[str]:
     def keep(name: str):
 
         def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            if isinstance(output, Tensor) and output.dim() == 4 and \
-                    min(output.shape[2:]) > 1:  # one pixel is no map
+            if _is_map(output):
                 last[output.shape[2:]] = name, output
 
         return hook
 
-    handles = [
-        module.register_forward_hook(keep(f'backbone.{name}'))
-        for name, module in model.backbone.named_modules() if name
-    ]
-    try:
-        with torch.no_grad():
-            outputs: Union[Tensor, Sequence[Tensor]] = model.backbone(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as stack, torch.no_grad():
+        for name, module in model.backbone.named_modules():
+            if name:
+                stack.enter_context(module.register_forward_hook(
+                    keep(f'backbone.{name}')))
+        outputs = model.backbone(inputs)
     if isinstance(outputs, Tensor):
         outputs = [outputs]
     for index, output in enumerate(outputs):
-        if output.dim() == 4 and min(output.shape[2:]) > 1:
-            name, known = last.get(output.shape[2:], ('', None))
-            if output is not known:  # a function made it of a module's
-                last[output.shape[2:]] = f'backbone[{index}]', output
+        if _is_map(output) and last.get(
+                output.shape[2:], ('', None))[1] is not output:
+            # a function made it of a module's
+            last[output.shape[2:]] = f'backbone[{index}]', output
     if not last:
         raise ValueError(f'{type(model.backbone).__name__} has no feature '
                          'maps (N, C, H, W)')
