@@ -18,7 +18,6 @@ ALIKE = 0.9  # |correlation| from which two channels are called alike
 DEAD = 1e-3
 
 
-# ------------------------------------------------------------ redundancy
 class Redundancy(NamedTuple):
     """How much the channels of a feature map look alike.
 
@@ -88,7 +87,6 @@ def channel_redundancy(maps: Tensor) -> Redundancy:
         (largest >= ALIKE).double().mean().item(), chance.mean().item())
 
 
-# ------------------------------------------------------------ PConv
 class PConvStatistics(NamedTuple):
     """The convolved and the untouched channels of one PConv.
 
@@ -193,7 +191,6 @@ def _pconv(name: str, touched: int, before: Tensor, after: Tensor,
         _across(after[0], touched), share)
 
 
-# ------------------------------------------------------------ receptive field
 def receptive_fields(model: nn.Module, inputs: Tensor,
                      names: Sequence[str]) -> Dict[str, Tensor]:
     """Effective receptive field of the unit in the middle of each map.
@@ -225,12 +222,8 @@ def receptive_fields(model: nn.Module, inputs: Tensor,
 
 
 def middle_of(field: Tensor, shape: Sequence[int]) -> Sequence[float]:
-    """Row and column, in pixels, of the middle unit of a map.
-
-    Args:
-        field (Tensor): Of the image, ``(H, W)``.
-        shape (Sequence[int]): Height and width of the map.
-    """
+    """Row and column, in pixels of a field ``(H, W)``, of the middle unit of
+    a map of a shape."""
     return [(size // 2 + 0.5) * pixels / size - 0.5
             for size, pixels in zip(shape, field.shape)]
 
@@ -261,7 +254,6 @@ def share_side(field: Tensor, shape: Sequence[int], share: float) -> float:
     return 2 * distance[order[enough.int().argmax()]].item() + 1
 
 
-# ------------------------------------------------------------ class activation
 def eigen_cam(maps: Tensor) -> Tensor:
     """Eigen-CAM of a feature map: what its first principal component shows.
 
@@ -286,7 +278,6 @@ def eigen_cam(maps: Tensor) -> Tensor:
     return cam / cam.max().clamp(min=torch.finfo(cam.dtype).tiny)
 
 
-# ------------------------------------------------------------ layers
 class LayerStatistics(NamedTuple):
     """What one training step does in one layer.
 

@@ -87,12 +87,8 @@ class Prepared(NamedTuple):
 
 
 def prepare_image(cfg: Config, model: nn.Module, path: str) -> Prepared:
-    """Prepare an image as in a test.
-
-    Args:
-        cfg (Config): Its test pipeline prepares the image.
-        model (nn.Module): Its data preprocessor does the rest.
-        path (str): File or URL.
+    """Prepare an image, a file or URL, as in a test: by the pipeline of the
+    config and the data preprocessor of the model.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -128,12 +124,7 @@ def prepare_image(cfg: Config, model: nn.Module, path: str) -> Prepared:
 
 
 def without_padding(maps: Tensor, prepared: Prepared) -> Tensor:
-    """The part of feature maps that is about the image.
-
-    Args:
-        maps (Tensor): ``(..., h, w)``.
-        prepared (Prepared): What they were made of.
-    """
+    """The part of maps ``(..., h, w)`` that is about the image."""
     top, bottom, left, right = prepared.content
     slices = []
     for size, pixels, begin, end in zip(
@@ -227,15 +218,8 @@ def run(model: nn.Module, inputs: Tensor, names: Sequence[str] = ()) -> Any:
 
 def feature_maps(model: nn.Module, inputs: Tensor,
                  names: Sequence[str]) -> Named:
-    """Feature maps of an image batch.
-
-    Args:
-        model (nn.Module): The model.
-        inputs (Tensor): ``(N, C, H, W)``.
-        names (Sequence[str]): See :func:`recorded`.
-
-    Returns:
-        dict[str, Tensor]: ``(N, C, H, W)`` by name, in the order of names.
+    """Feature maps ``(N, C, h, w)`` of images ``(N, C, H, W)``, by name and in
+    the order of names, see :func:`recorded`.
 
     Raises:
         ValueError: If there is no such module, or it gives no such map.

@@ -12,12 +12,7 @@ from mmfasternet.analysis.benchmark.report import find_roof
 
 def draw_latency(results: Sequence[Result],
                  accuracies: Dict[str, float]) -> Figure:
-    """Latency against AP, or against MACs where no AP is known.
-
-    Args:
-        results (Sequence[Result]): What was timed.
-        accuracies (dict[str, float]): AP by target.
-    """
+    """Latency against AP by target, or against MACs where no AP is known."""
     figure = Figure(figsize=(8, 6), dpi=120, layout='constrained')
     axes = figure.subplots()
     series = defaultdict(list)
@@ -46,11 +41,8 @@ def draw_roofline(results: Sequence[Result], products: Sequence[Result],
                   bandwidths: Dict[Tuple[int, str], float]) -> Figure:
     """The rate of each layer against its arithmetic intensity.
 
-    Args:
-        results (Sequence[Result]): With layers.
-        products (Sequence[Result]): Large matrix products, the flat roof.
-        bandwidths (dict): Bytes per second of a copy in memory, by number of
-            threads and device: the slope.
+    Large matrix products are the flat roof, copies in memory (bytes per
+    second, by number of threads and device) the slope.
     """
     figure = Figure(figsize=(9, 6), dpi=120, layout='constrained')
     axes = figure.subplots()

@@ -19,15 +19,8 @@ SCORE = .3  # least one of a box that counts, as EvaluationFiguresHook's
 
 def plot_learning(logs: Dict[str, List[List[Dict[str, str]]]]
                   ) -> Optional[Figure]:
-    """AP and loss by epoch, a line for each seed.
-
-    Args:
-        logs (dict[str, list[list[dict]]]): Of each detector and seed the rows
-            of ``results.csv``.
-
-    Returns:
-        Figure: None if there is nothing to draw.
-    """
+    """AP and loss by epoch, a line for each seed of a detector, from rows of
+    ``results.csv``; None if there is nothing to draw."""
     figure = Figure(figsize=(11, 4), dpi=100, layout='constrained')
     axes = figure.subplots(1, 2)
     for axis, column, title in zip(axes, ('coco/bbox_mAP', 'loss'),
@@ -52,16 +45,8 @@ def plot_learning(logs: Dict[str, List[List[Dict[str, str]]]]
 def plot_pareto(aps: Dict[str, List[float]],
                 milliseconds: Dict[str, Dict[str, float]]
                 ) -> Optional[Figure]:
-    """AP against latency: the mean and the range of the seeds.
-
-    Args:
-        aps (dict[str, list[float]]): Of each detector those of its seeds.
-        milliseconds (dict[str, dict[str, float]]): By backend and precision,
-            then by detector; a panel for each.
-
-    Returns:
-        Figure: None if nothing was timed.
-    """
+    """AP against latency, a panel for each engine and precision: the mean and
+    the range of the seeds; None if nothing was timed."""
     if not milliseconds:
         return None
     figure = Figure(
@@ -88,13 +73,7 @@ def plot_pareto(aps: Dict[str, List[float]],
 
 def plot_curves(results: Dict[str, List[List[ImageResult]]],
                 classes: Sequence[str]) -> Figure:
-    """Precision over recall at IoU 0.5, a panel for each class.
-
-    Args:
-        results (dict[str, list[list[ImageResult]]]): Of each detector and
-            seed those of all images.
-        classes (Sequence[str]): Their names.
-    """
+    """Precision over recall at IoU 0.5, a panel for each class."""
     columns = min(len(classes), 4)
     lines = -(-len(classes) // columns)
     figure = Figure(
@@ -121,16 +100,7 @@ def plot_curves(results: Dict[str, List[List[ImageResult]]],
 
 def plot_disagreements(results: Dict[str, List[ImageResult]],
                        classes: Sequence[str], count: int) -> Figure:
-    """The images whose F1 differs most between two detectors.
-
-    Args:
-        results (dict[str, list[ImageResult]]): Of the two, image by image.
-        classes (Sequence[str]): Their names.
-        count (int): How many.
-
-    Returns:
-        Figure: Truth, then each of the two, a row for each image.
-    """
+    """Truth and two detectors on the images whose F1 differs most."""
     rows = []
     for pair in zip(*results.values()):
         scores = [image_score(result, SCORE, IOU)[0] for result in pair]

@@ -114,7 +114,8 @@ class Views:
 
     def cam(self, stem, image, maps):
         cams = {name: analysis.eigen_cam(x) for name, x in maps.items()}
-        self.write(pictures.draw_cams(image.picture, cams, maps), stem, 'cam')
+        self.write(pictures.draw_features(image.picture, maps, cams), stem,
+                   'cam')
 
     # ---------------------------------------------------------- at the end
     def sum_up(self, number):

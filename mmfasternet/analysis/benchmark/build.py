@@ -60,15 +60,8 @@ def import_models(target: str) -> None:
 
 def build_network(target: str,
                   cfg_options: Optional[Dict[str, Any]] = None) -> nn.Module:
-    """Build what a candidate names, in evaluation mode.
-
-    Args:
-        target (str): See :class:`.candidates.Candidate`.
-        cfg_options (dict, optional): Overrides of a config.
-
-    Returns:
-        nn.Module: With random weights unless a checkpoint is named.
-    """
+    """Build what a candidate names, in evaluation mode, with random weights
+    unless a checkpoint is named."""
     torch.manual_seed(0)
     kind, _, name = target.partition(':')
     if kind == 'product':
@@ -103,13 +96,7 @@ def _build_from_config(target: str,
 
 def export_network(network: nn.Module, shape: Sequence[int],
                    path: Union[str, Path]) -> None:
-    """Write a network to ONNX, batch norms folded by the exporter.
-
-    Args:
-        network (nn.Module): The network.
-        shape (Sequence[int]): Of the input, with the batch in front.
-        path (str | Path): The file.
-    """
+    """Write a network to ONNX, batch norms folded by the exporter."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         torch.onnx.export(

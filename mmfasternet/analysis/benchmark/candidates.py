@@ -109,13 +109,8 @@ def is_quantised(target: str) -> bool:
 
 def input_shape(target: str, batch: int,
                 shape: Optional[Sequence[int]]) -> Tuple[int, ...]:
-    """The input of a network, with the batch in front.
-
-    Args:
-        target (str): See :class:`Candidate`.
-        batch (int): Images at once.
-        shape (Sequence[int], optional): Height and width; None for the one
-            that the network is made for, 640x640 if it is for any.
+    """The input of a network: batch, channels, and height and width, which
+    are its own if ``shape`` is None, 640x640 if it is for any.
 
     Raises:
         ValueError: If a file was exported for another input.
@@ -208,16 +203,10 @@ def cross(spec: str,
           **common: Any) -> Tuple[List[Candidate], List[str]]:
     """All ways to run a network, and notes on those that do not exist.
 
-    Args:
-        spec (str): See :func:`parse_spec`; what it fixes is not crossed.
-        backends (Sequence[str], optional): None for the first that can:
-            ONNX Runtime on a CPU, PyTorch on a GPU.
-        precisions (Sequence[str], optional): None for fp32, or int8 if a file
-            is quantised.
-        threads (Sequence[int]): Numbers of threads.
-        batches (Sequence[int]): Batch sizes.
-        shape (Sequence[int], optional): Height and width.
-        **common: Other fields of :class:`Candidate`.
+    What ``spec`` fixes (see :func:`parse_spec`) is not crossed. Without
+    ``backends`` it is the first that can: ONNX Runtime on a CPU, PyTorch on a
+    GPU; without ``precisions`` fp32, or int8 if a file is quantised.
+    ``common`` are other fields of :class:`Candidate`.
 
     Raises:
         ValueError: If none of the combinations exists.
@@ -272,11 +261,6 @@ def baseline_of(candidate: Candidate, spec: str,
     A network that does not exist in the precision of the candidate is run in
     its own usual one, so that a quantised file can be compared with the one
     that it was made from.
-
-    Args:
-        candidate (Candidate): The network.
-        spec (str): See :func:`parse_spec`.
-        shape (Sequence[int], optional): Height and width.
 
     Raises:
         ValueError: If the baseline cannot be run.

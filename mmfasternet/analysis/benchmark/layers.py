@@ -58,16 +58,8 @@ class Layer(NamedTuple):
 
 def exported_layers(path: Union[str, Path],
                     shape: Sequence[int]) -> Tuple[int, List[Layer]]:
-    """What an exported file computes, by layer.
-
-    Args:
-        path (str | Path): An ``.onnx`` or OpenVINO's ``.xml``.
-        shape (Sequence[int]): Of the input, with the batch in front.
-
-    Returns:
-        tuple[int, list[Layer]]: The number of weights, and the convolutions
-        and matrix products.
-    """
+    """The number of weights of an exported file, and its convolutions and
+    matrix products, for an input of ``shape``, the batch in front."""
     read = _openvino_layers if Path(path).suffix == '.xml' else _onnx_layers
     return read(path, shape)
 
@@ -202,12 +194,8 @@ def _openvino_layers(path: Union[str, Path],
 
 def with_macs(rows: Sequence[Dict[str, Any]],
               layers: Sequence[Layer]) -> List[Dict[str, Any]]:
-    """A profile with MACs, bytes, parameters and shapes of its layers.
-
-    Args:
-        rows (Sequence[dict]): Of an engine: name, kind, seconds, bytes.
-        layers (Sequence[Layer]): Of the same network.
-    """
+    """A profile (name, kind, seconds, bytes by row) with MACs, bytes,
+    parameters and shapes of the layers of the same network."""
     left = list(layers)
     found: Dict[str, Layer] = {}
 

@@ -155,15 +155,8 @@ def race(candidates: Sequence[Candidate],
 
     Only one runs at any time. In each round each has one turn: a run that is
     not timed, then as many as fill a tenth of a second, of which the median
-    counts.
-
-    Args:
-        candidates (Sequence[Candidate]): Who takes part.
-        paths (dict): By :meth:`Candidate.key` the file to read; those on
-            PyTorch build their network themselves.
-        rounds (int): How many turns each has.
-        cfg_options (dict, optional): For the configs.
-        profile (Sequence[Candidate]): Whose layers are timed afterwards.
+    counts. ``paths`` has by :meth:`Candidate.key` the file to read; PyTorch
+    builds its networks itself. The layers of ``profile`` are timed afterwards.
     """
     with ExitStack() as stack:
         processes, runs, turns = {}, {}, {}
@@ -219,12 +212,6 @@ def measure(pairs: Sequence[Pair],
             cfg_options: Optional[Dict[str, Any]] = None,
             profile: bool = False) -> Measured:
     """Race candidates, their baselines and what this machine can do.
-
-    Args:
-        pairs (Sequence[Pair]): What is to be timed.
-        rounds (int): See :func:`race`.
-        cfg_options (dict, optional): For the configs.
-        profile (bool): Also time layers. Defaults to False.
 
     Raises:
         ValueError: If a candidate does not run.

@@ -20,17 +20,8 @@ _SUMS = ('seconds', 'macs', 'parameters', 'bytes')
 
 def find_roof(candidate: Candidate, products: Sequence[Result]
               ) -> Optional[Tuple[float, str]]:
-    """The rate of the fastest large matrix product, and whose it is.
-
-    Args:
-        candidate (Candidate): In its precision, with its threads, where it
-            runs.
-        products (Sequence[Result]): Those of all engines.
-
-    Returns:
-        tuple[float, str]: Floating point operations per second, the engine;
-        None where no product was run.
-    """
+    """FLOP/s of the fastest large matrix product, and its engine, in the
+    candidate's precision, with its threads, where it runs; or None."""
     alike = [p for p in products if (
         p.candidate.precision, p.candidate.threads, p.candidate.device
     ) == (candidate.precision, candidate.threads, candidate.device)]

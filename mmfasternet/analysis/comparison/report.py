@@ -29,16 +29,8 @@ Latencies = Dict[str, Dict[str, Tuple[Result, Result]]]
 
 
 def accuracy(evaluations: Evaluations, samples: int) -> str:
-    """Metrics of each detector, and the differences from the first one.
-
-    Args:
-        evaluations (dict[str, list[Evaluation]]): Of each detector those of
-            its seeds.
-        samples (int): Of the bootstrap.
-
-    Returns:
-        str: Markdown.
-    """
+    """Metrics of each detector (by its seeds), and the differences from the
+    first one with bootstrap intervals, as Markdown."""
     values = {name: [run.metrics() for run in runs]
               for name, runs in evaluations.items()}
     first, *others = values
@@ -92,12 +84,7 @@ def _differences(evaluations: Evaluations,
 
 def latencies(measured: Optional[Measured],
               names: Dict[str, str]) -> Latencies:
-    """Results of a benchmark by backend and precision, then by detector.
-
-    Args:
-        measured (Measured, optional): With a baseline for each entry.
-        names (dict[str, str]): Of the detectors, by target.
-    """
+    """Results of a benchmark by backend and precision, then by detector."""
     found: Latencies = {}
     for result, baseline, _ in measured.entries if measured else ():
         way = f'{result.candidate.backend} {result.candidate.precision}'
@@ -108,16 +95,8 @@ def latencies(measured: Optional[Measured],
 
 def cost(runs: Sequence[Run], ways: Latencies,
          arguments: Sequence[str]) -> str:
-    """Size and speed of each detector.
-
-    Args:
-        runs (Sequence[Run]): All of them.
-        ways (dict): Of :func:`latencies`, may be empty.
-        arguments (Sequence[str]): With which it was trained, to be named.
-
-    Returns:
-        str: Markdown, empty if nothing is known.
-    """
+    """Size and speed of each detector, trained with ``arguments``, as
+    Markdown; empty if nothing is known."""
     logs = {name: [row for run in runs if run.name == name
                    for row in run.log() if row['images/s']]
             for name in dict.fromkeys(run.name for run in runs)}
@@ -214,16 +193,7 @@ def figures(evaluations: Evaluations, runs: Sequence[Run], ways: Latencies,
 
 def write(folder: Path, text: str,
           drawn: Sequence[Tuple[str, str, Figure]]) -> Path:
-    """Write report.md with its pictures, and report.html with all in it.
-
-    Args:
-        folder (Path): Where to.
-        text (str): Markdown.
-        drawn (Sequence[tuple]): Of :func:`figures`.
-
-    Returns:
-        Path: Of report.html.
-    """
+    """Write report.md with its pictures, and report.html with all in it."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, caption, figure in drawn:
         figure.savefig(folder / f'{name}.png')
