@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames of videos, and reading ahead."""
+import os
+import queue
+import threading
+from contextlib import suppress
+from typing import Any, Iterable, Iterator, Union
+
+import cv2
+import numpy as np
+
+
+def prefetch(items: Iterable[Any],
+             size: int,
+             latest: bool = False) -> Iterator[Any]:
+    """Take items from an iterable in another thread, in order.
+
+    Args:
+        items (Iterable): What raises in there is raised here.
+        size (int): How many to take ahead.
+        latest (bool): Drop what was not fetched when the next one comes.
+            Defaults to False.
+
+    Yields:
+        The items.
+    """
+    buffer: queue.Queue = queue.Queue(1 if latest else size)
+    stop = threading.Event()
+    end = object()
+
+    def put(item: Any) -> None:
+        drop = latest and item[0] is None
+        while not stop.is_set():
+            try:
+                return buffer.put(item, timeout=0 if drop else 0.1)
+            except queue.Full:
+                with suppress(queue.Empty):
+                    if drop:
+                        buffer.get_nowait()
+
+    def fill() -> None:
+        try:
+            for item in items:
+                if stop.is_set():
+                    return
+                put((None, item))
+            put((end, None))
+        except Exception as error:
+            put((error, None))
+
+    thread = threading.Thread(target=fill, daemon=True)
+    thread.start()
+    try:
+        while True:
+            state, item = buffer.get()
+            if state is end:
+                return
+            if state is not None:
+                raise state
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
+def frames(source: Union[str, int]) -> Iterator[np.ndarray]:
+    """Frames of a video.
+
+    Args:
+        source (str | int): A file, a URL (``rtsp://...``, ``http://...``), or
+            the number of a camera.
+
+    Yields:
+        np.ndarray: uint8 ``(H, W, 3)``, BGR.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be opened, or holds no frame.
+    """
+    if isinstance(source, str) and source.isdigit():
+        source = int(source)
+    if isinstance(source, str) and '://' not in source and \
+            not os.path.isfile(source):
+        raise FileNotFoundError(f'video not found: {source}')
+    video = cv2.VideoCapture(source)
+    try:
+        if not video.isOpened():
+            kind = 'camera' if isinstance(source, int) else 'video'
+            raise ValueError(f'the {kind} {source} cannot be opened: it is '
+                             'not there, in use, or of a format that OpenCV '
+                             'does not know')
+        count = 0
+        while True:
+            more, frame = video.read()
+            if not more:
+                break
+            count += 1
+            yield frame
+        if not count:
+            raise ValueError(f'{source} holds no frame that can be read')
+    finally:
+        video.release()
