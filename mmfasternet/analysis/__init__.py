@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 _WHERE = dict(
+    levels=('detect_by_level', 'has_levels', 'levels_of', 'shares'),
     measures=('LayerStatistics', 'PConvStatistics', 'Redundancy',
               'channel_correlation', 'channel_redundancy', 'eigen_cam',
               'layer_statistics', 'pconv_statistics', 'receptive_fields',

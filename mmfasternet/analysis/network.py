@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from mmfasternet.checkpoint import require_fit
 from mmfasternet.config import use_scope
 from mmfasternet.datasets.images import read_image
+from mmfasternet.deploy.engines import EXPORTED
 
 
 def load_network(cfg: Config,
@@ -45,7 +46,7 @@ def load_network(cfg: Config,
         CheckpointError: If it is damaged, or not of this model.
         ValueError: If it is an exported file.
     """
-    if checkpoint and str(checkpoint).endswith(('.onnx', '.xml')):
+    if checkpoint and str(checkpoint).endswith(EXPORTED):
         raise ValueError(f'{checkpoint} is an exported file, whose layers '
                          'cannot be looked into: give the checkpoint that it '
                          'was exported from')
@@ -79,11 +80,21 @@ class Prepared(NamedTuple):
             pixels, uint8 ``(H, W, 3)``, RGB.
         content (tuple[int]): Where the image is in it, the rest is padding:
             the first row, the one behind the last, and so for the columns.
+        scale (tuple[float]): Of its width and its height.
+        path (str): Its file.
     """
 
     inputs: Tensor
     picture: np.ndarray
     content: Tuple[int, int, int, int]
+    scale: Tuple[float, float]
+    path: str
+
+    def to_input(self, boxes: Tensor) -> Tensor:
+        """Boxes ``(N, 4)`` in pixels of the image, in those of the input."""
+        top, _, left, _ = self.content
+        return boxes * boxes.new_tensor(self.scale * 2) + boxes.new_tensor(
+            [left, top] * 2)
 
 
 def prepare_image(cfg: Config, model: nn.Module, path: str) -> Prepared:
@@ -118,9 +129,11 @@ def prepare_image(cfg: Config, model: nn.Module, path: str) -> Prepared:
     # the data preprocessor pads at the bottom and to the right
     shown = np.zeros((*inputs.shape[2:], 3), np.uint8)
     shown[:len(picture), :picture.shape[1]] = picture
-    return Prepared(inputs, shown,
-                    (rows.min().item(), rows.max().item() + 1,
-                     columns.min().item(), columns.max().item() + 1))
+    top, left = rows.min().item(), columns.min().item()
+    bottom, right = rows.max().item() + 1, columns.max().item() + 1
+    return Prepared(inputs, shown, (top, bottom, left, right),
+                    ((right - left) / image.shape[1],
+                     (bottom - top) / image.shape[0]), path)
 
 
 def without_padding(maps: Tensor, prepared: Prepared) -> Tensor:

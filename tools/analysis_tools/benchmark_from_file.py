@@ -6,7 +6,6 @@ with another config if one is given. Their runs are interleaved.
 """
 import argparse
 import itertools
-import time
 from dataclasses import replace
 
 # first: it makes mmyolo importable, or says what is missing
@@ -22,7 +21,6 @@ from mmfasternet.analysis.timing import interleave, speedup, timed
 from mmfasternet.config import load_config
 from mmfasternet.datasets.images import images_in
 from mmfasternet.deploy import Predictor
-from mmfasternet.deploy.predictor import detect
 
 
 def parse_args():
@@ -62,21 +60,6 @@ def build_baseline(config, info):
     return model
 
 
-def stages(predictor, paths):
-    """Seconds of an image: file to input, network, output to boxes, whole."""
-
-    def run():
-        start = time.perf_counter()
-        image, meta = predictor.letterbox(next(paths))
-        before = time.perf_counter()
-        detect(predictor.backend, image[None], [meta])
-        end = time.perf_counter()
-        network = predictor.backend.seconds
-        return before - start, network, end - before - network, end - start
-
-    return run
-
-
 def main():
     args = parse_args()
     torch.set_num_threads(args.threads)
@@ -91,14 +74,21 @@ def main():
             info = predictor.backend.info = replace(
                 info, score_thr=args.score_thr)
         images = images_in(args.images)
-        turns = {args.model: stages(predictor, itertools.cycle(images))}
+        detected = itertools.cycle(images)
+
+        def detect():
+            seconds = predictor(next(detected))[0].seconds
+            return [seconds[k] for k in ('prepare', 'network', 'boxes')]
+
+        turns = {args.model: detect}
         if args.baseline:
             model = build_baseline(args.baseline, info)
             paths = itertools.cycle(images)
             turns['baseline'] = timed(
                 lambda: inference_detector(model, next(paths)))
     seconds = interleave(turns, args.runs, warm_up=3)
-    before, network, after, whole = 1e3 * seconds[args.model].T
+    before, network, after = 1e3 * seconds[args.model].T
+    whole = before + network + after
     print(f'{args.model}: {info.img_scale[1]}x{info.img_scale[0]}, '
           f'{args.threads} thread(s), median of {args.runs} images, ms')
     print(markdown(

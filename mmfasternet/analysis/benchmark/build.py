@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """The networks that are timed, as PyTorch modules and as ONNX files."""
-import warnings
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence, Union
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmfasternet.analysis.benchmark import paper
+from mmfasternet.deploy.engines import ENGINES
 
 
 class Network(nn.Module):
@@ -26,18 +26,6 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Any:
         """What ``mode='tensor'`` gives for ``(N, C, H, W)``."""
         return self.model(images, mode='tensor')
-
-
-class Product(nn.Module):
-    """A product of two square matrices, one of them constant."""
-
-    def __init__(self, side: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.rand(side, side))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(side, side)`` to the same."""
-        return x @ self.weight
 
 
 class Copy(nn.Module):
@@ -65,7 +53,7 @@ def build_network(target: str,
     torch.manual_seed(0)
     kind, _, name = target.partition(':')
     if kind == 'product':
-        network = Product(int(name))
+        network = nn.Linear(int(name), int(name), bias=False)
     elif kind == 'copy':
         network = Copy(int(name))
     elif kind in ('backbone', 'operator') and not name.startswith(':'):
@@ -96,8 +84,7 @@ def _build_from_config(target: str,
 
 def export_network(network: nn.Module, shape: Sequence[int],
                    path: Union[str, Path]) -> None:
-    """Write a network to ONNX, batch norms folded by the exporter."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        torch.onnx.export(
-            network, (torch.zeros(tuple(shape)), ), str(path), dynamo=False)
+    """Write a network to ONNX, as tools/deploy/export.py does."""
+    from mmfasternet.deploy.exporting import quiet
+    with quiet('torch.onnx', 'torch.export'):
+        ENGINES['onnxruntime'].write(network, torch.zeros(tuple(shape)), path)

@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from mmfasternet.analysis.benchmark.paper import own_shape
-from mmfasternet.deploy.backends import openvino_core
-from mmfasternet.deploy.engines import ENGINES, EXPORTED
+from mmfasternet.deploy.engines import (
+    ENGINES,
+    EXPORTED,
+    engine_of,
+    readers_of,
+)
 
 # What is tried first of what can run a network on a CPU.
 _ORDER = ('onnxruntime', 'openvino', 'pytorch')
 _QUANTISED_OPERATORS = {
     'QuantizeLinear', 'DynamicQuantizeLinear', 'QLinearConv', 'ConvInteger',
-    'QLinearMatMul', 'MatMulInteger'
+    'QLinearMatMul', 'MatMulInteger', 'FakeQuantize'
 }
 
 
@@ -65,26 +69,13 @@ class Candidate:
         return self.target, self.shape, self.optioned
 
 
-def precisions_of(backend: str, quantised: bool = False) -> Tuple[str, ...]:
-    """What an engine computes in, the usual first.
-
-    int8 is a property of a file: what is not quantised in it runs in fp32
-    (``int8``) or in what the engine has besides (``int8-bf16``).
-    """
-    plain = ENGINES[backend].precisions
-    if not quantised:
-        return plain
-    return 'int8', *(f'int8-{name}' for name in plain[1:])
-
-
 def allowed_precisions(target: str, backend: str) -> Tuple[str, ...]:
     """Of a network on an engine, the usual first; empty if it cannot."""
-    suffix, own = Path(target).suffix, ENGINES[backend].suffix
-    # each engine that runs files also reads ONNX
-    reads = (own, '.onnx') if own else ()
-    if suffix in EXPORTED and suffix not in reads:
+    engine = ENGINES[backend]
+    suffix = Path(target).suffix
+    if suffix in EXPORTED and suffix not in engine.reads:
         return ()
-    return precisions_of(backend, is_quantised(target))
+    return engine.quantised if is_quantised(target) else engine.precisions
 
 
 @cache
@@ -99,12 +90,8 @@ def is_quantised(target: str) -> bool:
         return False
     if not path.is_file():
         raise FileNotFoundError(f'exported file not found: {path}')
-    if path.suffix == '.onnx':
-        import onnx
-        nodes = onnx.load(str(path), load_external_data=False).graph.node
-        return any(n.op_type in _QUANTISED_OPERATORS for n in nodes)
-    # the .xml of OpenVINO is the graph, its weights are another file
-    return b'"FakeQuantize"' in path.read_bytes()
+    return any(kind in _QUANTISED_OPERATORS
+               for _, kind in engine_of(path).operators(path))
 
 
 def input_shape(target: str, batch: int,
@@ -139,25 +126,12 @@ def _times(shape: Sequence[Optional[int]]) -> str:
 
 
 @cache
-def _exported_shape(path: Path) -> Optional[List[Optional[int]]]:
+def _exported_shape(path: Path) -> Optional[Tuple[Optional[int], ...]]:
     """Of the only input of a file, None for an axis of any size."""
-    if path.suffix == '.onnx':
-        import onnx
-        graph = onnx.load(str(path), load_external_data=False).graph
-        weights = {tensor.name for tensor in graph.initializer}
-        inputs = [i for i in graph.input if i.name not in weights]
-        shapes = [[d.dim_value or None for d in i.type.tensor_type.shape.dim]
-                  for i in inputs]
-    elif path.suffix == '.xml':
-        model = openvino_core().read_model(str(path))
-        shapes = [[d.get_length() if d.is_static else None
-                   for d in i.partial_shape] for i in model.inputs]
-    else:
+    if path.suffix not in EXPORTED:
         return None
-    if len(shapes) != 1:
-        raise ValueError(f'{path} has {len(shapes)} inputs, expected one: '
-                         'the images')
-    return shapes[0]
+    engine = next(e for e in readers_of(path) if e.is_installed)
+    return engine.open(path).shape
 
 
 def parse_spec(spec: str) -> Tuple[str, Dict[str, Any]]:
@@ -168,8 +142,8 @@ def parse_spec(spec: str) -> Tuple[str, Dict[str, Any]]:
     """
     target, *settings = spec.split('@')
     fixed: Dict[str, Any] = {}
-    precisions = {p for name in ENGINES for quantised in (False, True)
-                  for p in precisions_of(name, quantised)}
+    precisions = {p for engine in ENGINES.values()
+                  for p in (*engine.precisions, *engine.quantised)}
     for setting in settings:
         number = re.fullmatch(r'(threads|batch)=([1-9]\d*)', setting)
         switch = re.fullmatch(r'(no-)?(channels-last|compile)', setting)
@@ -188,9 +162,7 @@ def parse_spec(spec: str) -> Tuple[str, Dict[str, Any]]:
                 'batch=N, [no-]channels-last or [no-]compile, not '
                 f'{setting!r}')
     if Path(target).suffix in ('.torchscript', '.pt2'):
-        raise ValueError(f'{target}: files that are timed end in '
-                         f'{" or ".join(EXPORTED)}; export it again, or give '
-                         'its config')
+        engine_of(target)  # which says that nothing runs it
     return target, fixed
 
 

@@ -157,7 +157,7 @@ def _followers(output: str, readers: Dict[str, list]) -> Iterator[str]:
 
 def _openvino_layers(path: Union[str, Path],
                      shape: Sequence[int]) -> Tuple[int, List[Layer]]:
-    from mmfasternet.deploy.backends import openvino_core
+    from mmfasternet.deploy.engines.openvino import openvino_core
     model = openvino_core().read_model(str(path))
     model.reshape(list(shape))
     count, layers = 0, []

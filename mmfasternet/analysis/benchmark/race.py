@@ -8,7 +8,6 @@ import sys
 import tempfile
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -17,10 +16,7 @@ import torch
 from tqdm import tqdm
 
 from mmfasternet.analysis.benchmark.build import build_network, export_network
-from mmfasternet.analysis.benchmark.candidates import (
-    Candidate,
-    precisions_of,
-)
+from mmfasternet.analysis.benchmark.candidates import Candidate
 from mmfasternet.analysis.benchmark.layers import (
     Layer,
     exported_layers,
@@ -30,8 +26,8 @@ from mmfasternet.analysis.complexity import count
 from mmfasternet.analysis.timing import interleave
 from mmfasternet.deploy.engines import ENGINES
 
-_WORKER = Path(__file__).with_name('worker.py')
-_PACKAGE = str(Path(__file__).parents[2])
+_WORKER = 'mmfasternet.analysis.benchmark.worker'
+_PACKAGE = str(Path(__file__).parents[3])
 # Each turn takes at least so long, or one run: short runs are repeated.
 TURN_SECONDS = 0.1
 # A product that fills the arithmetic units for a while, by type of device,
@@ -92,7 +88,7 @@ class Process:
         paths = [_PACKAGE, os.environ.get('PYTHONPATH')]
         threads = str(candidate.threads)
         self.process = subprocess.Popen(
-            [sys.executable, str(_WORKER)],
+            [sys.executable, '-m', _WORKER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -254,9 +250,8 @@ def _yardsticks(candidates: Sequence[Candidate],
             channels_last=False, compile=False, optioned=False)
         found += [
             replace(product, backend=name) for name, engine in ENGINES.items()
-            if candidate.precision in precisions_of(name)
-            and all(map(find_spec, engine.packages))
-            and (name == 'pytorch' or kind == 'cpu')
+            if candidate.precision in engine.precisions
+            and engine.is_installed and (name == 'pytorch' or kind == 'cpu')
         ]
         if profile:
             found.append(

@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that one candidate lives in.
 
-It is run as a script, so that a process that measures ONNX Runtime imports
-ONNX Runtime and not this package, which imports PyTorch. Each line that comes
-in is a request as JSON, each line that goes out its answer.
+It imports the engine that it measures and no other, for memory is measured
+too: PyTorch is imported where PyTorch runs. Each line that comes in is a
+request as JSON, each line that goes out its answer.
 """
 import json
 import os
 import sys
+import tempfile
 import time
 from collections import defaultdict
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
 
-_PRECISION_HINTS = dict(
-    fp32='f32', bf16='bf16', int8='f32', **{'int8-bf16': 'bf16'})
+from mmfasternet.analysis.timing import timed
+from mmfasternet.deploy.engines import ENGINES
 
 
 def _status(field):
@@ -31,7 +32,7 @@ def _status(field):
 def _random(shape, dtype):
     """The input, the same in every engine."""
     generator = np.random.default_rng(0)
-    if dtype == np.uint8:
+    if dtype == 'uint8':
         return generator.integers(0, 256, shape, dtype=np.uint8)
     return generator.random(shape, dtype=np.float32).astype(dtype)
 
@@ -42,44 +43,43 @@ def _median(times, runs):
     return float(np.median(np.reshape(times, (runs + 1, -1)).sum(1)[1:]))
 
 
-# Each runtime imports its engine in __init__, which is not counted as memory,
-# gets ready in load(), runs once to the end in run(), and gives in profile()
-# of each layer its name, kind, seconds per run and bytes moved.
-class OnnxRuntime:
-    """Graph optimisation at its default, everything on."""
+class Runtime:
+    """An engine with a network.
+
+    Its engine is imported when it is made, which is not counted as memory;
+    load() gets it ready, run() runs once to the end, and profile() gives of
+    each layer its name, kind, seconds per run and bytes moved.
+    """
 
     def __init__(self, candidate, path):
-        import onnxruntime
-        self.onnxruntime = onnxruntime
+        self.engine = ENGINES[candidate['backend']].module
         self.candidate, self.path = candidate, path
+        self.threads, self.shape = candidate['threads'], candidate['shape']
 
-    def load(self):
-        self.session, self.feed = self._session()
+    def input(self):
+        return _random(self.shape, self.network.dtype)
 
-    def _session(self, profile_prefix=None):
-        options = self.onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.candidate['threads']
-        options.inter_op_num_threads = 1
-        if profile_prefix:
-            options.enable_profiling = True
-            options.profile_file_prefix = profile_prefix
-        session = self.onnxruntime.InferenceSession(
-            self.path, options, providers=['CPUExecutionProvider'])
-        entry, = session.get_inputs()
-        dtype = {'tensor(uint8)': np.uint8, 'tensor(float16)': np.float16}.get(
-            entry.type, np.float32)
-        return session, {entry.name: _random(self.candidate['shape'], dtype)}
+
+class OnnxRuntime(Runtime):
+    """Graph optimisation at its default, everything on."""
+
+    def load(self, **options):
+        session = self.engine.open_session(
+            self.path, self.threads, inter_op_num_threads=1, **options)
+        self.network = self.engine.ONNXRuntimeNetwork(session, self.path)
+        self.images = self.input()
 
     def run(self):
-        self.session.run(None, self.feed)
+        self.network(self.images)
 
     def profile(self, runs):
-        import tempfile
         with tempfile.TemporaryDirectory() as folder:
-            session, feed = self._session(os.path.join(folder, 'profile'))
+            self.load(enable_profiling=True,
+                      profile_file_prefix=os.path.join(folder, 'profile'))
             for _ in range(runs + 1):
-                session.run(None, feed)
-            events = json.loads(Path(session.end_profiling()).read_text())
+                self.run()
+            path = self.network.session.end_profiling()
+            events = json.loads(Path(path).read_text())
         times, rows = defaultdict(list), {}
         for event in events:
             args = event.get('args', {})
@@ -95,45 +95,33 @@ class OnnxRuntime:
                 for name, row in rows.items()]
 
 
-class OpenVINO:
+class OpenVINO(Runtime):
     """The CPU plugin with its latency hint."""
 
-    def __init__(self, candidate, path):
-        import openvino
-        self.core = openvino.Core()  # the only one of this process
-        self.candidate, self.path = candidate, path
-
-    def load(self):
-        self.request, self.image = self._request()
-
-    def _request(self, **properties):
-        model = self.core.read_model(self.path)
-        model.reshape(self.candidate['shape'])
-        hint = _PRECISION_HINTS[self.candidate['precision']]
-        compiled = self.core.compile_model(
-            model, 'CPU', {
-                'PERFORMANCE_HINT': 'LATENCY',
-                'INFERENCE_NUM_THREADS': self.candidate['threads'],
-                'INFERENCE_PRECISION_HINT': hint,
-                **properties
-            })
+    def load(self, **properties):
+        precision = self.candidate['precision']
+        compiled = self.engine.compile_file(
+            self.path, precision, self.threads, shape=self.shape,
+            **properties)
+        hint = self.engine.HINTS[precision]
         got = compiled.get_property('INFERENCE_PRECISION_HINT').get_type_name()
         if got != hint:
             raise ValueError(f'OpenVINO runs in {got} on this machine, asked '
                              f'for {hint}')
-        dtype = compiled.inputs[0].get_element_type().to_dtype()
-        image = _random(self.candidate['shape'], dtype)
-        return compiled.create_infer_request(), image
+        self.network = self.engine.OpenVINONetwork(compiled, self.path, None)
+        self.request = compiled.create_infer_request()
+        self.images = self.input()
 
     def run(self):
-        self.request.infer([self.image], share_inputs=True, share_outputs=True)
+        self.request.infer(
+            [self.images], share_inputs=True, share_outputs=True)
 
     def profile(self, runs):
-        request, image = self._request(PERF_COUNT=True)
+        self.load(PERF_COUNT=True)
         times, kinds = defaultdict(list), {}
         for _ in range(runs + 1):
-            request.infer([image], share_inputs=True, share_outputs=True)
-            for info in request.get_profiling_info():
+            self.run()
+            for info in self.request.get_profiling_info():
                 times[info.node_name].append(info.real_time.total_seconds())
                 kinds[info.node_name] = f'{info.node_type} ({info.exec_type})'
         return [
@@ -143,47 +131,37 @@ class OpenVINO:
         ]
 
 
-class PyTorch:
+class PyTorch(Runtime):
     """Eager or compiled; autocast for anything below fp32."""
 
     def __init__(self, candidate, path):
+        super().__init__(candidate, path)
         import torch
 
         from mmfasternet.analysis.benchmark import build
         self.torch, self.build = torch, build
-        self.candidate = candidate
-        self.device = torch.device(candidate['device'])
-        torch.set_num_threads(candidate['threads'])
         build.import_models(candidate['target'])
 
     def load(self):
-        torch = self.torch
-        network = self.build.build_network(self.candidate['target'],
-                                           self.candidate['cfg_options'])
-        image = torch.from_numpy(
-            _random(self.candidate['shape'], np.float32)).to(self.device)
-        network = network.to(self.device)
-        if self.candidate['channels_last'] and image.dim() == 4:
-            network = network.to(memory_format=torch.channels_last)
-            image = image.contiguous(memory_format=torch.channels_last)
-        self.network, self.image = network, image
-        self.forward = network
-        if self.candidate['compile']:
-            self.forward = torch.compile(network)
+        candidate = self.candidate
+        self.module = self.build.build_network(
+            candidate['target'], candidate['cfg_options'])
+        self.network = self.engine.PyTorchNetwork(
+            self.module, candidate['precision'], self.threads,
+            candidate['device'], candidate['channels_last'],
+            candidate['compile'])
+        self.device = self.network.device
+        self.images = self.input()
         if self.device.type == 'cuda':
-            torch.cuda.reset_peak_memory_stats(self.device)
+            self.torch.cuda.reset_peak_memory_stats(self.device)
 
     def run(self):
-        dtype = dict(bf16=self.torch.bfloat16, fp16=self.torch.float16).get(
-            self.candidate['precision'])
-        with self.torch.inference_mode(), nullcontext() if dtype is None \
-                else self.torch.autocast(self.device.type, dtype):
-            self.forward(self.image)
-        self._wait()
+        self.network(self.images)
 
-    def _wait(self):
+    def _now(self):
         if self.device.type == 'cuda':
             self.torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
     def profile(self, runs):
         rows, begun, times = {}, {}, defaultdict(list)
@@ -191,25 +169,22 @@ class PyTorch:
         def hooks(name):
 
             def before(module, args):
-                self._wait()
-                begun[name] = time.perf_counter()
+                begun[name] = self._now()
 
             def after(module, args, output):
-                self._wait()
-                times[name].append(time.perf_counter() - begun[name])
+                times[name].append(self._now() - begun[name])
                 rows[name] = self._row(name, module, args, output)
 
             return before, after
 
-        handles = []
-        for name, module in self.network.named_modules():
-            if not any(module.children()):
-                before, after = hooks(name)
-                handles += [module.register_forward_pre_hook(before),
-                            module.register_forward_hook(after)]
-        total = seconds_of(self.run, runs + 1)
-        for handle in handles:
-            handle.remove()
+        with ExitStack() as stack:
+            for name, module in self.module.named_modules():
+                if not any(module.children()):
+                    before, after = hooks(name)
+                    stack.enter_context(
+                        module.register_forward_pre_hook(before))
+                    stack.enter_context(module.register_forward_hook(after))
+            total = [timed(self.run)() for _ in range(runs + 1)]
         for name, row in rows.items():
             row['seconds'] = _median(times[name], runs)
             row['macs'] *= len(times[name]) // (runs + 1)
@@ -243,16 +218,6 @@ class PyTorch:
 RUNTIMES = dict(onnxruntime=OnnxRuntime, openvino=OpenVINO, pytorch=PyTorch)
 
 
-def seconds_of(function, runs):
-    """Of each run."""
-    seconds = []
-    for _ in range(runs):
-        begin = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - begin)
-    return seconds
-
-
 class Worker:
     """Answers requests by the method of their name."""
 
@@ -266,7 +231,7 @@ class Worker:
 
     def run(self, runs):
         self.runtime.run()  # untimed: the others have had the caches since
-        return seconds_of(self.runtime.run, runs)
+        return [timed(self.runtime.run)() for _ in range(runs)]
 
     def profile(self, runs):
         return self.runtime.profile(runs)
@@ -295,7 +260,4 @@ def main():
 
 
 if __name__ == '__main__':
-    # the folder of a script is searched first, and modules of other packages
-    # are not to be found here
-    del sys.path[0]
     main()
