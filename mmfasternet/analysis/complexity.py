@@ -1,32 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters and multiply-accumulates of a detector."""
+"""Parameters and multiply-accumulates (MACs) of networks and detectors.
+
+Convolutions and matrix products are counted, as in the FasterNet paper;
+norms, activations and decoding are not. Nothing is computed: networks run on
+the meta device.
+"""
+import copy
 from typing import Dict, Sequence, Tuple
 
 import torch
-from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def count_complexity(cfg: Config,
-                     shape: Sequence[int],
+def parameters(network: nn.Module) -> int:
+    """How many numbers a network learns."""
+    return sum(p.numel() for p in network.parameters())
+
+
+def count(network: nn.Module, shape: Sequence[int]) -> Tuple[int, int]:
+    """Parameters and MACs of a network, which is not changed.
+
+    Args:
+        network (nn.Module): Called with images alone.
+        shape (Sequence[int]): Of the input, with the batch in front.
+    """
+    network = copy.deepcopy(network).to('meta')
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(tuple(shape), device='meta'))
+    return parameters(network), counter.get_total_flops() // 2
+
+
+def count_complexity(cfg, shape: Sequence[int],
                      train: bool = False) -> Dict[str, Tuple[int, int]]:
     """Parameters and MACs of a detector and its modules.
-
-    Convolutions and matrix products are counted, as in the FasterNet paper;
-    norms, activations and decoding are not. Nothing is computed: the model
-    runs on the meta device.
 
     Args:
         cfg (Config): The config.
         shape (Sequence[int]): Height and width of the input.
-        train (bool): Count in training mode.
+        train (bool): Count in training mode. Defaults to False.
 
     Returns:
         dict[str, tuple[int, int]]: Parameters and MACs by module name, ``''``
         for the whole detector.
     """
+    from mmengine.registry import MODELS, init_default_scope
     init_default_scope(cfg.get('default_scope', 'mmyolo'))
     with torch.device('meta'):
         model = MODELS.build(cfg.model).train(train)
@@ -48,7 +66,5 @@ def count_complexity(cfg: Config,
             macs(f'{name}.{child_name}'.lstrip('.'), child)
             for child_name, child in module.named_children())
 
-    return {
-        name: (sum(p.numel() for p in module.parameters()), macs(name, module))
-        for name, module in model.named_modules()
-    }
+    return {name: (parameters(module), macs(name, module))
+            for name, module in model.named_modules()}

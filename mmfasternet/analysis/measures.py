@@ -2,6 +2,7 @@
 """Numbers about feature maps, partial convolutions, gradients and layers."""
 import math
 from collections import defaultdict
+from contextlib import ExitStack
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import torch
@@ -17,7 +18,6 @@ ALIKE = 0.9  # |correlation| from which two channels are called alike
 DEAD = 1e-3
 
 
-# ------------------------------------------------------------ redundancy
 class Redundancy(NamedTuple):
     """How much the channels of a feature map look alike.
 
@@ -87,7 +87,6 @@ def channel_redundancy(maps: Tensor) -> Redundancy:
         (largest >= ALIKE).double().mean().item(), chance.mean().item())
 
 
-# ------------------------------------------------------------ PConv
 class PConvStatistics(NamedTuple):
     """The convolved and the untouched channels of one PConv.
 
@@ -163,17 +162,14 @@ def pconv_statistics(
         if args[0] in results and module.kernel_size == (1, 1):
             readers[results[args[0]]] = module.weight
 
-    handles = [module.register_forward_hook(keep) for module in names] + [
-        module.register_forward_pre_hook(read) for module in model.modules()
-        if isinstance(module, nn.Conv2d)
-    ]
-    try:
-        with torch.no_grad():
-            # the head has some, too, but not every head runs alone
-            run(model, inputs, list(names.values()))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as stack, torch.no_grad():
+        for module in model.modules():
+            if module in names:
+                stack.enter_context(module.register_forward_hook(keep))
+            elif isinstance(module, nn.Conv2d):
+                stack.enter_context(module.register_forward_pre_hook(read))
+        # the head has some, too, but not every head runs alone
+        run(model, inputs, list(names.values()))
     return [
         _pconv(name, touched, crop(before), crop(after), readers.get(name))
         for name, (touched, before, after) in seen.items()
@@ -195,7 +191,6 @@ def _pconv(name: str, touched: int, before: Tensor, after: Tensor,
         _across(after[0], touched), share)
 
 
-# ------------------------------------------------------------ receptive field
 def receptive_fields(model: nn.Module, inputs: Tensor,
                      names: Sequence[str]) -> Dict[str, Tensor]:
     """Effective receptive field of the unit in the middle of each map.
@@ -227,12 +222,8 @@ def receptive_fields(model: nn.Module, inputs: Tensor,
 
 
 def middle_of(field: Tensor, shape: Sequence[int]) -> Sequence[float]:
-    """Row and column, in pixels, of the middle unit of a map.
-
-    Args:
-        field (Tensor): Of the image, ``(H, W)``.
-        shape (Sequence[int]): Height and width of the map.
-    """
+    """Row and column, in pixels of a field ``(H, W)``, of the middle unit of
+    a map of a shape."""
     return [(size // 2 + 0.5) * pixels / size - 0.5
             for size, pixels in zip(shape, field.shape)]
 
@@ -263,7 +254,6 @@ def share_side(field: Tensor, shape: Sequence[int], share: float) -> float:
     return 2 * distance[order[enough.int().argmax()]].item() + 1
 
 
-# ------------------------------------------------------------ class activation
 def eigen_cam(maps: Tensor) -> Tensor:
     """Eigen-CAM of a feature map: what its first principal component shows.
 
@@ -288,7 +278,6 @@ def eigen_cam(maps: Tensor) -> Tensor:
     return cam / cam.max().clamp(min=torch.finfo(cam.dtype).tiny)
 
 
-# ------------------------------------------------------------ layers
 class LayerStatistics(NamedTuple):
     """What one training step does in one layer.
 
@@ -317,29 +306,19 @@ class LayerStatistics(NamedTuple):
 
 
 class _Moments:
-    """Mean and standard deviation of numbers that come in parts."""
+    """Mean, root mean square and deviation of numbers that come in parts."""
 
     def __init__(self) -> None:
-        self.count, self.sum, self.squares = 0, 0., 0.
+        self.count, self.mean, self.rms, self.std = 0, *[math.nan] * 3
+        self._sums = torch.zeros(2, dtype=torch.float64)
 
     def add(self, x: Tensor) -> None:
         x = x.detach().double()
         self.count += x.numel()
-        self.sum += x.sum().item()
-        self.squares += x.square().sum().item()
-
-    @property
-    def mean(self) -> float:
-        return self.sum / self.count if self.count else math.nan
-
-    @property
-    def rms(self) -> float:
-        return math.sqrt(self.squares / self.count) if self.count else math.nan
-
-    @property
-    def std(self) -> float:
-        return math.sqrt(max(0., self.rms**2 - self.mean**2)) if \
-            self.count else math.nan
+        self._sums += torch.stack([x.sum(), x.square().sum()]).cpu()
+        self.mean, square = (self._sums / self.count).tolist()
+        self.rms = math.sqrt(square)
+        self.std = math.sqrt(max(0., square - self.mean**2))
 
 
 def layer_statistics(model: nn.Module,
@@ -382,21 +361,18 @@ def layer_statistics(model: nn.Module,
 
         return hook
 
-    handles = [module.register_forward_hook(keep(name))
-               for name, module in modules.items()]
     model.train()
     model.zero_grad()
-    try:
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            stack.enter_context(module.register_forward_hook(keep(name)))
+        stack.callback(model.eval)
         data = model.data_preprocessor(data, True)
         loss, log = model.parse_losses(model(**data, mode='loss'))
         if not loss.isfinite():
             raise ValueError(f'the loss is not finite: {log}. Other images, '
                              'or weights, are needed to see anything')
         loss.backward()
-    finally:
-        for handle in handles:
-            handle.remove()
-        model.eval()
     rows = []
     for name, moments in values.items():
         weight = getattr(modules[name], 'weight', None)

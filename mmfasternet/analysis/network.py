@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import (
     Any,
     Dict,
@@ -13,7 +13,6 @@ from typing import (
     Optional,
     Sequence,
     Tuple,
-    Union,
 )
 
 import numpy as np
@@ -28,17 +27,7 @@ from torch import Tensor, nn
 from mmfasternet.checkpoint import require_fit
 from mmfasternet.config import use_scope
 from mmfasternet.datasets.images import read_image
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel('WARNING')
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+from mmfasternet.deploy.engines import EXPORTED
 
 
 def load_network(cfg: Config,
@@ -57,7 +46,7 @@ def load_network(cfg: Config,
         CheckpointError: If it is damaged, or not of this model.
         ValueError: If it is an exported file.
     """
-    if checkpoint and str(checkpoint).endswith(('.onnx', '.xml')):
+    if checkpoint and str(checkpoint).endswith(EXPORTED):
         raise ValueError(f'{checkpoint} is an exported file, whose layers '
                          'cannot be looked into: give the checkpoint that it '
                          'was exported from')
@@ -69,8 +58,14 @@ def load_network(cfg: Config,
                     cfg.get('metainfo', {}).get('classes', ()))
         load_checkpoint(model, checkpoint, 'cpu', logger='silent')
     else:
-        with _quiet():  # it would print a paragraph for each tensor
+        # it would print a paragraph for each tensor
+        logger = MMLogger.get_current_instance()
+        level = logger.level
+        logger.setLevel('WARNING')
+        try:
             model.init_weights()
+        finally:
+            logger.setLevel(level)
     model = model.to(device)
     model.eval()  # which returns None for some
     return model
@@ -85,24 +80,30 @@ class Prepared(NamedTuple):
             pixels, uint8 ``(H, W, 3)``, RGB.
         content (tuple[int]): Where the image is in it, the rest is padding:
             the first row, the one behind the last, and so for the columns.
+        scale (tuple[float]): Of its width and its height.
+        path (str): Its file.
     """
 
     inputs: Tensor
     picture: np.ndarray
     content: Tuple[int, int, int, int]
+    scale: Tuple[float, float]
+    path: str
+
+    def to_input(self, boxes: Tensor) -> Tensor:
+        """Boxes ``(N, 4)`` in pixels of the image, in those of the input."""
+        top, _, left, _ = self.content
+        return boxes * boxes.new_tensor(self.scale * 2) + boxes.new_tensor(
+            [left, top] * 2)
 
 
 def prepare_image(cfg: Config, model: nn.Module, path: str) -> Prepared:
-    """Prepare an image as in a test.
-
-    Args:
-        cfg (Config): Its test pipeline prepares the image.
-        model (nn.Module): Its data preprocessor does the rest.
-        path (str): File or URL.
+    """Prepare an image, a file or URL, as in a test: by the pipeline of the
+    config and the data preprocessor of the model.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no image.
+        ValueError: If it is not an image.
     """
     image = read_image(path)
     dataset = cfg.test_dataloader.dataset
@@ -128,18 +129,15 @@ def prepare_image(cfg: Config, model: nn.Module, path: str) -> Prepared:
     # the data preprocessor pads at the bottom and to the right
     shown = np.zeros((*inputs.shape[2:], 3), np.uint8)
     shown[:len(picture), :picture.shape[1]] = picture
-    return Prepared(inputs, shown,
-                    (rows.min().item(), rows.max().item() + 1,
-                     columns.min().item(), columns.max().item() + 1))
+    top, left = rows.min().item(), columns.min().item()
+    bottom, right = rows.max().item() + 1, columns.max().item() + 1
+    return Prepared(inputs, shown, (top, bottom, left, right),
+                    ((right - left) / image.shape[1],
+                     (bottom - top) / image.shape[0]), path)
 
 
 def without_padding(maps: Tensor, prepared: Prepared) -> Tensor:
-    """The part of feature maps that is about the image.
-
-    Args:
-        maps (Tensor): ``(..., h, w)``.
-        prepared (Prepared): What they were made of.
-    """
+    """The part of maps ``(..., h, w)`` that is about the image."""
     top, bottom, left, right = prepared.content
     slices = []
     for size, pixels, begin, end in zip(
@@ -148,6 +146,12 @@ def without_padding(maps: Tensor, prepared: Prepared) -> Tensor:
         first = min(math.ceil(begin * size / pixels), size - 1)
         slices.append(slice(first, max(end * size // pixels, first + 1)))
     return maps[..., slices[0], slices[1]]
+
+
+def _is_map(output: Any) -> bool:
+    """Whether it is ``(N, C, H, W)``, of more than one pixel."""
+    return isinstance(output, Tensor) and output.dim() == 4 and \
+        min(output.shape[2:]) > 1
 
 
 # ------------------------------------------------------------ feature maps
@@ -188,8 +192,7 @@ def recorded(model: nn.Module, names: Sequence[str]) -> Iterator[Named]:
 
         return hook
 
-    handles = []
-    try:
+    with ExitStack() as stack:
         for name in names:
             base, index = re.fullmatch(r'(.*?)(?:\[(\d+)\])?', name).groups()
             if base not in modules:
@@ -198,12 +201,9 @@ def recorded(model: nn.Module, names: Sequence[str]) -> Iterator[Named]:
                     f'the model has no module {base!r}; did you mean '
                     f'{", ".join(close or ["backbone", "neck"])}? All of '
                     'them: tools/analysis_tools/get_flops.py --show-arch')
-            handles.append(modules[base].register_forward_hook(
+            stack.enter_context(modules[base].register_forward_hook(
                 keep(name, index and int(index))))
         yield maps
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def run(model: nn.Module, inputs: Tensor, names: Sequence[str] = ()) -> Any:
@@ -231,15 +231,8 @@ def run(model: nn.Module, inputs: Tensor, names: Sequence[str] = ()) -> Any:
 
 def feature_maps(model: nn.Module, inputs: Tensor,
                  names: Sequence[str]) -> Named:
-    """Feature maps of an image batch.
-
-    Args:
-        model (nn.Module): The model.
-        inputs (Tensor): ``(N, C, H, W)``.
-        names (Sequence[str]): See :func:`recorded`.
-
-    Returns:
-        dict[str, Tensor]: ``(N, C, H, W)`` by name, in the order of names.
+    """Feature maps ``(N, C, h, w)`` of images ``(N, C, H, W)``, by name and in
+    the order of names, see :func:`recorded`.
 
     Raises:
         ValueError: If there is no such module, or it gives no such map.
@@ -276,29 +269,24 @@ def stage_names(model: nn.Module, inputs: Tensor) -> List[str]:
     def keep(name: str):
 
         def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            if isinstance(output, Tensor) and output.dim() == 4 and \
-                    min(output.shape[2:]) > 1:  # one pixel is no map
+            if _is_map(output):
                 last[output.shape[2:]] = name, output
 
         return hook
 
-    handles = [
-        module.register_forward_hook(keep(f'backbone.{name}'))
-        for name, module in model.backbone.named_modules() if name
-    ]
-    try:
-        with torch.no_grad():
-            outputs: Union[Tensor, Sequence[Tensor]] = model.backbone(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as stack, torch.no_grad():
+        for name, module in model.backbone.named_modules():
+            if name:
+                stack.enter_context(module.register_forward_hook(
+                    keep(f'backbone.{name}')))
+        outputs = model.backbone(inputs)
     if isinstance(outputs, Tensor):
         outputs = [outputs]
     for index, output in enumerate(outputs):
-        if output.dim() == 4 and min(output.shape[2:]) > 1:
-            name, known = last.get(output.shape[2:], ('', None))
-            if output is not known:  # a function made it of a module's
-                last[output.shape[2:]] = f'backbone[{index}]', output
+        if _is_map(output) and last.get(
+                output.shape[2:], ('', None))[1] is not output:
+            # a function made it of a module's
+            last[output.shape[2:]] = f'backbone[{index}]', output
     if not last:
         raise ValueError(f'{type(model.backbone).__name__} has no feature '
                          'maps (N, C, H, W)')

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of feature maps, partial convolutions, gradients and layers."""
+"""Pictures of feature maps, partial convolutions, gradients and layers.
+
+The image is what the network gets, uint8 ``(H, W, 3)`` in RGB, maps are
+``(C, h, w)`` by their names.
+"""
 import math
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -38,59 +42,31 @@ def _sheet(rows: int, columns: int, ratio: float,
     return figure, axes
 
 
-def draw_features(picture: np.ndarray, maps: Dict[str, Tensor]) -> Figure:
-    """The mean over channels of each map, over the image.
-
-    Args:
-        picture (np.ndarray): The input, uint8 ``(H, W, 3)``, RGB.
-        maps (dict[str, Tensor]): ``(C, h, w)`` by name.
-    """
-    return _draw_overlays(picture, maps, maps)
+def draw_features(picture: np.ndarray, maps: Dict[str, Tensor],
+                  cams: Optional[Dict[str, Tensor]] = None) -> Figure:
+    """The image, and over it the mean over the channels of each map, or class
+    activation maps that were made of these, ``(h, w)`` from 0 to 1."""
+    ratio = picture.shape[0] / picture.shape[1]
+    figure, axes = _sheet(1, 1 + len(maps), ratio, 2.6)
+    axes[0, 0].imshow(picture)
+    axes[0, 0].set_title('input', fontsize=8)
+    for axis, (name, x) in zip(axes[0, 1:], maps.items()):
+        heat = x if cams is None else cams[name][None]
+        heat = F.interpolate(
+            heat[None].float(), picture.shape[:2], mode='bilinear')
+        axis.imshow(Visualizer.draw_featmap(heat[0], picture))
+        axis.set_title(f'{name}\n{_size(x)}', fontsize=8)
+    return figure
 
 
 def draw_channels(picture: np.ndarray, maps: Tensor) -> np.ndarray:
-    """The 20 channels with the largest sum, by MMEngine's visualizer.
-
-    Args:
-        picture (np.ndarray): The input, for its proportions.
-        maps (Tensor): ``(C, h, w)``.
-
-    Returns:
-        np.ndarray: uint8 ``(H, W, 3)``, RGB.
-    """
+    """The 20 channels with the largest sum, by MMEngine's visualizer."""
     height, width = picture.shape[:2]
     scale = TILE / max(height, width)
     return Visualizer.draw_featmap(
         maps,
         channel_reduction=None,
         resize_shape=(round(height * scale), round(width * scale)))
-
-
-def draw_cams(picture: np.ndarray, cams: Dict[str, Tensor],
-              maps: Dict[str, Tensor]) -> Figure:
-    """Class activation maps over the image.
-
-    Args:
-        picture (np.ndarray): The input, uint8 ``(H, W, 3)``, RGB.
-        cams (dict[str, Tensor]): ``(h, w)``, 0 to 1, by name.
-        maps (dict[str, Tensor]): What they were made of.
-    """
-    return _draw_overlays(
-        picture, {name: cam[None] for name, cam in cams.items()}, maps)
-
-
-def _draw_overlays(picture: np.ndarray, heat: Dict[str, Tensor],
-                   maps: Dict[str, Tensor]) -> Figure:
-    """The image, and beside it what lies over it, with names and sizes."""
-    ratio = picture.shape[0] / picture.shape[1]
-    figure, axes = _sheet(1, 1 + len(heat), ratio, 2.6)
-    axes[0, 0].imshow(picture)
-    axes[0, 0].set_title('input', fontsize=8)
-    for axis, (name, x) in zip(axes[0, 1:], heat.items()):
-        x = F.interpolate(x[None].float(), picture.shape[:2], mode='bilinear')
-        axis.imshow(Visualizer.draw_featmap(x[0], picture))
-        axis.set_title(f'{name}\n{_size(maps[name])}', fontsize=8)
-    return figure
 
 
 def _size(maps: Tensor) -> str:
@@ -102,10 +78,6 @@ def draw_redundancy(name: str, maps: Tensor) -> Figure:
 
     The channels in front are spread evenly, from the one with the closest
     twin to the one with none, so that the picture is no choice of the best.
-
-    Args:
-        name (str): Of the map.
-        maps (Tensor): ``(C, H, W)``.
     """
     r = channel_correlation(maps).cpu()
     varies = (~r.diagonal().isnan()).nonzero().flatten()
@@ -131,23 +103,18 @@ def draw_redundancy(name: str, maps: Tensor) -> Figure:
 
 
 def draw_pconvs(rows: Sequence[PConvStatistics]) -> Figure:
-    """Convolved against untouched channels, by PConv.
-
-    Args:
-        rows (Sequence[PConvStatistics]): In the order in which they run.
-    """
+    """Convolved against untouched channels, by PConv."""
     figure = Figure(figsize=(max(6, 0.45 * len(rows)), 8),
                     layout='constrained')
     level, alike, share = figure.subplots(3, sharex=True)
     xs = range(len(rows))
-    for axis, lines in ((level, dict(
-            rms_before='convolved, before', rms_after='convolved, after',
-            rms_untouched='untouched')), (alike, dict(
-                alike_before='convolved, before',
-                alike_after='convolved, after'))):
-        for key, label in lines.items():
-            axis.plot(xs, [getattr(row, key) for row in rows], 'o-',
-                      label=label)
+    for axis, key, label in (
+        (level, 'rms_before', 'convolved, before'),
+        (level, 'rms_after', 'convolved, after'),
+        (level, 'rms_untouched', 'untouched'),
+        (alike, 'alike_before', 'convolved, before'),
+        (alike, 'alike_after', 'convolved, after')):
+        axis.plot(xs, [getattr(row, key) for row in rows], 'o-', label=label)
     level.set_ylabel('root mean square')
     level.set_yscale('log')
     alike.set_ylabel('largest |r| with\nan untouched channel')
@@ -167,12 +134,7 @@ def draw_pconvs(rows: Sequence[PConvStatistics]) -> Figure:
 
 def draw_fields(fields: Dict[str, Tensor],
                 shapes: Dict[str, Sequence[int]]) -> Figure:
-    """Effective receptive fields, over four powers of ten.
-
-    Args:
-        fields (dict[str, Tensor]): ``(H, W)`` by name of the map.
-        shapes (dict): Height and width of the map.
-    """
+    """Effective receptive fields, over four powers of ten."""
     first = next(iter(fields.values()))
     figure, axes = _sheet(1, len(fields), first.shape[0] / first.shape[1], 2.6)
     for axis, (name, field) in zip(axes[0], fields.items()):
@@ -191,11 +153,7 @@ def draw_fields(fields: Dict[str, Tensor],
 
 
 def draw_layers(rows: Sequence[LayerStatistics]) -> Figure:
-    """Activations and gradients of one training step, by depth.
-
-    Args:
-        rows (Sequence[LayerStatistics]): In the order in which they run.
-    """
+    """Activations and gradients of one training step, by depth."""
     figure = Figure(figsize=(12, 9), layout='constrained')
     axes = figure.subplots(4, sharex=True)
     parts: Dict[str, List[int]] = {}
@@ -227,12 +185,7 @@ def draw_layers(rows: Sequence[LayerStatistics]) -> Figure:
 
 
 def save(picture: object, path: object) -> None:
-    """Write a figure, or uint8 ``(H, W, 3)`` in RGB, as a file.
-
-    Args:
-        picture (Figure | np.ndarray): What to write.
-        path (str | Path): Where to; its folder exists.
-    """
+    """Write a figure, or uint8 ``(H, W, 3)`` in RGB, as a file."""
     if isinstance(picture, np.ndarray):
         cv2.imwrite(str(path), picture[..., ::-1])
     else:

@@ -11,14 +11,12 @@ import torch
 from torch import nn
 
 from mmfasternet.analysis.benchmark import paper
-from mmfasternet.analysis.benchmark.contenders import baseline_of, cross
+from mmfasternet.analysis.benchmark.build import build_network, export_network
+from mmfasternet.analysis.benchmark.candidates import baseline_of, cross
 from mmfasternet.analysis.benchmark.layers import exported_layers, with_macs
-from mmfasternet.analysis.benchmark.networks import (
-    build_network,
-    count,
-    export_network,
-)
-from mmfasternet.analysis.benchmark.race import Result, race, speedup
+from mmfasternet.analysis.benchmark.race import race
+from mmfasternet.analysis.complexity import count
+from mmfasternet.analysis.timing import interleave, speedup
 from mmfasternet.models import FasterNet
 
 TOOL = 'tools/analysis_tools/benchmark.py'
@@ -147,9 +145,9 @@ def test_openvino_counts_as_onnx_but_for_biases(exported, tmp_path):
 def test_a_profile_names_every_layer_that_multiplies(backend, exported):
     """Although both backends rename and merge layers."""
     path = exported / 'float.onnx'
-    contender, = ways(path, backends=[backend])[0]
-    result = race([contender], {contender.key(): str(path)}, 1, None,
-                  [contender])[contender]
+    candidate, = ways(path, backends=[backend])[0]
+    result = race([candidate], {candidate.key(): str(path)}, 1, None,
+                  [candidate])[candidate]
     parameters, layers = exported_layers(path, SHAPE)
     rows = with_macs(result.layers, layers)
     assert sum(row['macs'] for row in rows) == count(small(), SHAPE)[1]
@@ -210,18 +208,33 @@ def test_a_file_that_does_not_load_is_named(tmp_path, exported):
     """The process ends or answers; the error says whose it is."""
     path = tmp_path / 'broken.onnx'
     path.write_bytes((exported / 'float.onnx').read_bytes()[:2000])
-    contender, = ways(exported / 'float.onnx')[0]
+    candidate, = ways(exported / 'float.onnx')[0]
     with pytest.raises(ValueError, match='float.onnx on onnxruntime in fp32'):
-        race([contender], {contender.key(): str(path)}, 1)
+        race([candidate], {candidate.key(): str(path)}, 1)
 
 
 # ------------------------------------------------------------ the report
 def test_a_speed_is_the_ratio_of_the_rounds():
     """A machine that slows down by half changes no ratio."""
     drift = np.array([1., 1., 2., 2., 2.])
-    contender, = ways('a.py', shape=[32, 32])[0]
-    slow, fast = (Result(contender, list(drift * s)) for s in (0.3, 0.2))
-    assert speedup(fast, slow) == pytest.approx((1.5, 1.5, 1.5))
+    assert speedup(drift * 0.2, drift * 0.3) == pytest.approx((1.5, 1.5, 1.5))
+
+
+def test_turns_are_interleaved_and_warming_up_does_not_count():
+    order = []
+
+    def turn(name):
+
+        def take():
+            order.append(name)
+            return len(order), -1
+
+        return take
+
+    found = interleave(dict(a=turn('a'), b=turn('b')), 2, warm_up=1)
+    assert order == ['a', 'b'] * 3
+    assert found['a'].tolist() == [[3, -1], [5, -1]]
+    assert found['b'].tolist() == [[4, -1], [6, -1]]
 
 
 def test_the_report_agrees_with_itself(tmp_path, exported, monkeypatch,
@@ -232,7 +245,7 @@ def test_the_report_agrees_with_itself(tmp_path, exported, monkeypatch,
         tmp_path, '--ap', f'{exported}/int8.onnx=0.5')
     data = json.loads((tmp_path / 'benchmark.json').read_text())
     base, row = data['results']
-    assert [r['contender']['precision'] for r in (base, row)] == [
+    assert [r['candidate']['precision'] for r in (base, row)] == [
         'fp32', 'int8']
     parameters, macs = count(small(), SHAPE)
     folded = sum(m.num_features for m in small().modules()

@@ -16,17 +16,17 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmfasternet.analysis.comparison.runs import (
-    parse_contender,
+    parse_detector,
     prepare,
     with_model_of,
 )
 from mmfasternet.config import load_config
-from mmfasternet.evaluation.statistics import (
+from mmfasternet.evaluation.average_precision import (
     METRICS,
     Evaluation,
     bootstrap,
-    error_split,
 )
+from mmfasternet.evaluation.errors import error_split
 
 STOCK = 'mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py'
 
@@ -174,12 +174,12 @@ def split_of(boxes, detections):
         ('Dupe', box(1, 1, 1, .85), 0),
         ('Miss', None, 50 / 101),
     ])
-def test_each_error_costs_what_mending_it_gains(kind, detection, cost):
+def test_each_error_costs_what_fixing_it_gains(kind, detection, cost):
     boxes = [box(1, 1, 0), box(1, 1, 100)]
     right = box(1, 1, 0, .9)
     split = split_of(boxes, [right] + [detection] * (detection is not None))
     assert split[kind] == pytest.approx(cost, abs=1e-9)
-    # nothing else is to be mended, but what was missed for it
+    # nothing else is to be fixed, but what was missed for it
     others = {k: v for k, v in split.items() if k not in (kind, 'Miss')}
     assert others == pytest.approx(dict.fromkeys(others, 0), abs=1e-9)
     assert (split['Miss'] > 0) == (kind not in ('Cls', 'Loc'))
@@ -211,11 +211,11 @@ def test_the_stock_network_stays_what_it_is():
 
 
 def test_what_stands_for_a_detector():
-    assert parse_contender('A=x/b.py,model.n=2,arch=t0') == (
+    assert parse_detector('A=x/b.py,model.n=2,arch=t0') == (
         'A', 'x/b.py', {'model.n': 2, 'arch': 't0'})
-    assert parse_contender('x/b.py,m.n=2')[0] == 'b,m.n=2'
+    assert parse_detector('x/b.py,m.n=2')[0] == 'b,m.n=2'
     with pytest.raises(ValueError, match='is not .NAME=.CONFIG'):
-        parse_contender('A=x.py,nothing')
+        parse_detector('A=x.py,nothing')
 
 
 def test_one_name_for_two_and_other_settings_are_refused(tmp_path):

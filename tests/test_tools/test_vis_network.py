@@ -107,6 +107,29 @@ def test_a_mistake_is_one_message(words, message, small, monkeypatch, capsys,
     assert code.startswith('error: ') and message in code
 
 
+def test_levels_of_true_boxes_and_of_detections(small, coco, monkeypatch,
+                                                capsys, tmp_path):
+    """Each image has one object, 24 px wide: at 64 px 24 * 64 / 80."""
+    words = [coco / 'val', small.config, small.checkpoint, '--view', 'levels',
+             '--out-dir', tmp_path]
+    code, out = run(monkeypatch, capsys, VIS, *words, '--ann-file',
+                    coco / 'annotations/val.json')
+    assert code == 0, code
+    rows = cells(out, '')
+    assert rows[0][-3:] == ['stride 8', 'stride 16', 'stride 32']
+    assert [row[1] for row in rows[1:]] == ['5', '0', '0', '0']
+    found = int(rows[1][2])
+    assert 0 <= found <= 5
+    if found:
+        assert sum(map(float, rows[1][3:])) == pytest.approx(1, abs=0.015)
+    code, out = run(monkeypatch, capsys, VIS, *words, '--score-thr', '0')
+    assert code == 0 and 'detections of at least 0 in 5 image(s)' in out
+    count = sum(int(row[1]) for row in cells(out, '')[1:])
+    assert count > 5
+    code, _ = run(monkeypatch, capsys, VIS, *words, '--ann-file', 'none.json')
+    assert code == 'error: annotations not found: none.json'
+
+
 def test_layer_statistics_of_a_step(coco_options, monkeypatch, capsys,
                                     tmp_path):
     options = [f'{k}={v}'.replace(' ', '').replace("'", '"')

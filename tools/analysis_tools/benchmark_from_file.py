@@ -5,7 +5,7 @@ Beside it MMDetection's inference_detector, which mmyolo's image demo calls,
 with another config if one is given. Their runs are interleaved.
 """
 import argparse
-import time
+import itertools
 from dataclasses import replace
 
 # first: it makes mmyolo importable, or says what is missing
@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from mmdet.apis import inference_detector
 from mmengine.registry import MODELS, init_default_scope
-from tqdm import tqdm
 
 from mmfasternet import cli
+from mmfasternet.analysis.benchmark.report import markdown
+from mmfasternet.analysis.timing import interleave, speedup, timed
 from mmfasternet.config import load_config
 from mmfasternet.datasets.images import images_in
 from mmfasternet.deploy import Predictor
-from mmfasternet.deploy.predictor import detect
 
 
 def parse_args():
@@ -31,12 +31,14 @@ def parse_args():
         '--baseline',
         help='config of a detector for inference_detector; its weights are '
         'random, so hardly a box reaches NMS')
-    parser.add_argument('--backend', choices=['onnxruntime', 'openvino'])
-    parser.add_argument('--precision', choices=['fp32', 'bf16'],
-                        default='fp32')
-    parser.add_argument('--threads', type=int, default=1)
+    cli.add_engine(parser, exported_only=True, threads=False)
     parser.add_argument(
-        '--runs', type=int, default=30, help='timed images (default: 30)')
+        '--threads', type=cli.positive_int, default=1, help='default: 1')
+    parser.add_argument(
+        '--runs',
+        type=cli.positive_int,
+        default=30,
+        help='timed images (default: 30)')
     parser.add_argument(
         '--score-thr',
         type=float,
@@ -67,45 +69,38 @@ def main():
             backend=args.backend,
             precision=args.precision,
             threads=args.threads)
+        info = predictor.backend.info
         if args.score_thr is not None:
-            predictor.backend.info = replace(
-                predictor.backend.info, score_thr=args.score_thr)
+            info = predictor.backend.info = replace(
+                info, score_thr=args.score_thr)
         images = images_in(args.images)
-        baseline = args.baseline and build_baseline(args.baseline,
-                                                    predictor.backend.info)
-    rows = []
-    for run in tqdm(range(-3, args.runs), desc='images'):  # three to warm up
-        path = images[run % len(images)]
-        start = time.perf_counter()
-        image, meta = predictor.letterbox(path)
-        before = time.perf_counter()
-        detect(predictor.backend, image[None], [meta])
-        end = time.perf_counter()
-        network = predictor.backend.seconds
-        row = [before - start, network, end - before - network, end - start,
-               np.nan]
-        if baseline is not None:
-            start = time.perf_counter()
-            inference_detector(baseline, path)
-            row[-1] = time.perf_counter() - start
-        if run >= 0:
-            rows.append(row)
-    before, inside, after, whole, other = 1e3 * np.array(rows).T
-    info = predictor.backend.info
+        detected = itertools.cycle(images)
+
+        def detect():
+            seconds = predictor(next(detected))[0].seconds
+            return [seconds[k] for k in ('prepare', 'network', 'boxes')]
+
+        turns = {args.model: detect}
+        if args.baseline:
+            model = build_baseline(args.baseline, info)
+            paths = itertools.cycle(images)
+            turns['baseline'] = timed(
+                lambda: inference_detector(model, next(paths)))
+    seconds = interleave(turns, args.runs, warm_up=3)
+    before, network, after = 1e3 * seconds[args.model].T
+    whole = before + network + after
     print(f'{args.model}: {info.img_scale[1]}x{info.img_scale[0]}, '
           f'{args.threads} thread(s), median of {args.runs} images, ms')
-    print('| file to input | network | output to boxes | whole | '
-          'before and after / network |')
-    print('| --- | --- | --- | --- | --- |')
-    share = np.median((before + after) / inside)
-    print(f'| {np.median(before):.1f} | {np.median(inside):.1f} | '
-          f'{np.median(after):.1f} | {np.median(whole):.1f} | {share:.1%} |')
-    if baseline is not None:
-        ratio = other / whole
-        low, high = np.percentile(ratio, [5, 95])
-        print(f'{args.baseline} by inference_detector, PyTorch: '
-              f'{np.median(other):.1f} ms, {np.median(ratio):.2f} times '
-              f'({low:.2f} to {high:.2f})')
+    print(markdown(
+        ['file to input', 'network', 'output to boxes', 'whole',
+         'before and after / network'],
+        [[*(f'{np.median(v):.1f}' for v in (before, network, after, whole)),
+          f'{np.median((before + after) / network):.1%}']]))
+    if args.baseline:
+        other = 1e3 * seconds['baseline']
+        print('{} by inference_detector, PyTorch: {:.1f} ms, {:.2f} times '
+              '({:.2f} to {:.2f})'.format(args.baseline, np.median(other),
+                                          *speedup(whole, other)))
 
 
 if __name__ == '__main__':

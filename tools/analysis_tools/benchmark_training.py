@@ -8,6 +8,8 @@ and the validation are not in it.
 """
 import argparse
 import copy
+import functools
+import itertools
 import time
 
 import numpy as np
@@ -18,7 +20,9 @@ from mmengine.runner import Runner
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet import cli
+from mmfasternet.analysis.benchmark.report import markdown
 from mmfasternet.analysis.comparison.runs import with_model_of
+from mmfasternet.analysis.timing import interleave, speedup, timed
 from mmfasternet.config import load_config, require_data
 from mmfasternet.engine.optimizers.cpu_amp_optim_wrapper import has_bfloat16
 
@@ -31,7 +35,10 @@ def parse_args():
         required=True,
         help='config whose model is trained beside it, e.g. a package::path')
     parser.add_argument(
-        '--steps', type=int, default=12, help='timed steps of each')
+        '--steps',
+        type=cli.positive_int,
+        default=12,
+        help='timed steps of each (default: 12)')
     cli.add_cfg_options(parser)
     return parser.parse_args()
 
@@ -58,42 +65,41 @@ def main():
             cfg, load_config(args.baseline), unmodified=True)
     init_default_scope(cfg.default_scope)
     torch.set_num_threads(1)
-    contenders = {
+    trained = {
         f'baseline: {args.baseline}': build(baseline, False),
         args.config: build(cfg, False)
     }
     if has_bfloat16():
-        contenders[f'{args.config} --amp'] = build(cfg, True)
+        trained[f'{args.config} --amp'] = build(cfg, True)
     loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
-    seconds = {name: [] for name in ['data', *contenders]}
+    epochs = itertools.chain.from_iterable(itertools.repeat(loader))
+    batch = []  # that all are trained on in this round
 
-    def timed(name, function):
-        start = time.process_time()
-        result = function()
-        seconds[name].append(time.process_time() - start)
-        return result
+    def load():
+        batch[:] = [next(epochs)]
 
-    batches = iter(loader)
-    for _ in range(args.steps + 1):
-        batch = timed('data', lambda: next(batches))
-        for name, (model, wrapper) in contenders.items():
-            data = copy.deepcopy(batch)
-            timed(name, lambda: model.train_step(data, wrapper))  # noqa: B023
+    def step(model, wrapper):
+        clock = time.process_time
+        data = copy.deepcopy(batch[0])
+        return timed(lambda: model.train_step(data, wrapper), clock)()
 
+    turns = {name: functools.partial(step, *made)
+             for name, made in trained.items()}
+    seconds = interleave(
+        dict(data=timed(load, time.process_time), **turns), args.steps, 1)
+    data = seconds.pop('data')
+    base = next(iter(seconds.values())) + data
     size = cfg.train_dataloader.batch_size
-    data, *steps = (np.array(values[1:]) for values in seconds.values())
     print(f'CPU time of one thread, {size} images per step, median of '
           f'{args.steps} interleaved steps; speed: baseline / other, data '
           'loading included, median and 5th to 95th percentile of the pairs\n')
     print(f'data loading: {1e3 * np.median(data):.0f} ms per step\n')
-    print('| model | ms per step | images/s of one core | speed |')
-    print('| --- | --- | --- | --- |')
-    for name, step in zip(contenders, steps):
-        ratio = (steps[0] + data) / (step + data)
-        low, high = np.percentile(ratio, [5, 95])
-        print(f'| {name} | {1e3 * np.median(step):.0f} | '
-              f'{size / np.median(step + data):.1f} | '
-              f'{np.median(ratio):.2f} ({low:.2f} to {high:.2f}) |')
+    print(markdown(
+        ['model', 'ms per step', 'images/s of one core', 'speed'],
+        [[name, f'{1e3 * np.median(own):.0f}',
+          f'{size / np.median(own + data):.1f}',
+          '{:.2f} ({:.2f} to {:.2f})'.format(*speedup(own + data, base))]
+         for name, own in seconds.items()]))
 
 
 if __name__ == '__main__':

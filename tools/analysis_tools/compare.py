@@ -2,8 +2,8 @@
 """Train detectors by one recipe with several seeds, and report what differs.
 
 DETECTOR is [NAME=]PATH, where PATH is a config (its model is taken; options
-for it follow as ,KEY=VALUE), the work directory of a training, or a .json of
-detections on the validation images (COCO's results, as tools/test.py
+for it follow as ,KEY=VALUE), the work directory of a training run, or a
+.json of detections on the validation images (COCO's results, as tools/test.py
 --json-prefix writes them). The first DETECTOR is the one to compare with.
 The report is report.md with pictures and report.html, one file, in the work
 directory. What was interrupted goes on with the same command.
@@ -22,10 +22,12 @@ import mmfasternet.models  # noqa: F401  # isort: skip
 from pycocotools.coco import COCO
 
 from mmfasternet import cli
-from mmfasternet.analysis.benchmark.report import machine
+from mmfasternet.analysis.benchmark.candidates import baseline_of, cross
+from mmfasternet.analysis.benchmark.race import Pair, measure
+from mmfasternet.analysis.benchmark.report import as_json, machine
 from mmfasternet.analysis.comparison import report
-from mmfasternet.analysis.comparison.runs import prepare, run_tool
-from mmfasternet.evaluation.statistics import Evaluation
+from mmfasternet.analysis.comparison.runs import prepare
+from mmfasternet.evaluation.average_precision import Evaluation
 
 
 def parse_args():
@@ -44,12 +46,12 @@ def parse_args():
         type=int,
         nargs='+',
         default=[1, 2, 3],
-        help='of the trainings of each config (default: 1 2 3)')
+        help='with which each config is trained (default: 1 2 3)')
     parser.add_argument(
         '--work-dir',
         type=Path,
         default=Path('work_dirs/compare'),
-        help='the dir to save trainings and report '
+        help='the dir to save training runs and report '
         '(default: work_dirs/compare)')
     parser.add_argument(
         '--amp',
@@ -66,7 +68,7 @@ def parse_args():
         help='truth of the validation images (default: of the configs)')
     parser.add_argument(
         '--samples',
-        type=int,
+        type=cli.positive_int,
         default=1000,
         help='of the bootstrap over the images (default: 1000)')
     parser.add_argument(
@@ -77,7 +79,7 @@ def parse_args():
         '(default: onnxruntime openvino)')
     parser.add_argument(
         '--runs',
-        type=int,
+        type=cli.positive_int,
         default=30,
         help='rounds of the measurement of latency (default: 30)')
     cli.add_cfg_options(parser)
@@ -88,7 +90,7 @@ def evaluate(runs, ann_file):
     """Of each detector the evaluations of its seeds."""
     files = dict.fromkeys(
         [ann_file] if ann_file else
-        [run.annotations.resolve() for run in runs if run.annotations])
+        [run.val('annotations').resolve() for run in runs if run.config])
     if len(files) != 1:
         raise ValueError(
             'the detectors are compared on one set of validation images, name '
@@ -117,76 +119,70 @@ def benchmark(runs, args):
         if run.config:
             first.setdefault(run.name, run)
     if not (first and args.backends):
-        return []
+        return {}
     names = {str(run.config): name for name, run in first.items()}
-    baseline = next(iter(first.values()))
-    width, height = baseline.settings.get('img_scale', (640, 640))
-    run_tool('analysis_tools/benchmark.py', *names, '--baselines',
-             baseline.config, '--shape', height, width, '--runs', args.runs,
-             '--out-dir', args.work_dir, '--backends', *args.backends)
-    rows = json.loads((args.work_dir / 'benchmark.json').read_text())
-    found = {}
-    for row in rows['results']:
-        way = row['contender']
-        name = names[way['target']]
-        found[name, way['backend'], way['precision']] = dict(
-            name=name,
-            backend=way['backend'],
-            precision=way['precision'],
-            batch=way['shape'][0],
-            threads=way['threads'],
-            input='x'.join(map(str, way['shape'][1:])),
-            parameters=row['parameters'],
-            macs=row['macs'],
-            ms=1e3 * row['median_seconds'],
-            **{k: v for k, v in row.items() if k.startswith('speed')})
-    return list(found.values())
+    baseline, *_ = first.values()
+    shape = baseline.settings.get('img_scale', (640, 640))[::-1]
+    pairs = []
+    for target in names:
+        found, notes = cross(target, args.backends, None, [1], [1], shape)
+        for note in notes:
+            print(f'left out: {note}')
+        pairs += [Pair(candidate, baseline_of(
+            candidate, str(baseline.config), shape)) for candidate in found]
+    measured = measure(pairs, args.runs)
+    (args.work_dir / 'benchmark.json').write_text(json.dumps(
+        dict(machine=machine('cpu'), results=as_json(measured)), indent=1))
+    return report.latencies(measured, names)
+
+
+def introduction(runs, evaluations):
+    """What was compared, where, and by which command."""
+    parts = [f'# {" against ".join(evaluations)}',
+             '; '.join(f'{k} {v}' for k, v in machine('cpu').items())]
+    recipe = next((run for run in runs if run.config), None)
+    if recipe:
+        cfg = recipe.settings
+        images = next(iter(evaluations.values()))[0].image_ids
+        parts.append(
+            f'Validation images: {len(images)} (`{recipe.val("annotations")}`)'
+            f'; {cfg.train_cfg.max_epochs} epochs, '
+            f'{cfg.train_dataloader.batch_size} images of '
+            f'{"x".join(map(str, cfg.img_scale))} per step.')
+    return [*parts, f'```bash\npython {shlex.join(sys.argv)}\n```']
 
 
 def main():
     args = parse_args()
-    with cli.clear_errors():
-        runs = prepare(args.detectors, args.recipe, args.seeds, args.work_dir,
-                       args.cfg_options or {}, args.unmodified)
-        if args.ann_file and not args.ann_file.is_file():
-            raise FileNotFoundError(
-                f'annotations not found: {args.ann_file}')
     arguments = ['--amp'] if args.amp else []
     try:
-        for i, run in enumerate(runs):
-            print(f'[{i + 1}/{len(runs)}] {run.name}, seed {run.seed}',
-                  flush=True)
-            run.train(arguments)
         with cli.clear_errors():
+            runs = prepare(args.detectors, args.recipe, args.seeds,
+                           args.work_dir, args.cfg_options or {},
+                           args.unmodified)
+            if args.ann_file and not args.ann_file.is_file():
+                raise FileNotFoundError(
+                    f'annotations not found: {args.ann_file}')
+            for i, run in enumerate(runs):
+                print(f'[{i + 1}/{len(runs)}] {run.name}, seed {run.seed}',
+                      flush=True)
+                run.train(arguments)
             evaluations = evaluate(runs, args.ann_file)
-        measured = benchmark(runs, args)
+            ways = benchmark(runs, args)
     except CalledProcessError as error:
         # its own message stands above
         sys.exit(f'error: {Path(error.cmd[1]).name} ended with '
                  f'{error.returncode}; what is done stays, and the same '
                  'command goes on')
-    recipe = next((run for run in runs if run.config), None)
-    parts = [f'# {" against ".join(evaluations)}',
-             '; '.join(f'{k} {v}' for k, v in machine('cpu').items())]
-    if recipe:
-        cfg = recipe.settings
-        images = next(iter(evaluations.values()))[0].image_ids
-        parts.append(
-            f'Validation images: {len(images)} (`{recipe.annotations}`); '
-            f'{cfg.train_cfg.max_epochs} epochs, '
-            f'{cfg.train_dataloader.batch_size} images of '
-            f'{"x".join(map(str, cfg.img_scale))} per step.')
-    parts += [f'```bash\npython {shlex.join(sys.argv)}\n```',
-              '## Accuracy', report.accuracy(evaluations, args.samples)]
-    costs = report.cost(runs, measured, arguments)
+    parts = [*introduction(runs, evaluations), '## Accuracy',
+             report.accuracy(evaluations, args.samples)]
+    costs = report.cost(runs, ways, arguments)
     if costs:
         parts += ['## Size and speed', costs]
     parts += ['## Errors', report.errors(evaluations), '## Pictures']
-    folder = next((run.images for run in runs if run.images), None)
-    args.work_dir.mkdir(parents=True, exist_ok=True)
-    page = report.write(
-        args.work_dir, '\n\n'.join(parts),
-        report.figures(evaluations, runs, measured, folder))
+    folder = next((run.val('images') for run in runs if run.config), None)
+    page = report.write(args.work_dir, '\n\n'.join(parts),
+                        report.figures(evaluations, runs, ways, folder))
     print(f'written: {page} and report.md beside it')
 
 

@@ -17,7 +17,7 @@ def parse_args():
     parser.add_argument('config', help='config file path')
     parser.add_argument(
         '--shape',
-        type=int,
+        type=cli.positive_int,
         nargs='+',
         default=[640, 640],
         help='input image size: height and width, or one number for both')
@@ -32,9 +32,8 @@ def parse_args():
         help='list every module, not only the parts')
     cli.add_cfg_options(parser)
     args = parser.parse_args()
-    if len(args.shape) > 2 or min(args.shape) < 1:
-        parser.error(f'--shape takes one or two positive ints, got '
-                     f'{args.shape}')
+    if len(args.shape) > 2:
+        parser.error(f'--shape takes one or two numbers, got {args.shape}')
     args.shape = args.shape * (3 - len(args.shape))
     return args
 

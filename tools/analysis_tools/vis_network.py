@@ -4,13 +4,19 @@
 Views: `features`, the maps of each stage; `redundancy`, how much their
 channels look alike; `pconv`, what partial convolutions do to the channels
 that they convolve and leave; `erf`, the effective receptive field; `cam`,
-class activation maps (Eigen-CAM). Pictures are written, tables printed.
+class activation maps (Eigen-CAM); `levels`, which stride of a detector finds
+boxes of which size. Pictures are written, tables printed.
 """
 import argparse
+import io
 import math
+from collections import defaultdict
+from contextlib import redirect_stdout
 from pathlib import Path
 
+import torch
 from prettytable import PrettyTable
+from pycocotools.coco import COCO
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet import analysis, cli
@@ -19,7 +25,7 @@ from mmfasternet.datasets.images import images_in
 from mmfasternet.models import PartialConv
 from mmfasternet.visualization import network as pictures
 
-VIEWS = ('features', 'redundancy', 'pconv', 'erf', 'cam')
+VIEWS = ('features', 'redundancy', 'pconv', 'erf', 'cam', 'levels')
 
 
 def parse_args():
@@ -46,17 +52,20 @@ def parse_args():
     parser.add_argument(
         '--number',
         '-n',
-        type=int,
+        type=cli.positive_int,
         default=8,
         help='how many images of a folder (default: 8)')
     parser.add_argument(
+        '--ann-file',
+        help='for levels: COCO json of the true boxes of the images; which '
+        'stride finds each of them (default: which one the detections with a '
+        'score of at least --score-thr come from)')
+    cli.add_score_thr(parser)
+    parser.add_argument(
         '--out-dir', type=Path, default=Path('output'), help='for pictures')
-    parser.add_argument('--device', default='cpu', help='e.g. cuda:0')
+    cli.add_device(parser)
     cli.add_cfg_options(parser)
-    args = parser.parse_args()
-    if args.number < 1:
-        parser.error(f'--number must be 1 or more, got {args.number}')
-    return args
+    return parser.parse_args()
 
 
 def mean(rows):
@@ -72,11 +81,22 @@ def table(title, columns, rows):
 
 
 class Views:
-    """Each view looks at one image after another, then sums up."""
+    """Each view looks at one image after another; :meth:`sum_up` ends it.
 
-    def __init__(self, model, names, out_dir):
+    Args:
+        model (nn.Module): What is looked into.
+        names (list[str]): Modules whose maps are shown.
+        out_dir (Path): For the pictures.
+        score_thr (float): For levels: lowest score, without true boxes.
+        truth (callable, optional): For levels: see :func:`truth_of`.
+    """
+
+    def __init__(self, model, names, out_dir, score_thr=0.3, truth=None):
         self.model, self.names, self.out_dir = model, names, out_dir
-        self.rows = {}
+        self.score_thr, self.truth = score_thr, truth
+        self.rows = defaultdict(list)  # of an image, by view and name
+        self.fields = {}  # sums by size and name: count, field, shape
+        self.strides = ()
 
     def write(self, picture, *words):
         words = [str(word).replace('.', '_') for word in words]
@@ -93,7 +113,7 @@ class Views:
     def redundancy(self, stem, image, maps):
         for name, x in maps.items():
             x = analysis.without_padding(x, image)
-            self.rows.setdefault(('redundancy', name), []).append(
+            self.rows['redundancy', name].append(
                 analysis.channel_redundancy(x))
             self.write(pictures.draw_redundancy(name, x), stem, 'redundancy',
                        name)
@@ -102,32 +122,48 @@ class Views:
         for row in analysis.pconv_statistics(
                 self.model, image.inputs,
                 lambda x: analysis.without_padding(x, image)):
-            self.rows.setdefault(('pconv', row.name), []).append(row[1:])
+            self.rows['pconv', row.name].append(row[1:])
 
     def erf(self, stem, image, maps):
-        fields = analysis.receptive_fields(self.model, image.inputs,
-                                           self.names)
-        for name, field in fields.items():
-            key = ('erf', tuple(field.shape), name)
-            count, total, _ = self.rows.get(key, (0, 0., None))
-            self.rows[key] = count + 1, total + field, maps[name].shape[1:]
+        for name, field in analysis.receptive_fields(
+                self.model, image.inputs, self.names).items():
+            key = (tuple(field.shape), name)
+            count, total, _ = self.fields.get(key, (0, 0., None))
+            self.fields[key] = count + 1, total + field, maps[name].shape[1:]
 
     def cam(self, stem, image, maps):
         cams = {name: analysis.eigen_cam(x) for name, x in maps.items()}
-        self.write(pictures.draw_cams(image.picture, cams, maps), stem, 'cam')
+        self.write(pictures.draw_features(image.picture, maps, cams), stem,
+                   'cam')
+
+    def levels(self, stem, image, maps):
+        found, self.strides = analysis.detect_by_level(self.model,
+                                                       image.inputs)
+        if self.truth is None:
+            found = found[found.scores >= self.score_thr]
+            boxes, strides = found.bboxes, found.strides
+        else:
+            boxes, labels = self.truth(image.path)
+            boxes = image.to_input(boxes).to(found.bboxes.device)
+            strides = analysis.levels_of(found, boxes,
+                                         labels.to(boxes.device))
+        sides = (boxes[:, 2:] - boxes[:, :2]).amax(1) if len(boxes) else \
+            boxes.new_zeros(0)
+        self.rows['levels', ''].append((sides.cpu(), strides.cpu()))
 
     # ---------------------------------------------------------- at the end
     def sum_up(self, number):
         of = f'mean of {number} images' if number > 1 else 'one image'
-        found = {key[1]: mean(rows) for key, rows in self.rows.items()
-                 if key[0] == 'redundancy'}
+        found = {name: mean(rows) for (view, name), rows in self.rows.items()
+                 if view == 'redundancy'}
         if found:
             table(f'channel redundancy, {of}', [
                 'map', 'channels', 'largest |r|', '|r| >= 0.9', 'by chance'
             ], [[name, f'{r[0]:.0f}', f'{r[1]:.3f}', f'{r[2]:.1%}',
                  f'{r[3]:.3f}'] for name, r in found.items()])
-        found = [analysis.PConvStatistics(key[1], *mean(rows))
-                 for key, rows in self.rows.items() if key[0] == 'pconv']
+        found = [analysis.PConvStatistics(name, *mean(rows))
+                 for (view, name), rows in self.rows.items()
+                 if view == 'pconv']
         if found:
             table(f'partial convolutions, {of}', [
                 'module', 'convolved', 'rms before', 'rms after',
@@ -139,13 +175,15 @@ class Views:
                  '-' if math.isnan(r.share) else f'{r.share:.1%}']
                 for r in found])
             self.write(pictures.draw_pconvs(found), 'pconv')
-        sizes = {key[1] for key in self.rows if key[0] == 'erf'}
-        for size in sorted(sizes):
+        sizes = sorted({size for size, _ in self.fields})
+        for size in sizes:
             self.sum_up_fields(size, len(sizes) > 1)
+        if self.strides:
+            self.sum_up_levels(number)
 
     def sum_up_fields(self, size, several):
-        found = {key[2]: row for key, row in self.rows.items()
-                 if key[:2] == ('erf', size)}
+        found = {name: row for (s, name), row in self.fields.items()
+                 if s == size}
         fields = {name: total / count
                   for name, (count, total, _) in found.items()}
         shapes = {name: shape[-2:] for name, (_, _, shape) in found.items()}
@@ -160,19 +198,63 @@ class Views:
         self.write(pictures.draw_fields(fields, shapes), 'erf',
                    *[f'{size[1]}x{size[0]}'] * several)
 
+    def sum_up_levels(self, number):
+        sides, strides = map(torch.cat, zip(*self.rows['levels', '']))
+        rows = analysis.shares(sides, strides, self.strides)
+        ends = [f'to {row.smallest}' for row in rows[1:]] + ['and more']
+        what = f'detections of at least {self.score_thr:g}' if \
+            self.truth is None else 'true boxes'
+        table(f'{what} in {number} image(s), by the stride that finds them',
+              ['longer side, pixels', 'boxes', 'found',
+               *(f'stride {s}' for s in self.strides)],
+              [[f'{row.smallest} {end}', row.count, row.found,
+                *(f'{s:.2f}' if row.found else '-' for s in row.shares)]
+               for row, end in zip(rows, ends)])
+        for stride in self.strides:
+            if len(strides) and not (strides == stride).any():
+                print(f'stride {stride} finds nothing here')
+
+
+def truth_of(path, classes):
+    """Gives of an image file its true boxes, in pixels, and labels."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'annotations not found: {path}')
+    with redirect_stdout(io.StringIO()):
+        coco = COCO(path)
+    # as MMDetection numbers them
+    labels = {id_: i for i, id_ in enumerate(coco.getCatIds(list(classes)))}
+    ids = {Path(image['file_name']).name: image['id']
+           for image in coco.dataset['images']}
+
+    def truth(file):
+        name = Path(file).name
+        if name not in ids:
+            raise ValueError(f'{path} has no image {name}: give the '
+                             'annotations of the images, or no --ann-file')
+        found = [a for a in coco.imgToAnns[ids[name]]
+                 if not a.get('iscrowd') and a['category_id'] in labels]
+        boxes = torch.tensor([a['bbox'] for a in found]).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return boxes, torch.tensor([labels[a['category_id']] for a in found])
+
+    return truth
+
 
 def main():
     args = parse_args()
     with cli.clear_errors():
         cfg = load_config(args.config, args.cfg_options)
         images = images_in(args.img)[:args.number]
+        truth = args.ann_file and truth_of(
+            args.ann_file, cfg.get('metainfo', {}).get('classes', ()))
         model = analysis.load_network(cfg, args.checkpoint, args.device)
-        chosen = args.view or [
-            view for view in VIEWS if view != 'pconv' or any(
-                isinstance(m, PartialConv) for m in model.modules())
-        ]
+        has = dict(
+            pconv=any(isinstance(m, PartialConv) for m in model.modules()),
+            levels=analysis.has_levels(model))
+        chosen = args.view or [v for v in VIEWS if has.get(v, True)]
         args.out_dir.mkdir(parents=True, exist_ok=True)
-        views = Views(model, args.target_layers, args.out_dir)
+        views = Views(model, args.target_layers, args.out_dir, args.score_thr,
+                      truth)
         stems = [Path(path).stem for path in images]
         for i, path in enumerate(images):
             # images of two folders may have the same name

@@ -151,12 +151,7 @@ def _operator(target: str) -> Tuple[str, int, int]:
 
 
 def own_shape(target: str) -> Optional[Tuple[int, int, int]]:
-    """Channels, height and width that a network of the paper is for.
-
-    Args:
-        target (str): ``backbone:NAME``, ``operator:NAME:CHANNELSxSIDE`` or
-            anything else, which has none.
-    """
+    """Channels, height and width that a network of the paper is for."""
     kind, _, name = target.partition(':')
     if name.startswith(':'):  # package::path
         return None
@@ -171,9 +166,6 @@ def own_shape(target: str) -> Optional[Tuple[int, int, int]]:
 
 def build(target: str) -> nn.Module:
     """Build a network of the paper.
-
-    Args:
-        target (str): ``backbone:NAME`` or ``operator:NAME:CHANNELSxSIDE``.
 
     Raises:
         ImportError: If it is timm's and timm is not installed.

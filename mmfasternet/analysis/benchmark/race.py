@@ -7,27 +7,41 @@ import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from mmfasternet.analysis.benchmark.contenders import Contender
+from mmfasternet.analysis.benchmark.build import build_network, export_network
+from mmfasternet.analysis.benchmark.candidates import Candidate
+from mmfasternet.analysis.benchmark.layers import (
+    Layer,
+    exported_layers,
+    with_macs,
+)
+from mmfasternet.analysis.complexity import count
+from mmfasternet.analysis.timing import interleave
+from mmfasternet.deploy.engines import ENGINES
 
-_WORKER = Path(__file__).with_name('worker.py')
-_PACKAGE = str(Path(__file__).parents[2])
+_WORKER = 'mmfasternet.analysis.benchmark.worker'
+_PACKAGE = str(Path(__file__).parents[3])
 # Each turn takes at least so long, or one run: short runs are repeated.
 TURN_SECONDS = 0.1
+# A product that fills the arithmetic units for a while, by type of device,
+# and a copy that is larger than any cache.
+PRODUCT_SIDE = dict(cpu=2048, cuda=8192)
+COPIED_NUMBERS = 1 << 25
 
 
 @dataclass
 class Result:
-    """What one contender achieved.
+    """What one candidate achieved.
 
     Args:
-        contender (Contender): The network and how it was run.
+        candidate (Candidate): The network and how it was run.
         seconds (list[float]): Of each round the median time of a run.
         parameters (int): Of the network.
         macs (int): Of one run, all images of the batch.
@@ -36,7 +50,7 @@ class Result:
             ``macs`` and ``bytes`` of each layer.
     """
 
-    contender: Contender
+    candidate: Candidate
     seconds: List[float]
     parameters: int = 0
     macs: int = 0
@@ -54,45 +68,27 @@ class Result:
         return 2 * self.macs / self.median
 
 
-def spread(values: Sequence[float]) -> Tuple[float, float, float]:
-    """The median, the 5th and the 95th percentile."""
-    low, middle, high = np.percentile(values, [5, 50, 95])
-    return float(middle), float(low), float(high)
-
-
-def speedup(result: Result, baseline: Result) -> Tuple[float, float, float]:
-    """How much faster than a baseline, by the rounds both ran in.
-
-    A drift of the machine's speed changes both times of a round and not their
-    ratio.
-
-    Returns:
-        tuple[float, float, float]: See :func:`spread`.
-    """
-    return spread(np.divide(baseline.seconds, result.seconds))
-
-
 class Process:
     """The handle of a worker.
 
     Args:
-        contender (Contender): What lives in it.
+        candidate (Candidate): What lives in it.
         path (str, optional): The file to read, None to build the network.
         cfg_options (dict, optional): For the config.
 
     Raises:
-        ValueError: If the contender does not run.
+        ValueError: If the candidate does not run.
     """
 
-    def __init__(self, contender: Contender, path: Optional[str],
+    def __init__(self, candidate: Candidate, path: Optional[str],
                  cfg_options: Optional[Dict[str, Any]]) -> None:
-        self.contender = contender
+        self.candidate = candidate
         # open as long as the process is
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115
         paths = [_PACKAGE, os.environ.get('PYTHONPATH')]
-        threads = str(contender.threads)
+        threads = str(candidate.threads)
         self.process = subprocess.Popen(
-            [sys.executable, str(_WORKER)],
+            [sys.executable, '-m', _WORKER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -102,15 +98,15 @@ class Process:
                 OMP_NUM_THREADS=threads,
                 MKL_NUM_THREADS=threads,
                 PYTHONPATH=os.pathsep.join(filter(None, paths))))
-        options = cfg_options if contender.optioned else None
+        options = cfg_options if candidate.optioned else None
         try:
-            self.ask('load', path=path, contender=dict(
-                asdict(contender), cfg_options=options))
+            self.ask('load', path=path, candidate=dict(
+                asdict(candidate), cfg_options=options))
         except BaseException:
             self.close()
             raise
 
-    def ask(self, what: str, **request: Any) -> Dict[str, Any]:
+    def ask(self, what: str, **request: Any) -> Any:
         """Send a request and wait for the answer."""
         try:
             print(json.dumps(dict(ask=what, **request)),
@@ -120,11 +116,11 @@ class Process:
             line = ''
         answer = json.loads(line) if line else dict(error=self._last_words())
         if 'error' in answer:
-            contender = self.contender
+            candidate = self.candidate
             raise ValueError(
-                f'{contender.target} on {contender.backend} in '
-                f'{contender.precision}: {answer["error"]}')
-        return answer
+                f'{candidate.target} on {candidate.backend} in '
+                f'{candidate.precision}: {answer["error"]}')
+        return answer['answer']
 
     def _last_words(self) -> str:
         status = self.process.wait()
@@ -146,47 +142,152 @@ class Process:
         self.errors.close()
 
 
-def race(contenders: Sequence[Contender],
+def race(candidates: Sequence[Candidate],
          paths: Dict[tuple, str],
          rounds: int,
          cfg_options: Optional[Dict[str, Any]] = None,
-         profile: Sequence[Contender] = ()) -> Dict[Contender, Result]:
-    """Let contenders run in turns, each in a process of its own.
+         profile: Sequence[Candidate] = ()) -> Dict[Candidate, Result]:
+    """Let candidates run in turns, each in a process of its own.
 
     Only one runs at any time. In each round each has one turn: a run that is
     not timed, then as many as fill a tenth of a second, of which the median
-    counts.
+    counts. ``paths`` has by :meth:`Candidate.key` the file to read; PyTorch
+    builds its networks itself. The layers of ``profile`` are timed afterwards.
+    """
+    with ExitStack() as stack:
+        processes, runs, turns = {}, {}, {}
+        for candidate in tqdm(candidates, desc='load'):
+            process = Process(candidate, paths.get(candidate.key()),
+                              cfg_options)
+            stack.callback(process.close)
+            processes[candidate] = process
+        for candidate, process in processes.items():
+            seconds, = process.ask('run', runs=1)
+            runs[candidate] = math.ceil(TURN_SECONDS / seconds)
+            turns[candidate] = lambda p=process, n=runs[candidate]: \
+                np.median(p.ask('run', runs=n))
+        seconds = interleave(turns, rounds)
+        return {
+            candidate: Result(
+                candidate, seconds[candidate].tolist(),
+                memory=process.ask('memory'),
+                layers=process.ask(
+                    'profile', runs=max(5, min(50, runs[candidate])))
+                if candidate in profile else [])
+            for candidate, process in processes.items()
+        }
+
+
+# ------------------------------------------------------- a whole measurement
+class Pair(NamedTuple):
+    """A candidate, its baseline (itself if it is one), published figures."""
+
+    candidate: Candidate
+    baseline: Optional[Candidate] = None
+    published: Dict[str, str] = {}
+
+
+class Measured(NamedTuple):
+    """What :func:`measure` found.
 
     Args:
-        contenders (Sequence[Contender]): Who takes part.
-        paths (dict): By :meth:`Contender.key` the file to read; those on
-            PyTorch without one build their network themselves.
-        rounds (int): How many turns each has.
-        cfg_options (dict, optional): For the configs.
-        profile (Sequence[Contender]): Whose layers are timed afterwards.
+        entries (list[tuple]): Of each candidate its result, that of its
+            baseline or None, and what is published.
+        products (list[Result]): Large matrix products of all engines.
+        bandwidths (dict): Bytes per second of a copy in memory, by number of
+            threads and device; empty without a profile.
     """
-    results, processes = {}, {}
-    with ExitStack() as stack:
-        for contender in tqdm(contenders, desc='load'):
-            path = paths.get(contender.key())
-            if contender.backend == 'pytorch' and not contender.file:
-                path = None
-            process = Process(contender, path, cfg_options)
-            stack.callback(process.close)
-            processes[contender] = process
-            results[contender] = Result(contender, [])
-        runs = {}
-        for contender, process in processes.items():
-            seconds = process.ask('run', runs=1)['seconds'][0]
-            runs[contender] = math.ceil(TURN_SECONDS / seconds)
-        for _ in tqdm(range(rounds), desc='rounds'):
-            for contender, process in processes.items():
-                answer = process.ask('run', runs=runs[contender])
-                results[contender].seconds.append(
-                    float(np.median(answer['seconds'])))
-        for contender, process in processes.items():
-            results[contender].memory = process.ask('memory')['memory']
-        for contender in profile:
-            results[contender].layers = processes[contender].ask(
-                'profile', runs=max(5, min(50, runs[contender])))['layers']
-    return results
+
+    entries: List[Tuple[Result, Optional[Result], Dict[str, str]]]
+    products: List[Result]
+    bandwidths: Dict[Tuple[int, str], float]
+
+
+def measure(pairs: Sequence[Pair],
+            rounds: int,
+            cfg_options: Optional[Dict[str, Any]] = None,
+            profile: bool = False) -> Measured:
+    """Race candidates, their baselines and what this machine can do.
+
+    Raises:
+        ValueError: If a candidate does not run.
+    """
+    candidates = list(dict.fromkeys(
+        [p.candidate for p in pairs] + [p.baseline for p in pairs
+                                        if p.baseline]))
+    if profile and any(c.compile for c in candidates):
+        raise ValueError('torch.compile leaves no layers to time: profile '
+                         'without --compile')
+    everything = candidates + _yardsticks(candidates, profile)
+    with tempfile.TemporaryDirectory() as folder:
+        paths, sizes, layers = _prepare(everything, folder, cfg_options)
+        results = race(everything, paths, rounds, cfg_options,
+                       candidates if profile else ())
+    for candidate, result in results.items():
+        result.parameters, result.macs = sizes[candidate.key()]
+        result.layers = with_macs(result.layers,
+                                  layers.get(candidate.key(), []))
+    entries = {}
+    for candidate, baseline, published in pairs:
+        entries.setdefault(candidate, (
+            results[candidate], results.get(baseline), published))
+    return Measured(
+        list(entries.values()),
+        [r for c, r in results.items() if c.target.startswith('product:')],
+        {(c.threads, c.device): 8 * COPIED_NUMBERS / r.median
+         for c, r in results.items() if c.target.startswith('copy:')})
+
+
+def _yardsticks(candidates: Sequence[Candidate],
+                profile: bool) -> List[Candidate]:
+    """The matrix products, and for a profile copies in memory."""
+    found = []
+    for candidate in candidates:
+        kind = torch.device(candidate.device).type
+        side = PRODUCT_SIDE.get(kind, PRODUCT_SIDE['cuda'])
+        product = replace(
+            candidate, target=f'product:{side}', shape=(side, side),
+            channels_last=False, compile=False, optioned=False)
+        found += [
+            replace(product, backend=name) for name, engine in ENGINES.items()
+            if candidate.precision in engine.precisions
+            and engine.is_installed and (name == 'pytorch' or kind == 'cpu')
+        ]
+        if profile:
+            found.append(
+                Candidate(f'copy:{COPIED_NUMBERS}', (COPIED_NUMBERS, ),
+                          'pytorch', 'fp32', candidate.threads,
+                          candidate.device))
+    return list(dict.fromkeys(found))
+
+
+def _prepare(candidates: Sequence[Candidate], folder: str,
+             cfg_options: Optional[Dict[str, Any]]
+             ) -> Tuple[Dict[tuple, str], Dict[tuple, Tuple[int, int]],
+                        Dict[tuple, List[Layer]]]:
+    """By key the file to read, parameters with MACs, and layers."""
+    paths, sizes, layers = {}, {}, {}
+    for candidate in candidates:
+        key, file = candidate.key(), candidate.file
+        if key in sizes:
+            continue
+        if file is None:
+            network = build_network(
+                candidate.target, cfg_options if candidate.optioned else None)
+            try:
+                sizes[key] = count(network, candidate.shape)
+            except Exception as error:
+                raise ValueError(
+                    f'{candidate.target} does not run on images alone, as '
+                    'two-stage detectors do not: '
+                    f'{type(error).__name__}: {error}') from error
+            if any(c.key() == key and c.backend != 'pytorch'
+                   for c in candidates):
+                file = Path(folder) / f'{len(paths)}.onnx'
+                export_network(network, candidate.shape, file)
+        if file:
+            paths[key] = str(file)
+            parameters, layers[key] = exported_layers(file, candidate.shape)
+            sizes.setdefault(
+                key, (parameters, sum(layer.macs for layer in layers[key])))
+    return paths, sizes, layers

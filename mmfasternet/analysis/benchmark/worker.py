@@ -1,245 +1,199 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that one contender lives in.
+"""The process that one candidate lives in.
 
-It is run as a script, so that a process that measures ONNX Runtime imports
-ONNX Runtime and not this package, which imports PyTorch. Each line that comes
-in is a request as JSON, each line that goes out its answer.
+It imports the engine that it measures and no other, for memory is measured
+too: PyTorch is imported where PyTorch runs. Each line that comes in is a
+request as JSON, each line that goes out its answer.
 """
 import json
 import os
 import sys
+import tempfile
 import time
 from collections import defaultdict
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
 
-_PRECISION_HINTS = dict(
-    fp32='f32', bf16='bf16', int8='f32', **{'int8-bf16': 'bf16'})
+from mmfasternet.analysis.timing import timed
+from mmfasternet.deploy.engines import ENGINES
 
 
 def _status(field):
     """Bytes of the process, by the kernel's name; 0 where there is none."""
-    try:
+    with suppress(OSError):
         for line in Path('/proc/self/status').read_text().splitlines():
             if line.startswith(field):
                 return 1024 * int(line.split()[1])
-    except OSError:
-        pass
     return 0
 
 
 def _random(shape, dtype):
-    """The input, the same in every backend."""
+    """The input, the same in every engine."""
     generator = np.random.default_rng(0)
-    if dtype == np.uint8:
+    if dtype == 'uint8':
         return generator.integers(0, 256, shape, dtype=np.uint8)
     return generator.random(shape, dtype=np.float32).astype(dtype)
 
 
-# Each runtime imports its backend in __init__, which is not counted as memory,
-# gets ready in load(), runs once to the end in run(), and gives in profile()
-# of each layer its name, kind, seconds per run and bytes moved.
-class OnnxRuntime:
+def _median(times, runs):
+    """Seconds per run of what may be called several times in each of them;
+    the first run warms up."""
+    return float(np.median(np.reshape(times, (runs + 1, -1)).sum(1)[1:]))
+
+
+class Runtime:
+    """An engine with a network.
+
+    Its engine is imported when it is made, which is not counted as memory;
+    load() gets it ready, run() runs once to the end, and profile() gives of
+    each layer its name, kind, seconds per run and bytes moved.
+    """
+
+    def __init__(self, candidate, path):
+        self.engine = ENGINES[candidate['backend']].module
+        self.candidate, self.path = candidate, path
+        self.threads, self.shape = candidate['threads'], candidate['shape']
+
+    def input(self):
+        return _random(self.shape, self.network.dtype)
+
+
+class OnnxRuntime(Runtime):
     """Graph optimisation at its default, everything on."""
 
-    def __init__(self, contender, path):
-        import onnxruntime
-        self.onnxruntime = onnxruntime
-        self.contender, self.path = contender, path
-
-    def load(self):
-        self.session, self.feed = self._session()
-
-    def _session(self, profile_prefix=None):
-        options = self.onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.contender['threads']
-        options.inter_op_num_threads = 1
-        if profile_prefix:
-            options.enable_profiling = True
-            options.profile_file_prefix = profile_prefix
-        session = self.onnxruntime.InferenceSession(
-            self.path, options, providers=['CPUExecutionProvider'])
-        entry, = session.get_inputs()
-        dtype = {'tensor(uint8)': np.uint8, 'tensor(float16)': np.float16}.get(
-            entry.type, np.float32)
-        return session, {entry.name: _random(self.contender['shape'], dtype)}
+    def load(self, **options):
+        session = self.engine.open_session(
+            self.path, self.threads, inter_op_num_threads=1, **options)
+        self.network = self.engine.ONNXRuntimeNetwork(session, self.path)
+        self.images = self.input()
 
     def run(self):
-        self.session.run(None, self.feed)
+        self.network(self.images)
 
     def profile(self, runs):
-        import tempfile
         with tempfile.TemporaryDirectory() as folder:
-            session, feed = self._session(os.path.join(folder, 'profile'))
+            self.load(enable_profiling=True,
+                      profile_file_prefix=os.path.join(folder, 'profile'))
             for _ in range(runs + 1):
-                session.run(None, feed)
-            with open(session.end_profiling()) as file:
-                events = json.load(file)
+                self.run()
+            path = self.network.session.end_profiling()
+            events = json.loads(Path(path).read_text())
         times, rows = defaultdict(list), {}
         for event in events:
-            if event.get('cat') != 'Node' or 'op_name' not in event['args']:
+            args = event.get('args', {})
+            if event.get('cat') != 'Node' or 'op_name' not in args:
                 continue
             name = event['name'].replace('_kernel_time', '')
             times[name].append(event['dur'] / 1e6)
-            sizes = (event['args'].get(key, 0) for key in (
+            size = sum(int(args.get(key, 0)) for key in (
                 'activation_size', 'parameter_size', 'output_size'))
             rows.setdefault(
-                name,
-                dict(name=name, kind=event['args']['op_name'],
-                     bytes=sum(map(int, sizes))))
-        # nodes may share a name: so many values make up a run, and the first
-        # run warms up
-        return [
-            dict(row, seconds=float(np.median(np.reshape(
-                times[name], (runs + 1, -1)).sum(1)[1:])))
-            for name, row in rows.items()
-        ]
+                name, dict(name=name, kind=args['op_name'], bytes=size))
+        return [dict(row, seconds=_median(times[name], runs))
+                for name, row in rows.items()]
 
 
-class OpenVINO:
+class OpenVINO(Runtime):
     """The CPU plugin with its latency hint."""
 
-    def __init__(self, contender, path):
-        import openvino
-        self.core = openvino.Core()
-        self.contender, self.path = contender, path
-
-    def load(self):
-        self.request, self.image = self._request()
-
-    def _request(self, **properties):
-        model = self.core.read_model(self.path)
-        model.reshape(self.contender['shape'])
-        compiled = self.core.compile_model(
-            model, 'CPU', {
-                'PERFORMANCE_HINT': 'LATENCY',
-                'INFERENCE_NUM_THREADS': self.contender['threads'],
-                'INFERENCE_PRECISION_HINT':
-                _PRECISION_HINTS[self.contender['precision']],
-                **properties
-            })
-        hint = _PRECISION_HINTS[self.contender['precision']]
+    def load(self, **properties):
+        precision = self.candidate['precision']
+        compiled = self.engine.compile_file(
+            self.path, precision, self.threads, shape=self.shape,
+            **properties)
+        hint = self.engine.HINTS[precision]
         got = compiled.get_property('INFERENCE_PRECISION_HINT').get_type_name()
         if got != hint:
             raise ValueError(f'OpenVINO runs in {got} on this machine, asked '
                              f'for {hint}')
-        dtype = compiled.inputs[0].get_element_type().to_dtype()
-        image = _random(self.contender['shape'], dtype)
-        return compiled.create_infer_request(), image
+        self.network = self.engine.OpenVINONetwork(compiled, self.path, None)
+        self.request = compiled.create_infer_request()
+        self.images = self.input()
 
     def run(self):
-        self.request.infer([self.image], share_inputs=True, share_outputs=True)
+        self.request.infer(
+            [self.images], share_inputs=True, share_outputs=True)
 
     def profile(self, runs):
-        request, image = self._request(PERF_COUNT=True)
+        self.load(PERF_COUNT=True)
         times, kinds = defaultdict(list), {}
-        for _ in range(runs + 1):  # the first one warms up
-            request.infer([image], share_inputs=True, share_outputs=True)
-            for info in request.get_profiling_info():
+        for _ in range(runs + 1):
+            self.run()
+            for info in self.request.get_profiling_info():
                 times[info.node_name].append(info.real_time.total_seconds())
                 kinds[info.node_name] = f'{info.node_type} ({info.exec_type})'
         return [
             dict(name=name, kind=kinds[name], bytes=0,
-                 seconds=float(np.median(values[1:])))
+                 seconds=_median(values, runs))
             for name, values in times.items() if any(values)
         ]
 
 
-class PyTorch:
+class PyTorch(Runtime):
     """Eager or compiled; autocast for anything below fp32."""
 
-    def __init__(self, contender, path):
+    def __init__(self, candidate, path):
+        super().__init__(candidate, path)
         import torch
-        self.torch = torch
-        self.contender, self.path = contender, path
-        self.device = torch.device(contender['device'])
-        torch.set_num_threads(contender['threads'])
-        if not path:
-            from mmfasternet.analysis.benchmark import networks
-            networks.import_models(contender['target'])
-            self.networks = networks
+
+        from mmfasternet.analysis.benchmark import build
+        self.torch, self.build = torch, build
+        build.import_models(candidate['target'])
 
     def load(self):
-        torch = self.torch
-        if self.path:
-            network = torch.jit.load(self.path).eval()
-        else:
-            network = self.networks.build_network(
-                self.contender['target'], self.contender['cfg_options'])
-        image = torch.from_numpy(
-            _random(self.contender['shape'], np.float32)).to(self.device)
-        network = network.to(self.device)
-        if self.contender['channels_last'] and image.dim() == 4:
-            network = network.to(memory_format=torch.channels_last)
-            image = image.contiguous(memory_format=torch.channels_last)
-        self.network, self.image = network, image
-        self.forward = network
-        if self.contender['compile']:
-            self.forward = torch.compile(network)
+        candidate = self.candidate
+        self.module = self.build.build_network(
+            candidate['target'], candidate['cfg_options'])
+        self.network = self.engine.PyTorchNetwork(
+            self.module, candidate['precision'], self.threads,
+            candidate['device'], candidate['channels_last'],
+            candidate['compile'])
+        self.device = self.network.device
+        self.images = self.input()
         if self.device.type == 'cuda':
-            torch.cuda.reset_peak_memory_stats(self.device)
+            self.torch.cuda.reset_peak_memory_stats(self.device)
 
     def run(self):
-        with self.torch.inference_mode(), self._autocast():
-            self.forward(self.image)
-        self._wait()
+        self.network(self.images)
 
-    def _autocast(self):
-        dtype = dict(bf16=self.torch.bfloat16, fp16=self.torch.float16).get(
-            self.contender['precision'])
-        if dtype is None:
-            return nullcontext()
-        return self.torch.autocast(self.device.type, dtype)
-
-    def _wait(self):
+    def _now(self):
         if self.device.type == 'cuda':
             self.torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
     def profile(self, runs):
         rows, begun, times = {}, {}, defaultdict(list)
 
-        def before(name):
+        def hooks(name):
 
-            def hook(module, args):
-                self._wait()
-                begun[name] = time.perf_counter()
+            def before(module, args):
+                begun[name] = self._now()
 
-            return hook
-
-        def after(name):
-
-            def hook(module, args, output):
-                self._wait()
-                times[name].append(time.perf_counter() - begun[name])
+            def after(module, args, output):
+                times[name].append(self._now() - begun[name])
                 rows[name] = self._row(name, module, args, output)
 
-            return hook
+            return before, after
 
-        hooks = []
-        for name, module in self.network.named_modules():
-            if not any(module.children()):
-                hooks += [module.register_forward_pre_hook(before(name)),
-                          module.register_forward_hook(after(name))]
-        total = []
-        for _ in range(runs + 1):  # the first one warms up
-            begin = time.perf_counter()
-            self.run()
-            total.append(time.perf_counter() - begin)
-        for hook in hooks:
-            hook.remove()
+        with ExitStack() as stack:
+            for name, module in self.module.named_modules():
+                if not any(module.children()):
+                    before, after = hooks(name)
+                    stack.enter_context(
+                        module.register_forward_pre_hook(before))
+                    stack.enter_context(module.register_forward_hook(after))
+            total = [timed(self.run)() for _ in range(runs + 1)]
         for name, row in rows.items():
-            # a module may be called several times in a run
-            calls = np.reshape(times[name], (runs + 1, -1))
-            row['seconds'] = float(np.median(calls.sum(1)[1:]))
-            row['macs'] *= calls.shape[1]
-            row['bytes'] *= calls.shape[1]
-        rest = np.median(total[1:]) - sum(r['seconds'] for r in rows.values())
+            row['seconds'] = _median(times[name], runs)
+            row['macs'] *= len(times[name]) // (runs + 1)
+            row['bytes'] *= len(times[name]) // (runs + 1)
+        rest = _median(total, runs) - sum(r['seconds'] for r in rows.values())
         return [
             *rows.values(),
             dict(name='(between the modules)', kind='functions', bytes=0,
-                 macs=0, parameters=0, seconds=max(0., float(rest)))
+                 macs=0, parameters=0, seconds=max(0., rest))
         ]
 
     def _row(self, name, module, args, output):
@@ -264,34 +218,29 @@ class PyTorch:
 RUNTIMES = dict(onnxruntime=OnnxRuntime, openvino=OpenVINO, pytorch=PyTorch)
 
 
-def answer(request, state):
-    """Do what a request asks for."""
-    if request['ask'] == 'load':
-        contender = request['contender']
-        state['runtime'] = runtime = RUNTIMES[contender['backend']](
-            contender, request['path'])
+class Worker:
+    """Answers requests by the method of their name."""
+
+    def load(self, candidate, path):
+        self.runtime = RUNTIMES[candidate['backend']](candidate, path)
         with suppress(OSError):  # let the peak start from here
             Path('/proc/self/clear_refs').write_text('5')
-        state['before'] = _status('VmRSS')
-        runtime.load()
-        runtime.run()
-        return {}
-    runtime = state['runtime']
-    if request['ask'] == 'profile':
-        return dict(layers=runtime.profile(request['runs']))
-    if request['ask'] == 'memory':
-        if runtime.contender['device'] != 'cpu':
-            torch = runtime.torch
-            return dict(memory=torch.cuda.max_memory_allocated(runtime.device))
-        return dict(memory=_status('VmHWM') - state['before'])
-    # once untimed: the others have had the caches since
-    runtime.run()
-    seconds = []
-    for _ in range(request['runs']):
-        begin = time.perf_counter()
-        runtime.run()
-        seconds.append(time.perf_counter() - begin)
-    return dict(seconds=seconds)
+        self.before = _status('VmRSS')
+        self.runtime.load()
+        self.runtime.run()
+
+    def run(self, runs):
+        self.runtime.run()  # untimed: the others have had the caches since
+        return [timed(self.runtime.run)() for _ in range(runs)]
+
+    def profile(self, runs):
+        return self.runtime.profile(runs)
+
+    def memory(self):
+        if self.runtime.candidate['device'] != 'cpu':
+            cuda = self.runtime.torch.cuda
+            return cuda.max_memory_allocated(self.runtime.device)
+        return _status('VmHWM') - self.before
 
 
 def main():
@@ -299,17 +248,16 @@ def main():
     # libraries print to stdout, and answers must not mix with that
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)
-    state = {}
+    worker = Worker()
     for line in sys.stdin:
+        request = json.loads(line)
         try:
-            result = answer(json.loads(line), state)
+            method = getattr(worker, request.pop('ask'))
+            answer = dict(answer=method(**request))
         except Exception as error:
-            result = dict(error=f'{type(error).__name__}: {error}')
-        print(json.dumps(result), file=answers, flush=True)
+            answer = dict(error=f'{type(error).__name__}: {error}')
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == '__main__':
-    # the folder of a script is searched first, and modules of other packages
-    # are not to be found here
-    del sys.path[0]
     main()

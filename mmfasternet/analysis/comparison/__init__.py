@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detectors against each other: one recipe, several seeds, a report."""
+"""Training detectors alike: ``tools/analysis_tools/compare.py``.
+
+``runs`` trains and detects, ``report`` writes what was found.
+"""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-only
 # GPL because it names classes of mmyolo, and runs tools that import it.
-"""The trainings of a comparison, and what they detect."""
+"""The training runs of a comparison, and what they detect."""
 import csv
 import os
 import subprocess
@@ -14,9 +14,9 @@ from mmengine.config import Config, DictAction
 
 from mmfasternet.config import load_config
 
-TOOLS = Path(__file__).parents[1] / '.mim' / 'tools'
+_TOOLS = Path(__file__).parents[2] / '.mim' / 'tools'
 # Computes the same with less time and memory, and alike under --amp, so that
-# what differs between two trainings is the network.
+# what differs between two training runs is the network.
 SAME_BUT_FASTER = {
     'YOLODetector': 'mmfasternet.AnyBackboneYOLODetector',
     'BatchTaskAlignedAssigner': 'mmfasternet.SparseTaskAlignedAssigner',
@@ -25,11 +25,11 @@ SAME_BUT_FASTER = {
 
 @dataclass
 class Run:
-    """One training of one detector, or a file of what it detects.
+    """One training run of one detector, or a file of what it detects.
 
     Args:
         name (str): Of the detector.
-        seed (int): Of the training.
+        seed (int): Of the training run.
         config (Path, optional): Complete, with the recipe in it.
         work_dir (Path, optional): With its logs and checkpoints.
         file (Path, optional): COCO json of its detections on ``val``.
@@ -50,7 +50,7 @@ class Run:
         """The last one, which no look at the validation has chosen.
 
         Raises:
-            FileNotFoundError: If the training is not at its end.
+            FileNotFoundError: If the training run is not at its end.
         """
         last = self.settings.train_cfg.max_epochs
         path = self.work_dir / f'epoch_{last}.pth'
@@ -59,21 +59,15 @@ class Run:
                 f'{path} not found: the training has not come to its end')
         return path
 
-    @property
-    def annotations(self) -> Optional[Path]:
-        """The annotation file of its validation."""
+    def val(self, name: str) -> Optional[Path]:
+        """Of its validation ``'annotations'`` (a file) or ``'images'`` (a
+        folder); None for a file of detections."""
         if self.config is None:
             return None
         dataset = self.settings.val_dataloader.dataset
-        return Path(dataset.data_root or '') / dataset.ann_file
-
-    @property
-    def images(self) -> Optional[Path]:
-        """The folder of the images of its validation."""
-        if self.config is None:
-            return None
-        dataset = self.settings.val_dataloader.dataset
-        return Path(dataset.data_root or '') / dataset.data_prefix.img
+        path = dataset.ann_file if name == 'annotations' else \
+            dataset.data_prefix.img
+        return Path(dataset.data_root or '') / path
 
     def train(self, arguments: Sequence[str] = ()) -> None:
         """Train to the end, or go on to it.
@@ -82,15 +76,15 @@ class Run:
             arguments (Sequence[str]): For tools/train.py.
 
         Raises:
-            CalledProcessError: If the training fails.
+            CalledProcessError: If the training run fails.
         """
         if self.file is not None:
             return
         try:
             self.checkpoint()
         except FileNotFoundError:
-            run_tool('train.py', self.config, '--work-dir', self.work_dir,
-                     '--resume', *arguments)
+            _run_tool('train.py', self.config, '--work-dir', self.work_dir,
+                      '--resume', *arguments)
 
     def detections(self) -> Path:
         """COCO json of what it detects on ``val``, made if it is missing."""
@@ -99,9 +93,9 @@ class Run:
         path, checkpoint = self.work_dir / 'val.bbox.json', self.checkpoint()
         if not path.is_file() or \
                 path.stat().st_mtime < checkpoint.stat().st_mtime:
-            run_tool('test.py', self.config, checkpoint, '--work-dir',
-                     self.work_dir / 'val', '--json-prefix',
-                     self.work_dir / 'val')
+            prefix = self.work_dir / 'val'
+            _run_tool('test.py', self.config, checkpoint, '--work-dir',
+                      prefix, '--json-prefix', prefix)
         return path
 
     def log(self) -> List[Dict[str, str]]:
@@ -113,21 +107,21 @@ class Run:
             return list(csv.DictReader(file))
 
 
-def run_tool(name: str, *arguments: Any) -> None:
-    """Run one of the project's tools in a process of its own.
+def _run_tool(name: str, *arguments: Any) -> None:
+    """Train or test as a user does, in a process of its own.
 
-    Args:
-        name (str): Below ``tools``.
-        *arguments: Of its command line.
+    A process, because what MMEngine keeps globally (loggers, registries, the
+    random state), and memory that is measured, must not go from one training
+    run to the next, and because one that dies must not take the others along.
 
     Raises:
         CalledProcessError: If it fails.
     """
-    subprocess.run([sys.executable, TOOLS / name, *map(str, arguments)],
+    subprocess.run([sys.executable, _TOOLS / name, *map(str, arguments)],
                    check=True)
 
 
-def parse_contender(text: str) -> Tuple[str, str, Dict[str, Any]]:
+def parse_detector(text: str) -> Tuple[str, str, Dict[str, Any]]:
     """Take ``[NAME=]PATH[,KEY=VALUE...]`` apart.
 
     Args:
@@ -153,13 +147,13 @@ def parse_contender(text: str) -> Tuple[str, str, Dict[str, Any]]:
 
 
 def with_model_of(recipe: Config,
-                  contender: Config,
+                  other: Config,
                   unmodified: bool = False) -> Config:
     """A recipe that trains another detector, for the classes of the recipe.
 
     Args:
         recipe (Config): Of which everything but the model is kept.
-        contender (Config): Of which the model is taken.
+        other (Config): Of which the model is taken.
         unmodified (bool): Do not let mmyolo's detector and assigner be
             replaced by what computes the same faster. Defaults to False.
 
@@ -167,7 +161,7 @@ def with_model_of(recipe: Config,
         Config: A new config.
     """
     cfg = Config(recipe.to_dict(), filename=recipe.filename)
-    model = Config(dict(model=contender.model.to_dict())).model
+    model = Config(dict(model=other.model.to_dict())).model
     model.bbox_head.head_module.num_classes = cfg.num_classes
     model.train_cfg.assigner.num_classes = cfg.num_classes
     for part in () if unmodified else (model, model.train_cfg.assigner):
@@ -176,21 +170,21 @@ def with_model_of(recipe: Config,
     return cfg
 
 
-def prepare(contenders: Sequence[str], recipe: Optional[str],
+def prepare(detectors: Sequence[str], recipe: Optional[str],
             seeds: Sequence[int], work_dir: Path,
             options: Dict[str, Any],
             unmodified: bool = False) -> List[Run]:
-    """What is to be compared; a config is written for each training.
+    """What is to be compared; a config is written for each training run.
 
     Args:
-        contenders (Sequence[str]): See :func:`parse_contender`; a path is a
-            config, the work directory of a training, or a .json of
+        detectors (Sequence[str]): See :func:`parse_detector`; a path is a
+            config, the work directory of a training run, or a .json of
             detections. The latter two may come several times with one name,
             once for each seed.
         recipe (str, optional): The config that gives data, schedule and
             optimizer; None for the first config.
-        seeds (Sequence[int]): Of the trainings of each config.
-        work_dir (Path): Below which each training gets NAME/seed_N.
+        seeds (Sequence[int]): With which each config is trained.
+        work_dir (Path): Below which each training run gets NAME/seed_N.
         options (dict): For the recipe.
         unmodified (bool): See :func:`with_model_of`.
 
@@ -200,13 +194,13 @@ def prepare(contenders: Sequence[str], recipe: Optional[str],
 
     Raises:
         ValueError: If two configs have one name, or a folder holds a training
-            with other settings.
+            run with other settings.
     """
     runs: List[Run] = []
     cfgs: Dict[str, Config] = {}
     base = None
-    for text in contenders:
-        name, path, values = parse_contender(text)
+    for text in detectors:
+        name, path, values = parse_detector(text)
         if Path(path).is_dir() or path.endswith('.json'):
             runs.append(_existing(name, Path(path), runs))
             continue
@@ -238,9 +232,7 @@ def _existing(name: str, path: Path, others: Sequence[Run]) -> Run:
                          f'holds {len(configs)} configs (.py), not one')
     run = Run(name, number, configs[0], path)
     seed = run.settings.get('randomness', {}).get('seed')
-    if seed is not None:
-        run.seed = seed
-    return run
+    return run if seed is None else Run(name, seed, configs[0], path)
 
 
 def _write_config(cfg: Config, path: Path) -> None:

@@ -7,36 +7,23 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from mmfasternet.analysis.benchmark.paper import own_shape
+from mmfasternet.deploy.engines import (
+    ENGINES,
+    EXPORTED,
+    engine_of,
+    readers_of,
+)
 
-# Of each backend the precisions of a network that is not quantised. bf16 and
-# fp16 are autocast in PyTorch and a hint, which a machine may decline, in
-# OpenVINO.
-PRECISIONS: Dict[str, Tuple[str, ...]] = {
-    'pytorch': ('fp32', 'bf16', 'fp16'),
-    'onnxruntime': ('fp32', ),
-    'openvino': ('fp32', 'bf16'),
-}
-# int8 is a property of a file: what is not quantised in it runs in fp32, or
-# in bf16
-QUANTISED: Dict[str, Tuple[str, ...]] = {
-    'pytorch': ('int8', ),
-    'onnxruntime': ('int8', ),
-    'openvino': ('int8', 'int8-bf16'),
-}
-# Which backends read which exported file.
-READERS: Dict[str, Tuple[str, ...]] = {
-    '.onnx': ('onnxruntime', 'openvino'),
-    '.xml': ('openvino', ),
-    '.torchscript': ('pytorch', ),
-}
+# What is tried first of what can run a network on a CPU.
+_ORDER = ('onnxruntime', 'openvino', 'pytorch')
 _QUANTISED_OPERATORS = {
     'QuantizeLinear', 'DynamicQuantizeLinear', 'QLinearConv', 'ConvInteger',
-    'QLinearMatMul', 'MatMulInteger'
+    'QLinearMatMul', 'MatMulInteger', 'FakeQuantize'
 }
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     """One network, run one way.
 
     Args:
@@ -44,8 +31,8 @@ class Contender:
             ``,CHECKPOINT``, an exported file, ``backbone:NAME`` or
             ``operator:NAME:CHANNELSxSIDE`` of the paper.
         shape (tuple[int, ...]): Of the input, with the batch in front.
-        backend (str): A key of ``PRECISIONS``.
-        precision (str): One that the backend has for this network.
+        backend (str): Name of an engine.
+        precision (str): One that the engine has for this network.
         threads (int): Of the CPU.
         device (str): Of PyTorch.
         channels_last (bool): PyTorch's memory format NHWC.
@@ -68,19 +55,27 @@ class Contender:
         """Short, for a table."""
         if self.target.startswith(('backbone:', 'operator:', 'product:')):
             return self.target.partition(':')[2]
-        return ', '.join(
-            Path(part).stem if i == 0 else Path(part).name
-            for i, part in enumerate(self.target.split(',')))
+        first, *others = (Path(part) for part in self.target.split(','))
+        return ', '.join([first.stem, *(path.name for path in others)])
 
     @property
     def file(self) -> Optional[Path]:
         """The exported file, None if the network is built."""
         path = Path(self.target)
-        return path if path.suffix in READERS else None
+        return path if path.suffix in EXPORTED else None
 
     def key(self) -> tuple:
-        """What of two contenders may share one exported file."""
+        """What of two candidates may share one exported file."""
         return self.target, self.shape, self.optioned
+
+
+def allowed_precisions(target: str, backend: str) -> Tuple[str, ...]:
+    """Of a network on an engine, the usual first; empty if it cannot."""
+    engine = ENGINES[backend]
+    suffix = Path(target).suffix
+    if suffix in EXPORTED and suffix not in engine.reads:
+        return ()
+    return engine.quantised if is_quantised(target) else engine.precisions
 
 
 @cache
@@ -91,27 +86,18 @@ def is_quantised(target: str) -> bool:
         FileNotFoundError: If there is no such file.
     """
     path = Path(target)
-    if path.suffix not in READERS:
+    if path.suffix not in EXPORTED:
         return False
     if not path.is_file():
         raise FileNotFoundError(f'exported file not found: {path}')
-    if path.suffix == '.onnx':
-        import onnx
-        nodes = onnx.load(str(path), load_external_data=False).graph.node
-        return any(n.op_type in _QUANTISED_OPERATORS for n in nodes)
-    # the .xml of OpenVINO is the graph, its weights are another file
-    return path.suffix == '.xml' and b'"FakeQuantize"' in path.read_bytes()
+    return any(kind in _QUANTISED_OPERATORS
+               for _, kind in engine_of(path).operators(path))
 
 
 def input_shape(target: str, batch: int,
                 shape: Optional[Sequence[int]]) -> Tuple[int, ...]:
-    """The input of a network, with the batch in front.
-
-    Args:
-        target (str): See :class:`Contender`.
-        batch (int): Images at once.
-        shape (Sequence[int], optional): Height and width; None for the one
-            that the network is made for, 640x640 if it is for any.
+    """The input of a network: batch, channels, and height and width, which
+    are its own if ``shape`` is None, 640x640 if it is for any.
 
     Raises:
         ValueError: If a file was exported for another input.
@@ -119,16 +105,14 @@ def input_shape(target: str, batch: int,
     own = own_shape(target)
     if own:
         return (batch, own[0], *(shape or own[1:]))
-    wanted = (batch, 3, *(shape or (640, 640)))
     fixed = _exported_shape(Path(target))
     if fixed is None:
-        return wanted
+        return (batch, 3, *(shape or (640, 640)))
     if len(fixed) != 4:
         raise ValueError(f'{target} takes an input of {len(fixed)} axes, '
                          'expected images (N, C, H, W)')
-    if shape is None:
-        wanted = (batch, 3, *(f or 640 for f in fixed[2:]))
-    wanted = (wanted[0], fixed[1] or 3, *wanted[2:])
+    wanted = (batch, fixed[1] or 3,
+              *(shape or (side or 640 for side in fixed[2:])))
     if any(f and f != w for f, w in zip(fixed, wanted)):
         raise ValueError(
             f'{target} was exported for {_times(fixed)} (N x C x H x W), not '
@@ -142,42 +126,28 @@ def _times(shape: Sequence[Optional[int]]) -> str:
 
 
 @cache
-def _exported_shape(path: Path) -> Optional[List[Optional[int]]]:
+def _exported_shape(path: Path) -> Optional[Tuple[Optional[int], ...]]:
     """Of the only input of a file, None for an axis of any size."""
-    if path.suffix == '.onnx':
-        import onnx
-        graph = onnx.load(str(path), load_external_data=False).graph
-        weights = {tensor.name for tensor in graph.initializer}
-        inputs = [i for i in graph.input if i.name not in weights]
-        shapes = [[d.dim_value or None for d in i.type.tensor_type.shape.dim]
-                  for i in inputs]
-    elif path.suffix == '.xml':
-        import openvino
-        model = openvino.Core().read_model(str(path))
-        shapes = [[d.get_length() if d.is_static else None
-                   for d in i.partial_shape] for i in model.inputs]
-    else:
+    if path.suffix not in EXPORTED:
         return None
-    if len(shapes) != 1:
-        raise ValueError(f'{path} has {len(shapes)} inputs, expected one: '
-                         'the images')
-    return shapes[0]
+    engine = next(e for e in readers_of(path) if e.is_installed)
+    return engine.open(path).shape
 
 
 def parse_spec(spec: str) -> Tuple[str, Dict[str, Any]]:
     """Split ``TARGET@SETTING@...`` into the target and what it fixes.
 
     Raises:
-        ValueError: If a setting is none.
+        ValueError: If a setting is not one.
     """
     target, *settings = spec.split('@')
     fixed: Dict[str, Any] = {}
-    precisions = {p for table in (PRECISIONS, QUANTISED)
-                  for names in table.values() for p in names}
+    precisions = {p for engine in ENGINES.values()
+                  for p in (*engine.precisions, *engine.quantised)}
     for setting in settings:
         number = re.fullmatch(r'(threads|batch)=([1-9]\d*)', setting)
         switch = re.fullmatch(r'(no-)?(channels-last|compile)', setting)
-        if setting in PRECISIONS:
+        if setting in ENGINES:
             fixed['backend'] = setting
         elif setting in precisions:
             fixed['precision'] = setting
@@ -187,19 +157,13 @@ def parse_spec(spec: str) -> Tuple[str, Dict[str, Any]]:
             fixed[switch[2].replace('-', '_')] = not switch[1]
         else:
             raise ValueError(
-                f'{spec}: after @ stands a backend ({", ".join(PRECISIONS)}), '
+                f'{spec}: after @ stands a backend ({", ".join(ENGINES)}), '
                 f'a precision ({", ".join(sorted(precisions))}), threads=N, '
                 'batch=N, [no-]channels-last or [no-]compile, not '
                 f'{setting!r}')
+    if Path(target).suffix in ('.torchscript', '.pt2'):
+        engine_of(target)  # which says that nothing runs it
     return target, fixed
-
-
-def allowed_precisions(target: str, backend: str) -> Tuple[str, ...]:
-    """Of a network on a backend, the usual one first; empty if it cannot."""
-    suffix = Path(target).suffix
-    if suffix in READERS and backend not in READERS[suffix]:
-        return ()
-    return (QUANTISED if is_quantised(target) else PRECISIONS)[backend]
 
 
 def cross(spec: str,
@@ -208,42 +172,40 @@ def cross(spec: str,
           threads: Sequence[int],
           batches: Sequence[int],
           shape: Optional[Sequence[int]] = None,
-          **common: Any) -> Tuple[List[Contender], List[str]]:
+          **common: Any) -> Tuple[List[Candidate], List[str]]:
     """All ways to run a network, and notes on those that do not exist.
 
-    Args:
-        spec (str): See :func:`parse_spec`; what it fixes is not crossed.
-        backends (Sequence[str], optional): None for the first that can:
-            ONNX Runtime on a CPU, PyTorch on a GPU.
-        precisions (Sequence[str], optional): None for fp32, or int8 if a file
-            is quantised.
-        threads (Sequence[int]): Numbers of threads.
-        batches (Sequence[int]): Batch sizes.
-        shape (Sequence[int], optional): Height and width.
-        **common: Other fields of :class:`Contender`.
+    What ``spec`` fixes (see :func:`parse_spec`) is not crossed. Without
+    ``backends`` it is the first that can: ONNX Runtime on a CPU, PyTorch on a
+    GPU; without ``precisions`` fp32, or int8 if a file is quantised.
+    ``common`` are other fields of :class:`Candidate`.
 
     Raises:
         ValueError: If none of the combinations exists.
     """
     target, fixed = parse_spec(spec)
+    on_cpu = common.get('device', 'cpu') == 'cpu'
     common.update({k: v for k, v in fixed.items() if k in
                    ('channels_last', 'compile')})
     if 'backend' in fixed:
         backends = [fixed['backend']]
     elif backends is None:
-        order = ('onnxruntime', 'openvino', 'pytorch')
-        if common.get('device', 'cpu') != 'cpu':
-            order = ('pytorch', )
-        backends = [b for b in order if allowed_precisions(target, b)][:1]
+        backends = [b for b in (_ORDER if on_cpu else _ORDER[-1:])
+                    if allowed_precisions(target, b)][:1]
     if 'precision' in fixed:
         precisions = [fixed['precision']]
+    threads = [fixed['threads']] if 'threads' in fixed else threads
+    batches = [fixed['batch']] if 'batch' in fixed else batches
     found, notes = [], []
     for backend in backends:
         allowed = allowed_precisions(target, backend)
         if not allowed:
             notes.append(f'{target} does not run on {backend}')
+        elif not on_cpu and backend != 'pytorch':
+            notes.append(f'{target}: {backend} runs on the CPU here, only '
+                         'pytorch on --device')
             continue
-        for precision in precisions or allowed[:1]:
+        for precision in (precisions or allowed[:1]) if allowed else ():
             if precision not in allowed:
                 notes.append(f'{target} has no {precision} on {backend}, it '
                              f'has {", ".join(allowed)}')
@@ -252,17 +214,10 @@ def cross(spec: str,
             only = {} if backend == 'pytorch' else dict(
                 channels_last=False, compile=False)
             found += [
-                Contender(target, input_shape(target, n, shape), backend,
-                          precision, t, **{**common, **only})
-                for t in ([fixed['threads']] if 'threads' in fixed else
-                          threads)
-                for n in ([fixed['batch']] if 'batch' in fixed else batches)
+                Candidate(target, input_shape(target, batch, shape), backend,
+                          precision, number, **{**common, **only})
+                for number in threads for batch in batches
             ]
-    if common.get('device', 'cpu') != 'cpu':
-        notes += [f'{c.target}: {c.backend} runs on the CPU here, only '
-                  'pytorch on --device' for c in found
-                  if c.backend != 'pytorch']
-        found = [c for c in found if c.backend == 'pytorch']
     if not found:
         hint = '. int8 is a property of an exported, quantised file' if any(
             'int8' in note for note in notes) else ''
@@ -271,26 +226,21 @@ def cross(spec: str,
     return found, notes
 
 
-def baseline_of(contender: Contender, spec: str,
-                shape: Optional[Sequence[int]] = None) -> Contender:
-    """What a contender is compared with: run as it is, unless ``@`` says so.
+def baseline_of(candidate: Candidate, spec: str,
+                shape: Optional[Sequence[int]] = None) -> Candidate:
+    """What a candidate is compared with: run as it is, unless ``@`` says so.
 
-    A network that does not exist in the precision of the contender is run in
+    A network that does not exist in the precision of the candidate is run in
     its own usual one, so that a quantised file can be compared with the one
     that it was made from.
-
-    Args:
-        contender (Contender): The network.
-        spec (str): See :func:`parse_spec`.
-        shape (Sequence[int], optional): Height and width.
 
     Raises:
         ValueError: If the baseline cannot be run.
     """
     target, fixed = parse_spec(spec)
-    backend = fixed.get('backend', contender.backend)
+    backend = fixed.get('backend', candidate.backend)
     allowed = allowed_precisions(target, backend)
-    precision = fixed.get('precision', contender.precision)
+    precision = fixed.get('precision', candidate.precision)
     if 'precision' not in fixed and precision not in allowed:
         precision = (allowed or ('none', ))[0]
     if precision not in allowed:
@@ -298,14 +248,13 @@ def baseline_of(contender: Contender, spec: str,
                          f'{backend} in {precision}')
     on_pytorch = backend == 'pytorch'
     return replace(
-        contender,
+        candidate,
         target=target,
-        shape=input_shape(target, fixed.get('batch', contender.shape[0]),
+        shape=input_shape(target, fixed.get('batch', candidate.shape[0]),
                           shape),
         backend=backend,
         precision=precision,
-        threads=fixed.get('threads', contender.threads),
-        channels_last=on_pytorch and fixed.get('channels_last',
-                                               contender.channels_last),
-        compile=on_pytorch and fixed.get('compile', contender.compile),
-        optioned=False)
+        threads=fixed.get('threads', candidate.threads),
+        optioned=False,
+        **{name: on_pytorch and fixed.get(name, getattr(candidate, name))
+           for name in ('channels_last', 'compile')})

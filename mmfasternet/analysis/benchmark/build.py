@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The networks that are timed, as PyTorch modules and as ONNX files."""
-import copy
-import warnings
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Optional, Sequence, Union
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmfasternet.analysis.benchmark import paper
+from mmfasternet.deploy.engines import ENGINES
 
 
 class Network(nn.Module):
@@ -30,28 +28,8 @@ class Network(nn.Module):
         return self.model(images, mode='tensor')
 
 
-class Product(nn.Module):
-    """A product of two square matrices, one of them constant.
-
-    Args:
-        side (int): Rows and columns.
-    """
-
-    def __init__(self, side: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.rand(side, side))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(side, side)`` to the same."""
-        return x @ self.weight
-
-
 class Copy(nn.Module):
-    """A copy from memory to memory, too large for a cache.
-
-    Args:
-        numbers (int): How many float32.
-    """
+    """A copy of float32 from memory to memory, too large for a cache."""
 
     def __init__(self, numbers: int) -> None:
         super().__init__()
@@ -70,19 +48,12 @@ def import_models(target: str) -> None:
 
 def build_network(target: str,
                   cfg_options: Optional[Dict[str, Any]] = None) -> nn.Module:
-    """Build what a contender names, in evaluation mode.
-
-    Args:
-        target (str): See :class:`.contenders.Contender`.
-        cfg_options (dict, optional): Overrides of a config.
-
-    Returns:
-        nn.Module: With random weights unless a checkpoint is named.
-    """
+    """Build what a candidate names, in evaluation mode, with random weights
+    unless a checkpoint is named."""
     torch.manual_seed(0)
     kind, _, name = target.partition(':')
     if kind == 'product':
-        network = Product(int(name))
+        network = nn.Linear(int(name), int(name), bias=False)
     elif kind == 'copy':
         network = Copy(int(name))
     elif kind in ('backbone', 'operator') and not name.startswith(':'):
@@ -111,32 +82,9 @@ def _build_from_config(target: str,
     return Network(model)
 
 
-def count(network: nn.Module, shape: Sequence[int]) -> Tuple[int, int]:
-    """Parameters, and MACs of convolutions and matrix products.
-
-    Nothing is computed: a copy of the network runs on the meta device.
-
-    Args:
-        network (nn.Module): The network.
-        shape (Sequence[int]): Of the input, with the batch in front.
-    """
-    network = copy.deepcopy(network).to('meta')
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(tuple(shape), device='meta'))
-    parameters = sum(p.numel() for p in network.parameters())
-    return parameters, counter.get_total_flops() // 2
-
-
 def export_network(network: nn.Module, shape: Sequence[int],
                    path: Union[str, Path]) -> None:
-    """Write a network to ONNX, batch norms folded by the exporter.
-
-    Args:
-        network (nn.Module): The network.
-        shape (Sequence[int]): Of the input, with the batch in front.
-        path (str | Path): The file.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        torch.onnx.export(
-            network, (torch.zeros(tuple(shape)), ), str(path), dynamo=False)
+    """Write a network to ONNX, as tools/deploy/export.py does."""
+    from mmfasternet.deploy.exporting import quiet
+    with quiet('torch.onnx', 'torch.export'):
+        ENGINES['onnxruntime'].write(network, torch.zeros(tuple(shape)), path)

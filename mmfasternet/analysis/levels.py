@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which level of a detector, by its stride, finds what."""
+import inspect
+from typing import List, NamedTuple, Sequence, Tuple
+
+import torch
+from mmcv.ops import batched_nms
+from mmdet.structures.bbox import bbox_overlaps
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+# of the longer side, in pixels of the network's input
+SIDES = (0, 64, 128, 200)
+IOU = 0.5
+
+
+class Share(NamedTuple):
+    """Of the boxes of a range of sizes those that each level found.
+
+    Args:
+        smallest (int): Least of the longer sides, in pixels of the input.
+        count (int): How many boxes.
+        found (int): How many of them something found.
+        shares (list[float]): Of those, by stride.
+    """
+
+    smallest: int
+    count: int
+    found: int
+    shares: List[float]
+
+
+def has_levels(model: nn.Module) -> bool:
+    """Whether :func:`detect_by_level` is for a model."""
+    predict = getattr(getattr(model, 'bbox_head', None), 'predict_by_feat',
+                      None)
+    return predict is not None and \
+        'with_nms' in inspect.signature(predict).parameters
+
+
+def detect_by_level(model: nn.Module,
+                    inputs: Tensor) -> Tuple[InstanceData, List[int]]:
+    """What a one-stage detector detects, with the stride of its level.
+
+    Args:
+        model (nn.Module): With a head of several levels, as YOLO's.
+        inputs (Tensor): One image, ``(1, C, H, W)``.
+
+    Returns:
+        tuple[InstanceData, list[int]]: ``bboxes (N, 4)`` in pixels of the
+        input, ``scores``, ``labels`` and ``strides (N,)``, the best first;
+        and the strides of all levels.
+
+    Raises:
+        ValueError: If the head is another.
+    """
+    if not has_levels(model):
+        raise ValueError(f'{type(model).__name__} has no head whose levels '
+                         'could be told apart: this view is for one-stage '
+                         'detectors, e.g. YOLO')
+    head, size = model.bbox_head, tuple(inputs.shape[2:])
+    meta = dict(img_shape=size, scale_factor=(1., 1.),
+                ori_shape=(float('inf'), float('inf')))
+    parts, strides = [], []
+    with torch.no_grad():
+        scores, *rest = model(inputs, mode='tensor')
+        for level, own in enumerate(scores):
+            strides.append(round(size[0] / own.shape[2]))
+            # the others score next to nothing
+            alone = [x if i == level else torch.full_like(x, -1e4)
+                     for i, x in enumerate(scores)]
+            part, = head.predict_by_feat(
+                alone, *rest, batch_img_metas=[meta], rescale=False,
+                with_nms=False)
+            part = part[part.scores > 0]
+            part.strides = torch.full_like(part.labels, strides[-1])
+            parts.append(part)
+    found = InstanceData.cat(parts)
+    cfg = head.test_cfg
+    if len(found):
+        _, kept = batched_nms(found.bboxes, found.scores, found.labels,
+                              cfg.nms)
+        found = found[kept[:cfg.max_per_img]]
+    return found, strides
+
+
+def levels_of(found: InstanceData, boxes: Tensor, labels: Tensor) -> Tensor:
+    """The stride of the best scored detection of each object, 0 for none.
+
+    Args:
+        found (InstanceData): Of :func:`detect_by_level`.
+        boxes (Tensor): Of the objects ``(M, 4)``, in pixels of the input.
+        labels (Tensor): Of the objects ``(M,)``.
+    """
+    if not len(found) or not len(boxes):
+        return torch.zeros(len(boxes), dtype=torch.long)
+    right = (bbox_overlaps(found.bboxes, boxes) > IOU) & (
+        found.labels[:, None] == labels)
+    best = (right * found.scores[:, None]).argmax(0)
+    strides = found.strides[best]
+    return torch.where(right.any(0), strides, torch.zeros_like(strides))
+
+
+def shares(sides: Tensor, found: Tensor,
+           strides: Sequence[int]) -> List[Share]:
+    """Shares of the levels by the longer side of what they found.
+
+    Args:
+        sides (Tensor): Of boxes ``(N,)``.
+        found (Tensor): The stride that found each, or 0 ``(N,)``.
+        strides (Sequence[int]): Of all levels.
+    """
+    rows = []
+    for smallest, end in zip(SIDES, (*SIDES[1:], float('inf'))):
+        own = found[(sides >= smallest) & (sides < end)]
+        total = int((own > 0).sum())
+        rows.append(
+            Share(smallest, len(own), total,
+                  [int((own == s).sum()) / max(total, 1) for s in strides]))
+    return rows

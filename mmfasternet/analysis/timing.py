@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The timer: what is compared runs in turns, and ratios are of rounds.
+
+A machine that slows down for a while slows down all that runs then, which
+changes times and not their ratios.
+"""
+import time
+from typing import Any, Callable, Dict, Hashable, Mapping, Sequence, Tuple
+
+import numpy as np
+from tqdm import tqdm
+
+
+def timed(function: Callable[[], Any],
+          clock: Callable[[], float] = time.perf_counter
+          ) -> Callable[[], float]:
+    """Let a function return how long it took, in seconds.
+
+    Args:
+        function (Callable): What to time.
+        clock (Callable): E.g. ``time.process_time``, the CPU time of this
+            process, which other programs hardly disturb. Defaults to
+            ``time.perf_counter``.
+    """
+
+    def run() -> float:
+        start = clock()
+        function()
+        return clock() - start
+
+    return run
+
+
+def interleave(turns: Mapping[Hashable, Callable[[], Any]],
+               rounds: int,
+               warm_up: int = 0) -> Dict[Any, np.ndarray]:
+    """Run things in turns.
+
+    Args:
+        turns (dict[Hashable, Callable]): By name what takes a turn and
+            returns its seconds (see :func:`timed`), or several numbers.
+        rounds (int): In each of them all have a turn.
+        warm_up (int): Rounds before, which do not count. Defaults to 0.
+
+    Returns:
+        dict[Hashable, ndarray]: What the turns returned, by name
+        ``(rounds, ...)``.
+    """
+    values = {name: [] for name in turns}
+    for _ in tqdm(range(warm_up + rounds), desc='rounds'):
+        for name, turn in turns.items():
+            values[name].append(turn())
+    return {name: np.array(v[warm_up:], float) for name, v in values.items()}
+
+
+def spread(values: Sequence[float]) -> Tuple[float, float, float]:
+    """The median, the 5th and the 95th percentile."""
+    low, middle, high = np.percentile(values, [5, 50, 95])
+    return float(middle), float(low), float(high)
+
+
+def speedup(seconds: Sequence[float],
+            baseline: Sequence[float]) -> Tuple[float, float, float]:
+    """How many times as fast as a baseline, by the rounds both ran in.
+
+    Returns:
+        tuple[float, float, float]: See :func:`spread`.
+    """
+    return spread(np.divide(baseline, seconds))
