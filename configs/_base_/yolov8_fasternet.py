@@ -6,6 +6,7 @@ _base_ = 'mmyolo::_base_/default_runtime.py'
 custom_imports = dict(
     imports=['mmfasternet.models', 'mmfasternet.datasets'],
     allow_failed_imports=False)
+import mmfasternet.config.hooks  # noqa: E402
 import mmfasternet.config.knobs  # noqa: E402
 
 # ---------------------------------------------------------------- data
@@ -341,7 +342,11 @@ default_hooks = dict(
         interval=val_interval,
         # 'auto' would take the first class where the AP is per class
         save_best='coco/bbox_mAP',
-        max_keep_ckpts=2))
+        max_keep_ckpts=2),
+    # the objects' priors on each level, and whether one gets none
+    level_assignment=dict(type='mmfasternet.LevelAssignmentHook'),
+    # progress, results, figures, checks, saving at a signal, exact resume
+    **mmfasternet.config.hooks.our_hooks())
 custom_hooks = [
     dict(
         type='EMAHook',

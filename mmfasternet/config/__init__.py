@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configs: reading them with options, checks before a run, the launch."""
 from .data import require_data, require_sound_data
+from .hooks import add_our_hooks, our_hooks
 from .launch import prepare_launch, use_scope
 from .loading import load_config
 
 __all__ = [
-    'load_config', 'prepare_launch', 'require_data', 'require_sound_data',
-    'use_scope'
+    'add_our_hooks', 'load_config', 'our_hooks', 'prepare_launch',
+    'require_data', 'require_sound_data', 'use_scope'
 ]

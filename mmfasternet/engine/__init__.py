@@ -3,6 +3,7 @@ from .flexible_runner import FlexibleRunner
 from .hooks import (
     EvaluationFiguresHook,
     InterruptHook,
+    LevelAssignmentHook,
     NonFiniteLossError,
     NonFiniteLossHook,
     ProgressBarHook,
@@ -13,6 +14,7 @@ from .optimizers import CPUAmpOptimWrapper, require_bfloat16
 
 __all__ = [
     'CPUAmpOptimWrapper', 'EvaluationFiguresHook', 'FlexibleRunner',
-    'InterruptHook', 'NonFiniteLossError', 'NonFiniteLossHook',
-    'ProgressBarHook', 'ResultsHook', 'ResumeHook', 'require_bfloat16'
+    'InterruptHook', 'LevelAssignmentHook', 'NonFiniteLossError',
+    'NonFiniteLossHook', 'ProgressBarHook', 'ResultsHook', 'ResumeHook',
+    'require_bfloat16'
 ]

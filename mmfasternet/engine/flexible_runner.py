@@ -29,6 +29,8 @@ class FlexibleRunner(_FlexibleRunner):
       after a best validation is an epoch ahead.
     - Gradients in shards are clipped by the norm of all shards.
     - EMAHook averages whole weights, in each process.
+    - With DeepSpeed, which saves and resumes by itself, InterruptHook and
+      ResumeHook are left out.
     - The optimizer's state is gathered one kind after the other, see
       :func:`whole_optim_state`, and can be loaded: MMEngine gives PyTorch 2.1
       and later its arguments in another order than they are.
@@ -56,8 +58,12 @@ class FlexibleRunner(_FlexibleRunner):
         return strategy
 
     def register_hook(self, hook: Union[Hook, dict], *args) -> None:
+        deepspeed = type(self.strategy).__name__ == 'DeepSpeedStrategy'
+        if deepspeed and isinstance(hook, dict) and hook['type'] in (
+                'mmfasternet.InterruptHook', 'mmfasternet.ResumeHook'):
+            return  # it saves and resumes by itself, without asking any hook
         if isinstance(hook, dict) and hook['type'] in ('EMAHook', EMAHook):
-            if type(self.strategy).__name__ == 'DeepSpeedStrategy':
+            if deepspeed:
                 raise ValueError(
                     'DeepSpeed would not save the averaged weights of '
                     'EMAHook: leave it out of custom_hooks, as '

@@ -26,12 +26,13 @@ class ResultsHook(Hook):
     The table in the work directory has one row per epoch: number and last
     iteration, seconds and images per second of its training (without the
     validation), peak memory of the process so far in MiB (on a GPU that of
-    its tensors), last learning rate, each loss averaged over the epoch, and
-    the metrics of the validation that followed, if one did. It is complete on
-    disk after each epoch and each validation. A resumed training keeps the
-    rows up to where it goes on from and replaces the others; of an epoch that
-    it goes on within, the time and speed are those of the rest. Without epochs
-    (``IterBasedTrainLoop``) there is one row per validation instead.
+    its tensors), last learning rate, each loss averaged over the epoch, the
+    shares of :class:`LevelAssignmentHook`, and the metrics of the validation
+    that followed, if one did. It is complete on disk after each epoch and each
+    validation. A resumed training run keeps the rows up to where it goes on
+    from and replaces the others; of an epoch that it goes on within, the time
+    and speed are those of the rest. Without epochs (``IterBasedTrainLoop``)
+    there is one row per validation instead.
     """
 
     priority = 'BELOW_NORMAL'  # after the hooks that measure
@@ -99,6 +100,11 @@ class ResultsHook(Hook):
             prefix, _, name = key.partition('/')
             if prefix == 'train' and 'loss' in name:
                 row[name] = history.mean(self._iterations)
+        row.update({
+            key: share
+            for key, share in runner.message_hub.runtime_info.items()
+            if key.startswith('assigned/')
+        })
         self.rows.append({k: _text(v) for k, v in row.items()})
         self._write()
 
