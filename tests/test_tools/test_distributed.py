@@ -24,9 +24,9 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, StateDictType
 
+from mmfasternet.compat.fsdp import whole_optim_state
 from mmfasternet.config import load_config
 from mmfasternet.engine import FlexibleRunner
-from mmfasternet.engine.flexible_runner import whole_optim_state
 from mmfasternet.models import FasterNet
 
 ACT = '''

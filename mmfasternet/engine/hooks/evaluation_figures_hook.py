@@ -7,6 +7,7 @@ from mmengine.dist import collect_results, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmfasternet.compat.mmengine_runner import is_training
 from mmfasternet.evaluation.detection_quality import (
     ImageResult,
     confusion_matrix,
@@ -20,8 +21,6 @@ from mmfasternet.visualization.detections import (
     plot_images,
     plot_precision,
 )
-
-from .training_context import is_training
 
 
 @HOOKS.register_module()

@@ -9,10 +9,11 @@ from mmengine.dist import get_world_size, master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmfasternet.compat.mmengine_runner import is_training
 from mmfasternet.registry import HOOKS
 from mmfasternet.visualization.training import plot_results
 
-from .training_context import by_epoch, is_training, peak_memory
+from .training_context import by_epoch, peak_memory
 
 Row = Dict[str, str]
 FIRST_COLUMNS = ('epoch', 'iteration', 'seconds', 'images/s', 'memory',
