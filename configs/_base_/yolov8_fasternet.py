@@ -4,7 +4,7 @@
 # it, whether a config that inherits this one assigns it or --cfg-options does.
 _base_ = 'mmyolo::_base_/default_runtime.py'
 custom_imports = dict(
-    imports=['mmfasternet.models', 'mmfasternet.datasets'],
+    imports=['mmfasternet.models', 'mmfasternet.datasets', 'mmfasternet.engine'],
     allow_failed_imports=False)
 import mmfasternet.config.hooks  # noqa: E402
 import mmfasternet.config.knobs  # noqa: E402

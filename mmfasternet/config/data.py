@@ -52,7 +52,7 @@ def _writes_itself(cfg: Config, dataset: dict) -> bool:
             cls = registry.get(dataset.type)
         except (ImportError, KeyError):  # said when it is built
             return False
-    return getattr(cls, 'writes_itself', False)
+    return hasattr(cls, 'write_if_missing')
 
 
 def require_sound_data(cfg: Config, *splits: str) -> None:
@@ -86,36 +86,29 @@ def require_sound_data(cfg: Config, *splits: str) -> None:
         print(report)
 
 
+# what a path that is missing names, and how to get it
+_SOURCES = dict(
+    coco='COCO: download train2017, val2017 and annotations from '
+    'https://cocodataset.org/#download and unpack them there, or\n'
+    '        python tools/misc/download_dataset.py of mmyolo, '
+    '--dataset-name coco2017 --save-dir data/coco --unzip --delete',
+    bccd='BCCD: git clone https://github.com/Shenggan/BCCD_Dataset and '
+    'convert it with\n'
+    '        python tools/dataset_converters/voc2coco.py '
+    'BCCD_Dataset/BCCD data/bccd',
+    imagenet='ImageNet-1k: https://image-net.org/download, with one folder '
+    'per class, or `path label` lines in train_ann_file, val_ann_file')
+
+
 def _missing(cfg: Config, split: str, key: str, path: str) -> str:
-    lines = [
-        f'{split} data not found: {path}',
-        f'  looked for by {split}_dataloader.dataset.{key} of {cfg.filename}, '
-        f'from {Path.cwd()}'
-    ]
-    if 'coco' in path:
-        lines += [
-            '  COCO: download train2017, val2017 and annotations from '
-            'https://cocodataset.org/#download and unpack them there, or',
-            '        python tools/misc/download_dataset.py of mmyolo, '
-            '--dataset-name coco2017 --save-dir data/coco --unzip --delete'
-        ]
-    if 'bccd' in path:
-        lines += [
-            '  BCCD: git clone https://github.com/Shenggan/BCCD_Dataset and '
-            'convert it with',
-            '        python tools/dataset_converters/voc2coco.py '
-            'BCCD_Dataset/BCCD data/bccd'
-        ]
-    if 'imagenet' in path:
-        lines += [
-            '  ImageNet-1k: https://image-net.org/download, with one folder '
-            'per class, or `path label` lines in train_ann_file, val_ann_file'
-        ]
     digits = 'classification/fasternet-n_digits.py' if cfg.get(
         'default_scope') == 'mmpretrain' else 'yolov8_fasternet_n_digits.py'
-    lines += [
-        '  your own data: --cfg-options data_root=... train_ann_file=... '
+    return '\n  '.join([
+        f'{split} data not found: {path}',
+        f'looked for by {split}_dataloader.dataset.{key} of {cfg.filename}, '
+        f'from {Path.cwd()}',
+        *(text for name, text in _SOURCES.items() if name in path),
+        'your own data: --cfg-options data_root=... train_ann_file=... '
         'train_data_prefix=... val_ann_file=... val_data_prefix=...',
-        f'  no download at all: python tools/train.py configs/{digits}'
-    ]
-    return '\n'.join(lines)
+        f'no download at all: python tools/train.py configs/{digits}'
+    ])

@@ -50,8 +50,8 @@ def load_config(filename: str,
     cfg.merge_from_dict({name: cfg.knobs[name] for name in used})
     _refuse_edited(cfg)
     options = {k: v for k, v in options.items() if k not in used}
-    _refuse_unknown(options, cfg)
-    _refuse_idle(options, cfg)
+    for key, value in options.items():
+        _refuse_useless(key, value, cfg)
     cfg.merge_from_dict(options)
     return cfg
 
@@ -93,29 +93,20 @@ def _as_list(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _refuse_unknown(options: Dict[str, Any], cfg: Config) -> None:
-    """A mistyped top-level name would be merged and never read."""
-    known = {*cfg, *inspect.signature(Runner.__init__).parameters}
-    for key in options:
-        name = key.split('.')[0]
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=3)
-            hint = f'; did you mean {" or ".join(close)}?' if close else ''
-            raise ValueError(
-                f'--cfg-options {key}: nothing in {cfg.filename} is called '
-                f'{name!r}{hint}')
+def _refuse_useless(key: str, value: Any, cfg: Config) -> None:
+    """A mistyped name, or a plain value from which nothing is derived.
 
-
-def _refuse_idle(options: Dict[str, Any], cfg: Config) -> None:
-    """A plain top-level value from which nothing is derived any more.
-
-    It has been evaluated: in a config of another package, or in the complete
-    copy that training writes. Merging it would change a number nobody reads.
+    The latter has been evaluated: in a config of another package, or in the
+    complete copy that training writes. Either would be merged and never read.
     """
     runner = inspect.signature(Runner.__init__).parameters
-    for key, value in options.items():
-        if '.' in key or key in runner or isinstance(value, dict):
-            continue
+    name = key.split('.')[0]
+    if name not in cfg and name not in runner:
+        close = difflib.get_close_matches(name, {*cfg, *runner}, n=3)
+        hint = f'; did you mean {" or ".join(close)}?' if close else ''
+        raise ValueError(f'--cfg-options {key}: nothing in {cfg.filename} is '
+                         f'called {name!r}{hint}')
+    if '.' not in key and key not in runner and not isinstance(value, dict):
         places = list(_places(cfg._cfg_dict, key, cfg.get(key)))
         hint = f': name those places instead, e.g. {places[0]}=...' if \
             places else ''

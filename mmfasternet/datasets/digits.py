@@ -45,7 +45,6 @@ class DigitsDataset(YOLOv5CocoDataset):
     """
 
     METAINFO = dict(classes=tuple('0123456789'))
-    writes_itself = True  # so no check before it asks for its files
 
     def full_init(self) -> None:
         """Write the files unless they are there, then read them."""

@@ -52,9 +52,7 @@ class EvaluationFiguresHook(Hook):
     def before_val_epoch(self, runner: Runner) -> None:
         self._predictions = []
 
-    def after_val_iter(self,
-                       runner: Runner,
-                       batch_idx: int,
+    def after_val_iter(self, runner: Runner, batch_idx: int,
                        data_batch: Optional[dict] = None,
                        outputs: Optional[Sequence] = None) -> None:
         # which validation is the last is not known before it (early stop)

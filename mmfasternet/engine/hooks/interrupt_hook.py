@@ -109,9 +109,7 @@ class InterruptHook(Hook):
         return self._requested > 0
 
     # ---------------------------------------------------- the right moment
-    def after_train_iter(self,
-                         runner: Runner,
-                         batch_idx: int,
+    def after_train_iter(self, runner: Runner, batch_idx: int,
                          data_batch: Optional[dict] = None,
                          outputs: Optional[dict] = None) -> None:
         if not self._is_requested() or \
@@ -131,8 +129,7 @@ class InterruptHook(Hook):
             epoch = runner.epoch + 1
             self._stop(runner, epoch, runner.iter, f'the end of epoch {epoch}')
 
-    def after_val_epoch(self,
-                        runner: Runner,
+    def after_val_epoch(self, runner: Runner,
                         metrics: Optional[Dict[str, float]] = None) -> None:
         if (is_training(runner) and runner.iter < runner.max_iters
                 and self._is_requested()):

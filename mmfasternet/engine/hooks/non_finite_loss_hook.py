@@ -43,12 +43,9 @@ class NonFiniteLossHook(Hook):
         self._foreign = None if resume_request(
             runner)[0] else _last_checkpoint(runner)
 
-    def after_train_iter(self,
-                         runner: Runner,
-                         batch_idx: int,
+    def after_train_iter(self, runner: Runner, batch_idx: int,
                          data_batch: Optional[dict] = None,
-                         outputs: Optional[Dict[str, torch.Tensor]] = None
-                         ) -> None:
+                         outputs: Optional[Dict[str, torch.Tensor]] = None) -> None:
         if math.isfinite(outputs['loss'].item()):
             return
         losses = [

@@ -57,9 +57,7 @@ class ResultsHook(Hook):
         self._images = self._iterations = 0
         self._start = time.monotonic()
 
-    def after_train_iter(self,
-                         runner: Runner,
-                         batch_idx: int,
+    def after_train_iter(self, runner: Runner, batch_idx: int,
                          data_batch: Optional[dict] = None,
                          outputs: Optional[dict] = None) -> None:
         self._images += len(data_batch['inputs']) * get_world_size()
@@ -73,8 +71,7 @@ class ResultsHook(Hook):
             self._add_row(runner, epoch=runner.epoch + 1)
 
     @master_only
-    def after_val_epoch(self,
-                        runner: Runner,
+    def after_val_epoch(self, runner: Runner,
                         metrics: Optional[Dict[str, float]] = None) -> None:
         if not is_training(runner):
             return

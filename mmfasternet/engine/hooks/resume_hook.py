@@ -173,9 +173,7 @@ class ResumeHook(Hook):
             self._start = runner.epoch, runner.iter - self._offset
         _set_seed(runner.seed, _OF_EPOCHS, runner.epoch)
 
-    def before_train_iter(self,
-                          runner: Runner,
-                          batch_idx: int,
+    def before_train_iter(self, runner: Runner, batch_idx: int,
                           data_batch: Optional[dict] = None) -> None:
         self._is_validated = False
         _set_seed(runner.seed, _OF_ITERATIONS, runner.iter)
