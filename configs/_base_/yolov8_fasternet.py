@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-only
-# YOLOv8 with a FasterNet backbone: the n letter on COCO, 8 GPUs x 16 images.
+# YOLOv8 with a FasterNet backbone: size n on COCO, 8 GPUs x 16 images.
 # Each value in the first part is one knob: it reaches every place that needs
 # it, whether a config that inherits this one assigns it or --cfg-options does.
 _base_ = 'mmyolo::_base_/default_runtime.py'
 custom_imports = dict(
-    imports=['mmfasternet.models', 'mmfasternet.datasets', 'mmfasternet.engine'],
+    imports=[
+        'mmfasternet.models', 'mmfasternet.datasets', 'mmfasternet.engine'
+    ],
     allow_failed_imports=False)
 import mmfasternet.config.hooks  # noqa: E402
 import mmfasternet.config.knobs  # noqa: E402

@@ -45,7 +45,7 @@ class NonFiniteLossHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int,
                          data_batch: Optional[dict] = None,
-                         outputs: Optional[Dict[str, torch.Tensor]] = None) -> None:
+                         outputs: Optional[dict] = None) -> None:
         if math.isfinite(outputs['loss'].item()):
             return
         losses = [
