@@ -3,11 +3,11 @@
 from .version import __version__
 
 try:
-    from mmengine.config.utils import MODULE2PACKAGE
+    import mmengine.config  # noqa: F401
 except Exception:  # mmfasternet.doctor must run here and say what is wrong
     pass
 else:
-    # Without it MMEngine does not resolve ``mmfasternet::`` in `_base_`.
-    MODULE2PACKAGE.setdefault('mmfasternet', 'mmfasternet')
+    from .compat.mmengine_config import name_our_configs
+    name_our_configs()
 
 __all__ = ['__version__']

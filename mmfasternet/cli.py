@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the command line tools share: flags, errors, the work directory."""
+import errno
 import os
 import os.path as osp
 import sys
@@ -24,6 +25,25 @@ def clear_errors(*kinds: Type[Exception]) -> Iterator[None]:
         yield
     except kinds as error:
         sys.exit(f'error: {error}')
+
+
+@contextmanager
+def clear_disk_errors(folder: str) -> Iterator[None]:
+    """One message where a file could not be written for want of room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        sys.exit(f'error: cannot write to {folder}: {error.strerror}. What '
+                 'was saved before is whole: make room and go on with '
+                 '--resume')
+
+
+def say(text: str) -> None:
+    """Print it, from the first process of each machine only."""
+    if os.environ.get('LOCAL_RANK', '0') == '0':
+        print(text, flush=True)
 
 
 def positive_int(text: str) -> int:

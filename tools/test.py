@@ -115,7 +115,8 @@ def main():
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
     if args.deploy:
-        cfg.custom_hooks.append(dict(type='SwitchToDeployHook'))
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []),
+                            dict(type='SwitchToDeployHook')]
     if args.json_prefix is not None:
         cfg.test_evaluator.format_only = True
         cfg.test_evaluator.outfile_prefix = args.json_prefix

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-only
-# YOLOv8 with a FasterNet backbone: the n letter on COCO, 8 GPUs x 16 images.
+# YOLOv8 with a FasterNet backbone: size n on COCO, 8 GPUs x 16 images.
 # Each value in the first part is one knob: it reaches every place that needs
 # it, whether a config that inherits this one assigns it or --cfg-options does.
 _base_ = 'mmyolo::_base_/default_runtime.py'
 custom_imports = dict(
-    imports=['mmfasternet.models', 'mmfasternet.datasets'],
+    imports=[
+        'mmfasternet.models', 'mmfasternet.datasets', 'mmfasternet.engine'
+    ],
     allow_failed_imports=False)
+import mmfasternet.config.hooks  # noqa: E402
 import mmfasternet.config.knobs  # noqa: E402
 
 # ---------------------------------------------------------------- data
@@ -341,7 +344,11 @@ default_hooks = dict(
         interval=val_interval,
         # 'auto' would take the first class where the AP is per class
         save_best='coco/bbox_mAP',
-        max_keep_ckpts=2))
+        max_keep_ckpts=2),
+    # the objects' priors on each level, and whether one gets none
+    level_assignment=dict(type='mmfasternet.LevelAssignmentHook'),
+    # progress, results, figures, checks, saving at a signal, exact resume
+    **mmfasternet.config.hooks.our_hooks())
 custom_hooks = [
     dict(
         type='EMAHook',

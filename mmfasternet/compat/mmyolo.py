@@ -6,9 +6,6 @@ imports exists, unchanged, in the later releases of mmcv.
 """
 from types import ModuleType
 
-import mmcv
-from mmengine.utils import digit_version
-
 
 def import_mmyolo() -> ModuleType:
     """Import mmyolo although its version assertion predates this mmcv.
@@ -20,6 +17,9 @@ def import_mmyolo() -> ModuleType:
     Raises:
         ImportError: If mmyolo is not installed.
     """
+    # here: mmfasternet itself imports this package, also where mmcv is broken
+    import mmcv
+    from mmengine.utils import digit_version
     actual = mmcv.__version__
     mmcv.__version__ = min(actual, '2.0.1', key=digit_version)
     try:

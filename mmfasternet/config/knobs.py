@@ -13,11 +13,9 @@ import math
 import sys
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import FrameType
-from typing import Any, Dict, Iterator, Optional, Set, Tuple
+from typing import Any, Dict, Iterator, Optional, Set
 
-from mmengine.config import Config
-from mmengine.fileio import load
+from mmfasternet.compat.mmengine_config import ConfigFile, inheriting_files
 
 _COMMAND_LINE: ContextVar[Dict[str, Any]] = ContextVar('command line')
 _USED: ContextVar[Set[str]] = ContextVar('used')
@@ -50,22 +48,16 @@ def bind_knobs(names: Dict[str, Any],
         if not name.startswith('_') and _is_plain(value)
     }
     derived = derived or {}
-    # the innermost call reads the config itself, the outermost the one that
-    # was asked for
-    caller: Any = sys._getframe(1)
-    frame = caller.f_back.f_back
-    while frame.f_code is Config._file2dict.__code__:
-        assigned, read = _assignments(frame)
-        for name, node in assigned.items():
-            if name in derived and name not in read:
+    for file in inheriting_files(sys._getframe(1)):
+        for name, node in file.assigned.items():
+            if name in derived and name not in file.read:
                 raise ValueError(
-                    f'{name} in {frame.f_locals["filename"]} would change '
-                    'nothing: what follows from it is computed before that '
-                    f'file runs. Assign {derived[name]} instead')
+                    f'{name} in {file.filename} would change nothing: what '
+                    'follows from it is computed before that file runs. '
+                    f'Assign {derived[name]} instead')
             if name in knobs:
-                value = _value(name, node, frame)
+                value = _value(name, node, file)
                 names[name] = _alike(name, names[name], value)
-        frame = frame.f_back
     for name, value in _COMMAND_LINE.get({}).items():
         if name in knobs:
             names[name] = _alike(name, names[name], value)
@@ -98,41 +90,19 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, _PLAIN)
 
 
-def _assignments(frame: FrameType) -> Tuple[Dict[str, Any], Set[str]]:
-    """What a file assigns at its top level, unevaluated where it is Python,
-    and the names that it reads."""
-    # after {{ fileDirname }} and the like have been replaced
-    path = frame.f_locals['temp_config_file'].name
-    if not path.endswith('.py'):
-        return load(path), set()
-    with open(path, encoding='utf-8') as file:
-        tree = ast.parse(file.read())
-    assigned = {
-        target.id: node.value
-        for node in tree.body if isinstance(node, ast.Assign)
-        for target in node.targets if isinstance(target, ast.Name)
-    }
-    return assigned, {
-        node.id
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-    }
-
-
-def _value(name: str, node: Any, frame: FrameType) -> Any:
+def _value(name: str, node: Any, file: ConfigFile) -> Any:
     value = node
     if isinstance(node, ast.AST):
         try:
             value = ast.literal_eval(node)
         except ValueError:
             value = {}
-    from_base = isinstance(value, str) and value in frame.f_locals.get(
-        'base_var_dict', {})
+    from_base = isinstance(value, str) and value in file.base_values
     if from_base or not _is_plain(value):
         raise ValueError(
-            f'{name} in {frame.f_locals["filename"]} must be written out, as '
-            'a number, a string, None or a sequence of them: what follows '
-            'from it is computed before that file runs')
+            f'{name} in {file.filename} must be written out, as a number, a '
+            'string, None or a sequence of them: what follows from it is '
+            'computed before that file runs')
     return value
 
 

@@ -5,6 +5,7 @@ from .flexible_runner import FlexibleRunner
 from .hooks import (
     EvaluationFiguresHook,
     InterruptHook,
+    LevelAssignmentHook,
     NonFiniteLossError,
     NonFiniteLossHook,
     ProgressBarHook,
@@ -15,8 +16,9 @@ from .optimizers import CPUAmpOptimWrapper, require_bfloat16
 
 __all__ = [
     'CPUAmpOptimWrapper', 'EvaluationFiguresHook', 'FlexibleRunner',
-    'InterruptHook', 'NonFiniteLossError', 'NonFiniteLossHook',
-    'ProgressBarHook', 'ResultsHook', 'ResumeHook', 'require_bfloat16'
+    'InterruptHook', 'LevelAssignmentHook', 'NonFiniteLossError',
+    'NonFiniteLossHook', 'ProgressBarHook', 'ResultsHook', 'ResumeHook',
+    'require_bfloat16'
 ]
 
 # for programs of others that train by our configs

@@ -3,6 +3,7 @@ import ast
 import inspect
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 from mmfasternet.config import (
+    add_our_hooks,
     load_config,
     require_data,
     require_sound_data,
@@ -122,10 +124,56 @@ def test_a_program_of_others_runs_what_inherits_us(tmp_path, coco,
     runner = Runner.from_cfg(cfg)
     runner.train()
     assert runner.epoch == 1
+    # with what tools/train.py would have it do
+    for name in ('results.csv', 'results.png', 'pr_curves.png'):
+        assert (tmp_path / name).is_file(), name
     # as tools/test.py --tta of mmdet does it
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     runner = Runner.from_cfg(cfg)
     assert len(runner.test_dataloader.dataset[0]['inputs']) == 6
+
+
+def hooks_of(cfg):
+    hooks = [h['type'] for h in cfg.default_hooks.values() if 'type' in h]
+    return {name for name in hooks if name.startswith('mmfasternet.')}
+
+
+@pytest.mark.parametrize('config', sorted(
+    str(path) for path in Path('configs').rglob('*.py')))
+def test_every_config_has_our_hooks(config):
+    """So that any program that builds its runner trains as ours does."""
+    expected = {
+        f'mmfasternet.{name}Hook'
+        for name in ('ProgressBar', 'Results', 'EvaluationFigures',
+                     'NonFiniteLoss', 'Interrupt', 'Resume')
+    }
+    if 'yolov8' in config:
+        expected.add('mmfasternet.LevelAssignmentHook')
+    if 'classification' in config and not find_spec('mmpretrain'):
+        pytest.skip('needs mmpretrain')
+    cfg = Config.fromfile(config, import_custom_modules=False)
+    assert hooks_of(cfg) == expected
+    if 'strategy' in cfg:
+        assert cfg.runner_type == 'mmfasternet.FlexibleRunner'
+    before = cfg.default_hooks.to_dict()
+    add_our_hooks(cfg)
+    assert cfg.default_hooks.to_dict() == before
+
+
+def test_configs_of_others_get_our_hooks():
+    cfg = load_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
+    cfg.default_hooks.resume = None  # not wanted
+    cfg.custom_hooks = [dict(type='mmfasternet.ResultsHook')]
+    add_our_hooks(cfg)
+    assert hooks_of(cfg) == {
+        f'mmfasternet.{name}Hook'
+        for name in ('ProgressBar', 'EvaluationFigures', 'NonFiniteLoss',
+                     'Interrupt')
+    }
+    assert 'resume' not in cfg.default_hooks
+    cfg = Config(dict())
+    add_our_hooks(cfg)
+    assert len(hooks_of(cfg)) == 6
 
 
 def test_a_program_that_knows_nothing_of_us_reads_it_right(tmp_path):

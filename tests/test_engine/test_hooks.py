@@ -26,15 +26,12 @@ from mmengine.runner import Runner
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmfasternet.config import load_config
+from mmfasternet.config import load_config, our_hooks
 from mmfasternet.engine import (
-    EvaluationFiguresHook,
     InterruptHook,
     NonFiniteLossError,
     NonFiniteLossHook,
-    ProgressBarHook,
     ResultsHook,
-    ResumeHook,
 )
 from mmfasternet.engine.hooks import evaluation_figures_hook as figures
 from mmfasternet.evaluation.detection_quality import (
@@ -45,11 +42,7 @@ from mmfasternet.evaluation.detection_quality import (
     precision_curves,
 )
 
-ALL_HOOKS = [
-    dict(type=f'mmfasternet.{hook.__name__}')
-    for hook in (ProgressBarHook, ResultsHook, EvaluationFiguresHook,
-                 NonFiniteLossHook, InterruptHook, ResumeHook)
-]
+ALL_HOOKS = our_hooks().values()
 
 
 @pytest.fixture(autouse=True)
@@ -67,9 +60,9 @@ def detector(coco_options, work_dir, *hooks, **options):
         **coco_options, 'val_interval': 1,
         **options
     })
-    cfg.custom_hooks = [
-        hook for hook in cfg.custom_hooks if 'mmfasternet.' not in hook['type']
-    ] + list(hooks)
+    for name in [*our_hooks(), 'level_assignment']:
+        del cfg.default_hooks[name]
+    cfg.custom_hooks += hooks
     cfg.work_dir = str(work_dir)
     # one of a known name is taken as it is, with the folder of another test
     cfg.experiment_name = cfg.visualizer.name = work_dir.name
@@ -621,15 +614,12 @@ def test_ctrl_c_in_a_terminal_and_resume_without_one(coco_options, tmp_path):
     config = tmp_path / 'mine.py'
     base = Path('configs/yolov8_fasternet_n.py').resolve()
     hooks = [
-        hook for hook in load_config(str(base)).custom_hooks
-        if 'mmfasternet.' not in hook['type'] and 'Switch' not in hook['type']
+        dict(hook) for hook in load_config(str(base)).custom_hooks
+        if 'Switch' not in hook['type']
     ]
     config.write_text(f'''
 _base_ = {str(base)!r}
-custom_imports = dict(
-    imports=['mmfasternet.models', 'mmfasternet.datasets',
-             'mmfasternet.engine'])
-custom_hooks = {[dict(hook) for hook in hooks] + ALL_HOOKS!r}
+custom_hooks = {hooks!r}
 ''')
     arguments = command(tmp_path / 'run', config, coco_options)
     status, output = in_terminal(arguments, b'epoch 2/4', b'\x03')

@@ -16,17 +16,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_equal, free_ports
+from conftest import assert_equal, free_ports, on_ranks
 from mmdet.evaluation import CocoMetric
 from mmengine.dataset import DefaultSampler
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import Runner
-from torch import distributed, nn
+from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, StateDictType
 
+from mmfasternet.compat.fsdp import whole_optim_state
 from mmfasternet.config import load_config
 from mmfasternet.engine import FlexibleRunner
-from mmfasternet.engine.flexible_runner import whole_optim_state
 from mmfasternet.models import FasterNet
 
 ACT = '''
@@ -438,29 +438,6 @@ def test_evaluation_is_the_same_on_any_number_of_ranks(config, plain,
 
 
 # ---------------------------------------- processes within this test alone
-def on_ranks(ranks, function, folder, *arguments):
-    """What a function returns in each of some processes joined by gloo."""
-    folder.mkdir()
-    torch.multiprocessing.start_processes(
-        _work, (ranks, function, folder, arguments),
-        nprocs=ranks,
-        start_method='fork')
-    return [
-        torch.load(folder / f'{rank}.pth', weights_only=False)
-        for rank in range(ranks)
-    ]
-
-
-def _work(rank, ranks, function, folder, arguments):
-    torch.set_num_threads(1)
-    os.environ['LOCAL_RANK'] = str(rank)
-    distributed.init_process_group(
-        'gloo', f'file://{folder}/meet', rank=rank, world_size=ranks)
-    torch.save(function(rank, ranks, *arguments), folder / f'{rank}.pth')
-    distributed.barrier()
-    distributed.destroy_process_group()
-
-
 def one_step(rank, ranks, train_norms):
     """Gradients and the first norm's statistics, of 8 images in all."""
     torch.manual_seed(0)

@@ -21,9 +21,20 @@ from mmfasternet.checkpoint import (
     newest_checkpoint,
     require_fitting,
 )
+from mmfasternet.compat.mmengine_runner import (
+    accumulative_counts,
+    begin_at_iteration,
+    begin_within_epoch,
+    is_training,
+    is_validation_due,
+    replace_batches,
+    restart_sampler,
+    resume_request,
+    set_resume_request,
+)
 from mmfasternet.registry import HOOKS
 
-from .training_context import by_epoch, is_training
+from .training_context import by_epoch
 
 _KEY = 'resume'  # in the `meta` of a checkpoint
 
@@ -74,11 +85,12 @@ class ResumeHook(Hook):
             for part in Path(runner.work_dir).glob('.*.part'):
                 part.unlink(missing_ok=True)
         # torchrun tells its restart only to the machine where one has died
-        runner._resume, runner._load_from = max(
-            all_gather_object((runner._resume, runner._load_from)),
+        wanted = max(
+            all_gather_object(resume_request(runner)),
             key=lambda wish: (wish[0], wish[1] is None))
-        if runner._resume:
-            self._choose(runner)
+        set_resume_request(runner, *wanted)
+        if wanted[0]:
+            self._choose(runner, wanted[1])
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook) and hook.max_keep_ckpts == 1:
                 runner.logger.info(
@@ -86,13 +98,13 @@ class ResumeHook(Hook):
                     'next one is written; 2 are kept')
                 hook.max_keep_ckpts = 2
 
-    def _choose(self, runner: Runner) -> None:
+    def _choose(self, runner: Runner, given: Optional[str]) -> None:
         """Set what MMEngine resumes from; all processes the same."""
         found: List[Any] = [None]
         own = runner.model.state_dict()  # FSDP gathers it from all
         if is_main_process():
             try:
-                name = runner._load_from or newest_checkpoint(runner.work_dir)
+                name = given or newest_checkpoint(runner.work_dir)
                 found = [name and str(name)]
                 if name:
                     _require_resumable(own, str(name))
@@ -101,14 +113,13 @@ class ResumeHook(Hook):
         broadcast_object_list(found)
         if isinstance(found[0], Exception):
             raise found[0]
-        runner._load_from = found[0]
+        set_resume_request(runner, found[0] is not None, found[0])
         if found[0] is None:
             runner.logger.info(f'nothing to resume in {runner.work_dir}: the '
                                'training begins')
-            runner._resume = False
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if is_training(runner) and runner._resume:
+        if is_training(runner) and resume_request(runner)[0]:
             self._saved = checkpoint['meta'].get(_KEY)
 
     # ------------------------------------------------------------ training
@@ -122,19 +133,17 @@ class ResumeHook(Hook):
         self._batches = _SeededBatches(loader, runner.seed)
         if self._saved is not None:
             self._go_on(runner)
-        loop = runner.train_loop
         if by_epoch(runner):
-            run_iter = loop.run_iter
-            loop.run_iter = lambda idx, data_batch: run_iter(
-                idx + self._offset, data_batch)
+            begin_within_epoch(runner, lambda: self._offset)
         elif isinstance(self._batches.sampler, InfiniteSampler):
             # it would load and drop what it has trained on before
             self._batches.skip(runner.iter)
-            loop.dataloader_iterator = _Advanced(
-                type(loop.dataloader_iterator)(loader), runner.iter)
+            begin_at_iteration(runner, runner.iter)
         if self._saved is not None and not self._offset and \
-                not self._is_validated:
-            self._validate_if_due(runner)
+                not self._is_validated and is_validation_due(runner):
+            runner.logger.info('validating first: the checkpoint was saved '
+                               'before its validation')
+            runner.val_loop.run()
 
     def _go_on(self, runner: Runner) -> None:
         self._batches.seed = self._saved['seed']
@@ -157,18 +166,6 @@ class ResumeHook(Hook):
                   len(self._batches))
         return dict(zip(_SHAPE, values))
 
-    def _validate_if_due(self, runner: Runner) -> None:
-        loop = runner.train_loop
-        done, last = (runner.epoch, runner.max_epochs) if by_epoch(
-            runner) else (runner.iter, runner.max_iters)
-        loop._decide_current_val_interval()
-        if runner.val_loop is not None and done and \
-                done >= loop.val_begin and (
-                    done % loop.val_interval == 0 or done == last):
-            runner.logger.info('validating first: the checkpoint was saved '
-                               'before its validation')
-            runner.val_loop.run()
-
     def before_train_epoch(self, runner: Runner) -> None:
         if self._batches is not None and by_epoch(runner):
             self._batches.epoch = runner.epoch
@@ -176,9 +173,7 @@ class ResumeHook(Hook):
             self._start = runner.epoch, runner.iter - self._offset
         _set_seed(runner.seed, _OF_EPOCHS, runner.epoch)
 
-    def before_train_iter(self,
-                          runner: Runner,
-                          batch_idx: int,
+    def before_train_iter(self, runner: Runner, batch_idx: int,
                           data_batch: Optional[dict] = None) -> None:
         self._is_validated = False
         _set_seed(runner.seed, _OF_ITERATIONS, runner.iter)
@@ -195,7 +190,7 @@ class ResumeHook(Hook):
             return
         meta = checkpoint['meta']
         epoch, iteration = self._start
-        counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        counts = accumulative_counts(runner)
         if meta['iter'] % counts and meta['iter'] < runner.max_iters:
             runner.logger.warning(
                 'this checkpoint lacks the gradients of '
@@ -282,12 +277,8 @@ class _SeededBatches:
         self._position = 0  # images that this process has been given
         if not hasattr(self.sampler, 'seed'):  # not one of MMEngine's
             self.sampler.seed = seed
-        # the loop of MMEngine 0.10.7 has begun to take from them
-        loader._iterator = None
-        if isinstance(self.sampler, InfiniteSampler):
-            self.sampler.indices = self.sampler._indices_of_rank()
-        # PyTorch forbids to set it: an iterator would not notice
-        object.__setattr__(loader, 'batch_sampler', self)
+        restart_sampler(self.sampler)
+        replace_batches(loader, self)
         try:
             loader.dataset.__getitems__ = _SeededImages(loader.dataset)
             self._is_seeded = True
@@ -345,23 +336,3 @@ class _SeededImages:
         np.random.seed(seed)
         torch.default_generator.manual_seed(seed)
         return self.dataset[index]
-
-
-class _Advanced:
-    """The iterator of a loop that need not be advanced any more.
-
-    MMEngine does that with one call or, before its forks, one by one.
-    """
-
-    def __init__(self, iterator: Iterator, num_steps: int) -> None:
-        self.iterator = iterator
-        self.num_steps = num_steps
-
-    def skip_iter(self, num_iters: int) -> None:
-        self.num_steps = 0
-
-    def __next__(self) -> Any:
-        if self.num_steps > 0:
-            self.num_steps -= 1
-            return None
-        return next(self.iterator)
