@@ -38,42 +38,58 @@ def load(args, cfg):
     return TrainedPredictor(args.checkpoint, cfg, args.device)
 
 
-def main():
-    args = parse_args()
-    with cli.clear_errors(ImportError, OSError, ValueError):
-        from mmfasternet.config import load_config
-        from mmfasternet.datasets.images import images_in, read_image
-        from mmfasternet.deploy.files import (
-            as_dict,
-            output_names,
-            write_image,
-            write_json,
-        )
-        images = images_in(args.img)
-        predictor = load(args, load_config(args.config, args.cfg_options))
-        names = dict(zip(images, output_names(images, args.img)))
-        skipped = []
+def save_all(args, images, predictor, found, skipped):
+    """Draw and write what was found, say it, and what was skipped.
 
-        def skip(image, error):
-            skipped.append(image)
-            print(f'skipped: {error}', file=sys.stderr, flush=True)
-
-        vis, preds = (osp.join(args.out_dir, f) for f in ('vis', 'preds'))
-        for path, sample in predictor.stream(
-                images, args.batch_size, skip=skip):
-            result = as_dict(sample, predictor.classes)
-            picture = predictor.draw(
-                read_image(path), sample, args.score_thr, args.show)
-            write_image(picture, osp.join(vis, names[path][0]))
-            write_json(result, osp.join(preds, names[path][1]))
-            found = [f'{name} {score:.2f}' for name, score in zip(
-                result['names'], result['scores']) if score >= args.score_thr]
-            print(f'{path}: {", ".join(found) or "nothing found"}')
+    Args:
+        args (Namespace): With ``img``, ``out_dir``, ``show``, ``score_thr``.
+        images (list[str]): All images.
+        predictor (Predictor): What draws.
+        found (Iterable[tuple]): Path and sample of those that can be read.
+        skipped (list[str]): The others, when ``found`` is at its end.
+    """
+    from mmfasternet.datasets.images import read_image
+    from mmfasternet.deploy.files import (
+        as_dict,
+        output_names,
+        write_image,
+        write_json,
+    )
+    names = dict(zip(images, output_names(images, args.img)))
+    vis, preds = (osp.join(args.out_dir, f) for f in ('vis', 'preds'))
+    for path, sample in found:
+        result = as_dict(sample, predictor.classes)
+        picture = predictor.draw(
+            read_image(path), sample, args.score_thr, args.show)
+        write_image(picture, osp.join(vis, names[path][0]))
+        write_json(result, osp.join(preds, names[path][1]))
+        shown = [f'{name} {score:.2f}' for name, score in zip(
+            result['names'], result['scores']) if score >= args.score_thr]
+        print(f'{path}: {", ".join(shown) or "nothing found"}')
     if len(skipped) < len(images):
         print(f'pictures in {vis}, boxes in {preds}')
     if skipped:
         sys.exit(f'error: {len(skipped)} of {len(images)} images were '
                  'skipped, see above')
+
+
+class Skipped(list):
+    """Images that cannot be read, each said when it is met."""
+
+    def __call__(self, image, error):
+        self.append(image)
+        print(f'skipped: {error}', file=sys.stderr, flush=True)
+
+
+def main():
+    args = parse_args()
+    with cli.clear_errors(ImportError, OSError, ValueError):
+        from mmfasternet.config import load_config
+        from mmfasternet.datasets.images import images_in
+        images, skipped = images_in(args.img), Skipped()
+        predictor = load(args, load_config(args.config, args.cfg_options))
+        found = predictor.stream(images, args.batch_size, skip=skipped)
+        save_all(args, images, predictor, found, skipped)
 
 
 if __name__ == '__main__':

@@ -269,7 +269,7 @@ class Predictor:
             yield from self._detect(batch)
 
     def prepare(self, image: Image) -> Tuple[Any, Any]:
-        """What :meth:`detect` takes of an image, see :class:`Letterbox`."""
+        """Inputs and meta of an image, see :class:`Letterbox`."""
         return self.letterbox(image)
 
     def detect(self, inputs: Sequence[Any],
