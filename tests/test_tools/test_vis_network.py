@@ -128,6 +128,9 @@ def test_levels_of_true_boxes_and_of_detections(small, coco, monkeypatch,
     assert count > 5
     code, _ = run(monkeypatch, capsys, VIS, *words, '--ann-file', 'none.json')
     assert code == 'error: annotations not found: none.json'
+    code, _ = run(monkeypatch, capsys, VIS, small.images[0], *words[1:],
+                  '--ann-file', coco / 'annotations/val.json')
+    assert 'val.json has none of the images in' in code
 
 
 def test_layer_statistics_of_a_step(coco_options, monkeypatch, capsys,
