@@ -13,6 +13,8 @@ from mmengine.fileio import get
 
 from mmfasternet.evaluation.detection_quality import ImageResult, image_score
 
+from .fonts import use_fonts_for
+
 IOU = 0.5
 MAX_NAMES = 30  # classes; with more, a figure has no room for text
 
@@ -27,6 +29,7 @@ def plot_precision(curves: np.ndarray, names: Sequence[str]) -> Figure:
     Returns:
         Figure: The figure.
     """
+    use_fonts_for(names)
     figure = Figure(figsize=(9, 6), dpi=100, layout='constrained')
     axis = figure.subplots()
     recall = np.linspace(0, 1, len(curves))
@@ -67,6 +70,7 @@ def plot_confusion(matrix: np.ndarray, names: Sequence[str],
     Returns:
         Figure: The figure.
     """
+    use_fonts_for(names)
     size = len(matrix)
     side = min(max(5, 2.5 + 0.55 * size), 20)
     figure = Figure(figsize=(side + 1, side), dpi=100, layout='constrained')
@@ -135,6 +139,7 @@ def show_picture(axis: Axes, picture: np.ndarray, title: str) -> None:
     height, width = picture.shape[:2]
     # a box counts from the corner of the first pixel
     axis.imshow(picture, extent=(0, width, height, 0))
+    use_fonts_for([title])
     axis.set_axis_off()
     axis.set_title(title, fontsize='small', parse_math=False)
 
@@ -152,6 +157,7 @@ def draw_boxes(axis: Axes,
         score_thr (float, optional): Least score of a prediction. Defaults to
             None, for the truth.
     """
+    use_fonts_for(names)
     if score_thr is not None:
         for i in np.flatnonzero(result.scores >= score_thr):
             label = result.labels[i]
