@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boxes on images, and what an evaluation says of them."""
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import List, Optional, Sequence, Tuple
 
 import mmcv
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure  # without pyplot: no display, no state
 from matplotlib.patches import Rectangle
 from mmengine.fileio import get
@@ -191,5 +192,11 @@ def _draw_box(axis: Axes, box: np.ndarray, label: int, text: str) -> None:
         bbox=dict(facecolor=color, edgecolor='none', pad=1, alpha=0.8))
 
 
-def _color(label: int) -> tuple:
-    return colormaps['tab10'](label % 10)
+def palette(number: int) -> List[Tuple[int, int, int]]:
+    """The colours of so many classes, RGB from 0 to 255, for all who draw."""
+    colors = colormaps['tab10'](np.arange(number) % 10, bytes=True)
+    return [tuple(color[:3].tolist()) for color in colors]
+
+
+def _color(label: int) -> str:
+    return to_hex(colormaps['tab10'](label % 10))

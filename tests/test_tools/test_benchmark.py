@@ -5,6 +5,7 @@ import runpy
 import sys
 from importlib.util import find_spec
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -269,8 +270,10 @@ def test_the_report_agrees_with_itself(tmp_path, exported, monkeypatch,
     assert f'**{row["speed"]:.2f}**' in out
     _, text = (tmp_path / 'benchmark.md').read_text().split('\n\n', 1)
     assert text.strip() in out
-    for name in ('latency.png', 'roofline.png'):
-        assert (tmp_path / name).stat().st_size > 5000
+    latency, roofline = (cv2.imread(str(tmp_path / f'{name}.png'))
+                         for name in ('latency', 'roofline'))
+    # 8x6 and 9x6 inches of 120 dots
+    assert (latency.shape, roofline.shape) == ((720, 960, 3), (720, 1080, 3))
 
 
 def test_a_config_and_a_checkpoint_of_it(tmp_path, monkeypatch, capsys):

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import cv2
 import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
@@ -115,7 +116,7 @@ def test_configs_are_trained_and_compared(coco_options, tmp_path):
         assert re.search(rf'\| {name} \| {re.escape(parameters)} \|', report)
     for name in ('learning', 'pareto', 'pr_curves', 'confusion_2',
                  'disagreements'):
-        assert (tmp_path / f'{name}.png').stat().st_size > 5000
+        assert cv2.imread(str(tmp_path / f'{name}.png')).shape[1] >= 500
     made = (tmp_path / 'Ours/seed_2/epoch_1.pth').stat().st_mtime_ns
     run(*arguments)
     assert (tmp_path / 'Ours/seed_2/epoch_1.pth').stat().st_mtime_ns == made
