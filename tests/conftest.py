@@ -31,6 +31,13 @@ def read_csv(work_dir):
         return list(csv.DictReader(file))
 
 
+def table_rows(text):
+    """The rows of the Markdown table in a text, by the names of columns."""
+    rows = [[cell.strip() for cell in line.strip('|').split('|')]
+            for line in text.splitlines() if line.startswith('|')]
+    return [dict(zip(rows[0], row)) for row in rows[2:]]
+
+
 def assert_equal(a, b, path=''):
     """Equal bits of whatever a training saves, and the same types."""
     assert type(a) is type(b), path

@@ -4,7 +4,6 @@ import inspect
 from typing import List, NamedTuple, Sequence, Tuple
 
 import torch
-from mmcv.ops import batched_nms
 from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -61,9 +60,11 @@ def detect_by_level(model: nn.Module,
     head, size = model.bbox_head, tuple(inputs.shape[2:])
     meta = dict(img_shape=size, scale_factor=(1., 1.),
                 ori_shape=(float('inf'), float('inf')))
-    parts, strides = [], []
+    where, strides = {}, []
     with torch.no_grad():
         scores, *rest = model(inputs, mode='tensor')
+        found, = head.predict_by_feat(
+            scores, *rest, batch_img_metas=[meta], rescale=False)
         for level, own in enumerate(scores):
             strides.append(round(size[0] / own.shape[2]))
             # the others score next to nothing
@@ -72,16 +73,17 @@ def detect_by_level(model: nn.Module,
             part, = head.predict_by_feat(
                 alone, *rest, batch_img_metas=[meta], rescale=False,
                 with_nms=False)
-            part = part[part.scores > 0]
-            part.strides = torch.full_like(part.labels, strides[-1])
-            parts.append(part)
-    found = InstanceData.cat(parts)
-    cfg = head.test_cfg
-    if len(found):
-        _, kept = batched_nms(found.bboxes, found.scores, found.labels,
-                              cfg.nms)
-        found = found[kept[:cfg.max_per_img]]
+            where.update(
+                dict.fromkeys(_keys(part[part.scores > 0]), strides[-1]))
+    # NMS changes neither boxes nor scores
+    found.strides = torch.tensor([where[key] for key in _keys(found)],
+                                 device=found.labels.device).long()
     return found, strides
+
+
+def _keys(found: InstanceData) -> List[tuple]:
+    return [(label, score, *box) for label, score, box in zip(
+        *(found[key].tolist() for key in ('labels', 'scores', 'bboxes')))]
 
 
 def levels_of(found: InstanceData, boxes: Tensor, labels: Tensor) -> Tensor:

@@ -232,5 +232,7 @@ def bootstrap(evaluations: Sequence[Sequence[Evaluation]],
 
 def interval(values: np.ndarray) -> Tuple[float, float]:
     """The 2.5th and 97.5th percentile, without the samples that have none."""
+    if np.isnan(values).all():
+        return np.nan, np.nan
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)

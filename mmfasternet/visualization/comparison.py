@@ -13,6 +13,7 @@ from mmfasternet.evaluation.detection_quality import (
 )
 
 from .detections import IOU, draw_boxes, load_picture, show_picture
+from .fonts import use_fonts_for
 
 SCORE = .3  # least one of a box that counts, as EvaluationFiguresHook's
 
@@ -23,6 +24,7 @@ def plot_learning(logs: Dict[str, List[List[Dict[str, str]]]]
     ``results.csv``; None if there is nothing to draw."""
     figure = Figure(figsize=(11, 4), dpi=100, layout='constrained')
     axes = figure.subplots(1, 2)
+    use_fonts_for(logs)
     for axis, column, title in zip(axes, ('coco/bbox_mAP', 'loss'),
                                    ('AP on val', 'training loss')):
         for i, (name, seeds) in enumerate(logs.items()):
@@ -49,6 +51,7 @@ def plot_pareto(aps: Dict[str, List[float]],
     the range of the seeds; None if nothing was timed."""
     if not milliseconds:
         return None
+    use_fonts_for(aps)
     figure = Figure(
         figsize=(5.5 * len(milliseconds), 4.5), dpi=100, layout='constrained')
     axes = figure.subplots(1, len(milliseconds), squeeze=False)[0]
@@ -74,6 +77,7 @@ def plot_pareto(aps: Dict[str, List[float]],
 def plot_curves(results: Dict[str, List[List[ImageResult]]],
                 classes: Sequence[str]) -> Figure:
     """Precision over recall at IoU 0.5, a panel for each class."""
+    use_fonts_for([*classes, *results])
     columns = min(len(classes), 4)
     lines = -(-len(classes) // columns)
     figure = Figure(

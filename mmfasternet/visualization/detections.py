@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boxes on images, and what an evaluation says of them."""
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import List, Optional, Sequence, Tuple
 
 import mmcv
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure  # without pyplot: no display, no state
 from matplotlib.patches import Rectangle
 from mmengine.fileio import get
 
 from mmfasternet.evaluation.detection_quality import ImageResult, image_score
+
+from .fonts import use_fonts_for
 
 IOU = 0.5
 MAX_NAMES = 30  # classes; with more, a figure has no room for text
@@ -27,6 +30,7 @@ def plot_precision(curves: np.ndarray, names: Sequence[str]) -> Figure:
     Returns:
         Figure: The figure.
     """
+    use_fonts_for(names)
     figure = Figure(figsize=(9, 6), dpi=100, layout='constrained')
     axis = figure.subplots()
     recall = np.linspace(0, 1, len(curves))
@@ -67,6 +71,7 @@ def plot_confusion(matrix: np.ndarray, names: Sequence[str],
     Returns:
         Figure: The figure.
     """
+    use_fonts_for(names)
     size = len(matrix)
     side = min(max(5, 2.5 + 0.55 * size), 20)
     figure = Figure(figsize=(side + 1, side), dpi=100, layout='constrained')
@@ -135,6 +140,7 @@ def show_picture(axis: Axes, picture: np.ndarray, title: str) -> None:
     height, width = picture.shape[:2]
     # a box counts from the corner of the first pixel
     axis.imshow(picture, extent=(0, width, height, 0))
+    use_fonts_for([title])
     axis.set_axis_off()
     axis.set_title(title, fontsize='small', parse_math=False)
 
@@ -152,6 +158,7 @@ def draw_boxes(axis: Axes,
         score_thr (float, optional): Least score of a prediction. Defaults to
             None, for the truth.
     """
+    use_fonts_for(names)
     if score_thr is not None:
         for i in np.flatnonzero(result.scores >= score_thr):
             label = result.labels[i]
@@ -185,5 +192,11 @@ def _draw_box(axis: Axes, box: np.ndarray, label: int, text: str) -> None:
         bbox=dict(facecolor=color, edgecolor='none', pad=1, alpha=0.8))
 
 
-def _color(label: int) -> tuple:
-    return colormaps['tab10'](label % 10)
+def palette(number: int) -> List[Tuple[int, int, int]]:
+    """The colours of so many classes, RGB from 0 to 255, for all who draw."""
+    colors = colormaps['tab10'](np.arange(number) % 10, bytes=True)
+    return [tuple(color[:3].tolist()) for color in colors]
+
+
+def _color(label: int) -> str:
+    return to_hex(colormaps['tab10'](label % 10))

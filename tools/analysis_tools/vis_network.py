@@ -57,9 +57,9 @@ def parse_args():
         help='how many images of a folder (default: 8)')
     parser.add_argument(
         '--ann-file',
-        help='for levels: COCO json of the true boxes of the images; which '
-        'stride finds each of them (default: which one the detections with a '
-        'score of at least --score-thr come from)')
+        help='for levels: COCO json of true boxes: the images that are in it '
+        'are taken, and the stride that finds each box is counted (default: '
+        'that of each detection with a score of at least --score-thr)')
     cli.add_score_thr(parser)
     parser.add_argument(
         '--out-dir', type=Path, default=Path('output'), help='for pictures')
@@ -88,7 +88,7 @@ class Views:
         names (list[str]): Modules whose maps are shown.
         out_dir (Path): For the pictures.
         score_thr (float): For levels: lowest score, without true boxes.
-        truth (callable, optional): For levels: see :func:`truth_of`.
+        truth (callable, optional): For levels: see :class:`Truth`.
     """
 
     def __init__(self, model, names, out_dir, score_thr=0.3, truth=None):
@@ -215,38 +215,53 @@ class Views:
                 print(f'stride {stride} finds nothing here')
 
 
-def truth_of(path, classes):
-    """Gives of an image file its true boxes, in pixels, and labels."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'annotations not found: {path}')
-    with redirect_stdout(io.StringIO()):
-        coco = COCO(path)
-    # as MMDetection numbers them
-    labels = {id_: i for i, id_ in enumerate(coco.getCatIds(list(classes)))}
-    ids = {Path(image['file_name']).name: image['id']
-           for image in coco.dataset['images']}
+class Truth:
+    """True boxes of images.
 
-    def truth(file):
-        name = Path(file).name
-        if name not in ids:
-            raise ValueError(f'{path} has no image {name}: give the '
-                             'annotations of the images, or no --ann-file')
-        found = [a for a in coco.imgToAnns[ids[name]]
-                 if not a.get('iscrowd') and a['category_id'] in labels]
+    Args:
+        path (str): COCO json.
+        classes (Sequence[str]): Those of the model; all if it is empty.
+    """
+
+    def __init__(self, path, classes):
+        if not Path(path).is_file():
+            raise FileNotFoundError(f'annotations not found: {path}')
+        with redirect_stdout(io.StringIO()):
+            self.coco = COCO(path)
+        # as MMDetection numbers them
+        self.labels = {id_: i for i, id_ in enumerate(
+            self.coco.getCatIds(list(classes)))}
+        self.ids = {Path(image['file_name']).name: image['id']
+                    for image in self.coco.dataset['images']}
+
+    def __call__(self, path):
+        """Boxes ``(M, 4)`` in pixels of an image file, and labels."""
+        found = [a for a in self.coco.imgToAnns[self.ids[Path(path).name]]
+                 if not a.get('iscrowd') and a['category_id'] in self.labels]
         boxes = torch.tensor([a['bbox'] for a in found]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        return boxes, torch.tensor([labels[a['category_id']] for a in found])
+        return boxes, torch.tensor(
+            [self.labels[a['category_id']] for a in found]).long()
 
-    return truth
+
+def inputs_of(args, cfg):
+    """The images, and what is true of them or None."""
+    images = images_in(args.img)
+    if not args.ann_file:
+        return images[:args.number], None
+    truth = Truth(args.ann_file, cfg.get('metainfo', {}).get('classes', ()))
+    known = [path for path in images if Path(path).name in truth.ids]
+    if not known:
+        raise ValueError(f'{args.ann_file} has none of the images in '
+                         f'{args.img}, e.g. {Path(images[0]).name}')
+    return known[:args.number], truth
 
 
 def main():
     args = parse_args()
     with cli.clear_errors():
         cfg = load_config(args.config, args.cfg_options)
-        images = images_in(args.img)[:args.number]
-        truth = args.ann_file and truth_of(
-            args.ann_file, cfg.get('metainfo', {}).get('classes', ()))
+        images, truth = inputs_of(args, cfg)
         model = analysis.load_network(cfg, args.checkpoint, args.device)
         has = dict(
             pconv=any(isinstance(m, PartialConv) for m in model.modules()),

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results of a benchmark as Markdown tables and JSON."""
-import math
 import platform
 import re
 from collections import defaultdict
@@ -98,10 +97,8 @@ def summary(measured: Measured) -> str:
 
 def _significant(value: float) -> str:
     """Three digits, or all before the point."""
-    if not value:
-        return '0'
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f'{value:.{digits}f}'
+    exponent = int(f'{value:.2e}'.partition('e')[2])
+    return f'{value:.{max(0, 2 - exponent)}f}' if value else '0'
 
 
 def _speed(result: Result, baseline: Optional[Result]) -> str:

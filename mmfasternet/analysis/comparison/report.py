@@ -40,8 +40,9 @@ def accuracy(evaluations: Evaluations, samples: int) -> str:
         cells = []
         for metric in metrics:  # NaN where there is nothing to find
             numbers = np.array([run[metric] for run in runs])
-            spread = f' ± {numbers.std(ddof=1):.3f}' * (len(numbers) > 1)
-            cells.append(f'{numbers.mean():.3f}{spread}')
+            cells.append(f'{numbers.mean():.3f}')
+            if len(numbers) > 1:
+                cells[-1] += f' ± {numbers.std(ddof=1):.3f}'
         rows.append([name, str(len(runs)), *cells])
     per_seed = [[name, *(f'{run["AP"]:.3f}' for run in runs)]
                 for name, runs in values.items()]

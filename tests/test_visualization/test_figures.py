@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the figures show, at places where right and wrong differ."""
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from mmfasternet.analysis import LayerStatistics, PConvStatistics
+from mmfasternet.analysis.benchmark.candidates import Candidate
+from mmfasternet.analysis.benchmark.race import Result
+from mmfasternet.evaluation.detection_quality import (
+    ImageResult,
+    confusion_matrix,
+    precision_curves,
+)
+from mmfasternet.visualization import benchmark, comparison, network
+from mmfasternet.visualization.detections import (
+    plot_confusion,
+    plot_images,
+    plot_precision,
+)
+from mmfasternet.visualization.training import plot_results
+
+
+def result(predicted, true, path=''):
+    """Of rows (x1, y1, x2, y2, label, score) and (..., label, ignored)."""
+    predicted = np.array(predicted, float).reshape(-1, 6)
+    true = np.array(true, float).reshape(-1, 6)
+    return ImageResult(
+        str(path), predicted[:, :4], predicted[:, 4].astype(int),
+        predicted[:, 5], true[:, :4], true[:, 4].astype(int),
+        true[:, 5].astype(bool))
+
+
+def pixel(figure: Figure, axes, x, y):
+    """RGB from 0 to 1 of a place in data coordinates, as it is drawn."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    column, row = axes.transData.transform((x, y))
+    shown = np.asarray(canvas.buffer_rgba())
+    return shown[shown.shape[0] - 1 - round(row), round(column), :3] / 255
+
+
+def lines(axes):
+    return {line.get_label(): line.get_xydata().tolist()
+            for line in axes.lines}
+
+
+# ------------------------------------------------------------- detections
+def test_confusion_rows_are_true_and_columns_predicted():
+    figure = plot_confusion(
+        np.array([[3, 1, 0], [0, 0, 2], [5, 0, 0]]), ['cat', 'dog'], 'rule')
+    axes = figure.axes[0]
+    assert {text.get_position(): text.get_text() for text in axes.texts} == {
+        (0, 0): '3', (1, 0): '1', (2, 1): '2', (0, 2): '5'}
+    assert [t.get_text() for t in axes.get_yticklabels()][:2] == ['cat', 'dog']
+    # the darkest where all of a row are, white where there are none
+    assert pixel(figure, axes, 2.3, 1.3).max() < 0.5
+    assert pixel(figure, axes, 0.3, 1.3).min() > 0.95
+
+
+def test_precision_is_drawn_over_recall_with_its_mean():
+    curves = np.linspace(1, 0, 101)[:, None] * [1, .5, -1]
+    axes = plot_precision(curves, ['a', 'b', 'none']).axes[0]
+    found = lines(axes)
+    assert set(found) == {'a: 0.500', 'b: 0.250', 'mean: 0.375'}
+    assert found['a: 0.500'][20] == pytest.approx([.2, .8])
+    assert axes.get_title() == 'AP50 0.375, last validation'
+
+
+def test_true_boxes_stand_to_the_left_and_predicted_to_the_right(tmp_path):
+    image = np.full((100, 200, 3), 255, np.uint8)
+    cv2.imwrite(str(tmp_path / 'a.png'), image)
+    figure = plot_images(
+        [result([(20, 20, 60, 80, 1, .9), (100, 20, 150, 80, 1, .2)],
+                [(120, 20, 180, 80, 0, 0)], tmp_path / 'a.png')],
+        ['cat', 'dog'], 0.3)
+    left, right = figure.axes
+    blue, orange = to_rgb('C0'), to_rgb('C1')  # a colour for each class
+    assert pixel(figure, left, 120, 50) == pytest.approx(blue, abs=.05)
+    assert pixel(figure, right, 20, 50) == pytest.approx(orange, abs=.05)
+    for axes, x in ((left, 20), (right, 120), (right, 100)):
+        assert pixel(figure, axes, x, 50) == pytest.approx((1, 1, 1))
+    assert [t.get_text() for t in left.texts] == ['cat']
+    assert [t.get_text() for t in right.texts] == ['dog 0.90']
+    assert left.get_title() == 'a.png: truth'
+    assert right.get_title() == 'score at least 0.3: F1 0.00, mean IoU 0.00'
+
+
+def test_results_are_drawn_by_epoch_without_cocos_minus_one():
+    names = ['epoch', 'images/s', 'lr', 'loss', 'loss_cls', 'coco/bbox_mAP']
+    rows = [dict(zip(names, values.split())) for values in (
+        '1 9 .1 3 2 -1', '2 9 .2 1 1 .5')]
+    loss, metric, rate = plot_results(rows).axes
+    assert lines(loss) == dict(
+        loss=[[1, 3], [2, 1]], loss_cls=[[1, 2], [2, 1]])
+    assert lines(metric) == {'coco/bbox_mAP': [[2, .5]]}
+    assert lines(rate) == dict(lr=[[1, .1], [2, .2]])
+
+
+# ------------------------------------------------------------- comparison
+def test_learning_curves_have_a_colour_for_each_detector():
+    logs = dict(
+        A=[[dict(epoch='1', loss='4'), dict(epoch='2', loss='2')],
+           [dict(epoch='1', loss='3')]],
+        B=[[{'epoch': '1', 'loss': '5', 'coco/bbox_mAP': '.7'}]])
+    ap, loss = comparison.plot_learning(logs).axes
+    assert [(line.get_color(), line.get_xydata().tolist())
+            for line in loss.lines] == [
+                ('C0', [[1, 4], [2, 2]]), ('C0', [[1, 3]]),
+                ('C1', [[1, 5]])]
+    assert [line.get_xydata().tolist() for line in ap.lines] == [[[1, .7]]]
+    legend = [t.get_text() for t in loss.get_legend().get_texts()]
+    assert legend == ['A', 'B']
+    assert comparison.plot_learning(dict(A=[[]])) is None
+
+
+def test_pareto_has_mean_and_range_of_the_seeds():
+    figure = comparison.plot_pareto(
+        dict(A=[.4, .5, .9], B=[.3]), {'onnxruntime fp32': dict(A=7.5)})
+    axes, = figure.axes
+    container, = axes.containers
+    (point, _, (bar, )) = container.lines
+    assert point.get_xydata().tolist() == [pytest.approx([7.5, .6])]
+    low, high = bar.get_segments()[0]
+    assert (low[1], high[1]) == pytest.approx((.4, .9))
+    assert comparison.plot_pareto({}, {}) is None
+
+
+def test_curves_are_those_of_each_class():
+    found = [result([(0, 0, 10, 10, 0, .9)],
+                    [(0, 0, 10, 10, 0, 0), (50, 0, 60, 10, 1, 0)])]
+    first, second = comparison.plot_curves(
+        dict(A=[found]), ['cat', 'dog']).axes
+    assert first.get_title() == 'cat'
+    assert first.lines[0].get_ydata() == pytest.approx(np.ones(101))
+    assert second.lines[0].get_ydata() == pytest.approx(np.zeros(101))
+
+
+def test_what_the_two_disagree_on_comes_first(tmp_path):
+    paths = [tmp_path / f'{i}.png' for i in range(3)]
+    for path in paths:
+        cv2.imwrite(str(path), np.full((20, 20, 3), 255, np.uint8))
+    true = [(0, 0, 10, 10, 0, 0)]
+    right, wrong = [(0, 0, 10, 10, 0, .9)], [(10, 10, 19, 19, 0, .9)]
+    figure = comparison.plot_disagreements(
+        dict(A=[result(right, true, p) for p in paths],
+             B=[result(found, true, p) for found, p in zip(
+                 (right, wrong, right), paths)]), ['a'], 2)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[:3] == ['1.png: truth', 'A: F1 1.00', 'B: F1 0.00']
+    assert titles[4:] == ['A: F1 1.00', 'B: F1 1.00']
+
+
+# ------------------------------------------------------------- benchmark
+def timed(target, seconds, macs, batch=1, layers=()):
+    return Result(Candidate(target, (batch, 3, 8, 8)), [seconds], 10, macs,
+                  0, list(layers))
+
+
+def test_latency_is_drawn_over_macs_of_an_image_or_ap():
+    results = [timed('a.py', .002, 8e9, 2), timed('b.py', .003, 6e9, 2)]
+    axes, = benchmark.draw_latency(results, {}).axes
+    points, = axes.collections
+    assert points.get_offsets().tolist() == [[2, 4], [3, 3]]
+    axes, = benchmark.draw_latency(results, {'b.py': .4}).axes
+    points, = axes.collections
+    assert points.get_offsets().tolist() == [[3, .4]]
+    assert [t.get_text() for t in axes.texts] == ['b']
+
+
+def test_layers_lie_under_the_roofs():
+    layers = [dict(macs=1e9, bytes=1e9, seconds=.5),
+              dict(macs=0, bytes=5, seconds=.5)]
+    product = timed('product:8', .1, 5e9)
+    axes, = benchmark.draw_roofline(
+        [timed('a.py', 1, 1e9, layers=layers)], [product],
+        {(1, 'cpu'): 2e10}).axes
+    points, = axes.collections
+    # 2 GFLOP in 1 GB and half a second
+    assert points.get_offsets().tolist() == [[2, 4]]
+    roof, = axes.lines
+    # 100 GFLOP/s, which 20 GB/s feed from 5 FLOP per byte on
+    assert roof.get_xydata() == pytest.approx(
+        np.array([[.25, 5], [5, 100], [512, 100]]))
+
+
+# ------------------------------------------------------------- networks
+def heat(shown, row, column):
+    """Redder (1) or bluer (-1): the colour map goes from blue to red."""
+    red, _, blue = shown[row, column].astype(int)
+    return np.sign(red - blue)
+
+
+def test_features_and_cams_lie_over_their_place():
+    picture = np.full((40, 80, 3), 128, np.uint8)
+    maps = torch.zeros(2, 4, 8)
+    maps[:, :2, 4:] = 1  # above, right
+    cams = dict(a=maps[0].flip(0, 1))  # below, left
+    for figure, corner in ((network.draw_features(picture, dict(a=maps)), 1),
+                           (network.draw_features(picture, dict(a=maps),
+                                                  cams), -1)):
+        plain, over = figure.axes
+        assert (plain.images[0].get_array() == 128).all()
+        shown = np.asarray(over.images[0].get_array())
+        assert heat(shown, 5, 75) == corner
+        assert heat(shown, 35, 5) == -corner
+        assert over.get_title() == 'a\n2x4x8'
+
+
+def test_redundancy_shows_twins_beside_each_other():
+    torch.manual_seed(0)
+    maps = torch.randn(4, 6, 6)
+    maps[2] = -3 * maps[0]
+    axes = network.draw_redundancy('x', maps).axes
+    titles = [axis.get_title() for axis in axes]
+    assert titles[0] in ('channel 0', 'channel 2') and titles[1] == 'r = -1.00'
+    first, second = (np.asarray(axis.images[0].get_array())
+                     for axis in axes[:2])
+    assert {first.tobytes(), second.tobytes()} == {
+        maps[0].numpy().tobytes(), maps[2].numpy().tobytes()}
+
+
+def test_fields_have_squares_around_the_middle():
+    field = torch.zeros(32, 32)
+    field[14:18, 14:18] = 1
+    axes, = network.draw_fields(dict(a=field), dict(a=(1, 1))).axes
+    squares = [(p.get_xy(), p.get_width()) for p in axes.patches]
+    assert squares[-1] == ((13.5, 13.5), 4)  # 95 % needs all of it
+    assert np.asarray(axes.images[0].get_array())[15, 15] == 0  # log10 of 1
+    assert np.asarray(axes.images[0].get_array())[0, 0] == -4
+
+
+def test_pconvs_and_layers_are_drawn_in_their_order():
+    rows = [PConvStatistics(f'stages.{i}.spatial_mixing', 1, 3, *values)
+            for i, values in enumerate([(1, 2, 3, .1, .2, .3),
+                                        (4, 5, 6, .4, .5, .6)])]
+    level, alike, share = network.draw_pconvs(rows).axes
+    assert lines(level)['convolved, after'] == [[0, 2], [1, 5]]
+    assert lines(alike)['convolved, before'] == [[0, .1], [1, .4]]
+    assert [bar.get_height() for bar in share.patches] == [.3, .6]
+    assert lines(share)['by their number'] == [[0, .25], [1, .25]]
+    rows = [LayerStatistics('backbone.a', 'Conv2d', 0, 1, .5, 0, 0., math.nan),
+            LayerStatistics('neck.b', 'Conv2d', 0, 2, 0, 0, 4., 8.)]
+    std, dead, gradient, weight = network.draw_layers(rows).axes
+    assert lines(std) == dict(backbone=[[0, 1]], neck=[[1, 2]])
+    assert lines(dead) == dict(backbone=[[0, .5]], neck=[[1, 0]])
+    # what has vanished lies on the bottom of what is seen
+    assert lines(gradient) == dict(backbone=[[0, 4e-9]], neck=[[1, 4]])
+    assert lines(weight) == dict(backbone=[], neck=[[1, 8]])
+
+
+# ------------------------------------------------------------- nothing
+@pytest.mark.parametrize('found', [
+    ([], []),
+    ([], [(0, 0, 5, 5, 0, 0)]),
+    ([(0, 0, 5, 5, 1, .9)], []),
+    ([(0, 0, 5, 5, 0, .9)], [(0, 0, 5, 5, 0, 1)]),
+], ids=['nothing', 'no prediction', 'no truth', 'only a crowd'])
+@pytest.mark.parametrize('num_classes', [2, 90])
+def test_figures_of_nothing(found, num_classes, tmp_path):
+    names = [r'\$x\$', 'b'] + ['long name'] * (num_classes - 2)
+    path = tmp_path / 'x.png'
+    cv2.imwrite(str(path), np.zeros((30, 50, 3), np.uint8))
+    results = [result(*found, path)]
+    curves = precision_curves(results, num_classes)
+    assert curves.max() <= 0
+    matrix = confusion_matrix(results, num_classes, 0.3, 0.5)
+    for figure in (plot_precision(curves, names),
+                   plot_confusion(matrix, names, ''),
+                   plot_images(results, names, 0.3)):
+        figure.savefig(tmp_path / 'y.png')
+        assert cv2.imread(str(tmp_path / 'y.png')) is not None

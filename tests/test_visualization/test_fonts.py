@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of classes in any script."""
+import warnings
+
+import numpy as np
+import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager, rcParams
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from mmfasternet.visualization import fonts
+from mmfasternet.visualization.detections import plot_confusion
+
+# U+9F98, four dragons: three squares one above the other here
+RARE = '\u9f98'
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """Matplotlib's fonts as they are before the test."""
+    for key in ('font.family', 'font.sans-serif'):
+        monkeypatch.setitem(rcParams, key, list(rcParams[key]))
+    monkeypatch.setattr(font_manager.fontManager, 'ttflist', [
+        font for font in font_manager.fontManager.ttflist
+        if font.name.startswith('DejaVu')])
+    fonts._add_font.cache_clear()
+
+
+@pytest.fixture
+def font(fresh, tmp_path):
+    """A font file with that one character."""
+    pen = TTGlyphPen(None)
+    for y in (0, 300, 600):
+        pen.moveTo((100, y))
+        for point in ((100, y + 200), (900, y + 200), (900, y)):
+            pen.lineTo(point)
+        pen.closePath()
+    empty = TTGlyphPen(None).glyph()
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder(['.notdef', 'rare'])
+    builder.setupCharacterMap({ord(RARE): 'rare'})
+    builder.setupGlyf({'.notdef': empty, 'rare': pen.glyph()})
+    builder.setupHorizontalMetrics({'.notdef': (1000, 0), 'rare': (1000, 100)})
+    builder.setupHorizontalHeader(ascent=900, descent=-100)
+    builder.setupNameTable(dict(familyName='Four Dragons', styleName='Normal'))
+    builder.setupOS2()
+    builder.setupPost()
+    path = tmp_path / 'rare.ttf'
+    builder.save(path)
+    font_manager.fontManager.addfont(path)
+    return path
+
+
+def drawn(names):
+    """A figure with names, and what Matplotlib says of glyphs."""
+    figure = plot_confusion(np.eye(3, dtype=int), names, 'a rule')
+    canvas = FigureCanvasAgg(figure)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        canvas.draw()
+    return figure, [str(w.message) for w in said if 'lyph' in str(w.message)]
+
+
+def test_names_in_another_script_are_drawn_by_a_font_that_has_them(font):
+    figure, said = drawn([RARE, 'b'])
+    assert said == []
+    assert rcParams['font.family'][-1] == 'Four Dragons'
+    # the label of the first column: three bars, so six changes down a column
+    label = figure.axes[0].get_xticklabels()[0]
+    label.set_rotation(0)
+    label.set_fontsize(60)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    box = label.get_window_extent()
+    pixels = np.asarray(canvas.buffer_rgba())[::-1, :, 0]
+    column = pixels[int(box.y0) - 5:int(box.y1) + 5,
+                    int((box.x0 + box.x1) / 2)] < 128
+    assert np.diff(column.astype(int)).tolist().count(1) == 3
+
+
+def test_where_no_font_has_them_it_is_said_once(fresh, monkeypatch):
+    said = []
+    monkeypatch.setattr(fonts, 'print_log', lambda text, *_: said.append(text))
+    fonts.use_fonts_for(['a', RARE])
+    fonts.use_fonts_for([RARE])
+    assert len(said) == 1
+    assert f'the characters {RARE}: ' in said[0]
+    assert 'fonts-noto-cjk' in said[0]
+
+
+def test_plain_names_change_nothing(fresh):
+    before = list(rcParams['font.family'])
+    fonts.use_fonts_for(['cat', 'Größe', 'а'])  # DejaVu has Cyrillic
+    assert rcParams['font.family'] == before
