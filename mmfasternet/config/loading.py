@@ -9,6 +9,8 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.runner import Runner
 
+from mmfasternet.checkpoint import secure_mmengine
+
 from .knobs import command_line
 
 
@@ -36,6 +38,7 @@ def load_config(filename: str,
             because no file of ours derives anything from it; or if a knob
             was changed in the file where it no longer counts.
     """
+    secure_mmengine()
     options = dict(cfg_options or {})
     knobs = {k: v for k, v in options.items() if '.' not in k}
     with command_line(knobs) as used:
