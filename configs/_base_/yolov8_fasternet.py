@@ -18,6 +18,8 @@ train_ann_file = 'annotations/instances_train2017.json'
 train_data_prefix = 'train2017/'
 val_ann_file = 'annotations/instances_val2017.json'
 val_data_prefix = 'val2017/'
+test_ann_file = None  # of tools/test.py --split test; None: no such split
+test_data_prefix = None  # None: the images of val
 classes = (
     'person', 'bicycle', 'car', 'motorcycle', 'airplane', 'bus', 'train',
     'truck', 'boat', 'traffic light', 'fire hydrant', 'stop sign',
@@ -84,6 +86,8 @@ mmfasternet.config.knobs.bind_knobs(
         test_pipeline='val_dataloader and test_dataloader',
         switch_epoch='close_mosaic_epochs'),
     ranges=dict(
+        test_ann_file='text or None',
+        test_data_prefix='text or None',
         pretrained='text or None',
         img_scale='whole [32, 16384]',
         train_batch_size_per_gpu='whole [1, inf)',

@@ -46,7 +46,8 @@ def bind_knobs(names: Dict[str, Any],
     Raises:
         ValueError: If an inheriting config assigns something else to one of
             the names, a value of another kind than the one it replaces, or
-            one that is out of its range; or if it assigns a derived name without using it itself.
+            one that is out of its range; or if it assigns a derived name
+            without using it itself.
     """
     knobs = {
         name
