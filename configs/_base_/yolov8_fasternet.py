@@ -214,7 +214,7 @@ mosaic = [
 ]
 pack_train = [
     dict(type='YOLOv5HSVRandomAug'),
-    dict(type='mmdet.RandomFlip', prob=flip_prob),
+    dict(type='mmdet.RandomFlip', prob=float(flip_prob)),
     dict(
         type='mmdet.PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'flip',

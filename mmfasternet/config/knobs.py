@@ -54,7 +54,7 @@ def bind_knobs(names: Dict[str, Any],
         for name, value in names.items()
         if not name.startswith('_') and _is_plain(value)
     }
-    derived = derived or {}
+    derived, defaults = derived or {}, dict(names)
     for file in inheriting_files(sys._getframe(1)):
         for name, node in file.assigned.items():
             if name in derived and name not in file.read:
@@ -64,10 +64,10 @@ def bind_knobs(names: Dict[str, Any],
                     f'Assign {derived[name]} instead')
             if name in knobs:
                 value = _value(name, node, file)
-                names[name] = _alike(name, names[name], value)
+                names[name] = _alike(name, defaults[name], value)
     for name, value in _COMMAND_LINE.get({}).items():
         if name in knobs:
-            names[name] = _alike(name, names[name], value)
+            names[name] = _alike(name, defaults[name], value)
             _USED.get().add(name)
     for name, interval in (ranges or {}).items():
         _require_range(name, names[name], interval)
