@@ -383,12 +383,16 @@ def test_a_knob_is_seen_in_every_place(name, plain, tmp_path):
             assert at(plain, place) != expected, place
 
 
-WHOLE = ('img_scale train_batch_size_per_gpu train_num_workers '
-         'val_batch_size_per_gpu val_num_workers max_epochs '
-         'close_mosaic_epochs total_batch_size val_interval log_interval '
-         'last_stage_out_channels strides tal_topk').split()
-ZERO = ('train_num_workers val_num_workers affine_scale mixup_prob flip_prob '
-        'close_mosaic_epochs warmup_epochs weight_decay').split()
+WHOLE = [
+    'img_scale', 'train_batch_size_per_gpu', 'train_num_workers',
+    'val_batch_size_per_gpu', 'val_num_workers', 'max_epochs',
+    'close_mosaic_epochs', 'total_batch_size', 'val_interval',
+    'log_interval', 'last_stage_out_channels', 'strides', 'tal_topk'
+]
+ZERO = [
+    'train_num_workers', 'val_num_workers', 'affine_scale', 'mixup_prob',
+    'flip_prob', 'close_mosaic_epochs', 'warmup_epochs', 'weight_decay'
+]
 NUMBERS = {
     *WHOLE, *ZERO, 'base_lr', 'deepen_factor', 'widen_factor',
     'initial_distance'
