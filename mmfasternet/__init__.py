@@ -4,12 +4,10 @@ from .compat.mmcv_ops import provide_operators
 from .version import __version__
 
 try:
-    import mmengine.config  # noqa: F401
-except Exception:  # mmfasternet.doctor must run here and say what is wrong
-    pass
-else:
     from .compat.mmengine_config import name_our_configs
     name_our_configs()
+except Exception:  # mmfasternet.doctor must run here and say what is wrong
+    pass
 
 provide_operators()  # where mmcv has none of its own
 

@@ -6,9 +6,10 @@ import os.path as osp
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import contextmanager
-from typing import Iterator, Optional, Type
+from typing import Any, Iterator, Optional, Type
 
 from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
 
 
 @contextmanager
@@ -24,7 +25,16 @@ def clear_errors(*kinds: Type[Exception]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        sys.exit(f'error: {error}')
+        # str() of a KeyError is in quotes
+        text = error.args[0] if type(error) is KeyError else error
+        sys.exit(f'error: {text}')
+
+
+def build_runner(cfg: Config) -> Any:
+    """The runner of a config; what cannot be built is one message."""
+    with clear_errors(FileNotFoundError, ImportError, KeyError, TypeError,
+                      ValueError):
+        return RUNNERS.build(cfg)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from importlib.util import find_spec
 import mmfasternet.models  # noqa: F401  # isort: skip
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.device import get_device
-from mmengine.registry import RUNNERS
 
 from mmfasternet import cli
 from mmfasternet.checkpoint import CheckpointError
@@ -115,7 +114,7 @@ def main():
 
     with cli.clear_disk_errors(cfg.work_dir), cli.clear_errors(
             CheckpointError, FileNotFoundError, NonFiniteLossError):
-        RUNNERS.build(cfg).train()
+        cli.build_runner(cfg).train()
 
 
 if __name__ == '__main__':

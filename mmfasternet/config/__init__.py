@@ -2,10 +2,10 @@
 """Configs: reading them with options, checks before a run, the launch."""
 from .data import require_data, require_sound_data
 from .hooks import add_our_hooks, our_hooks
-from .launch import prepare_launch, use_scope
+from .launch import prepare_launch, use_scope, use_split
 from .loading import load_config
 
 __all__ = [
     'add_our_hooks', 'load_config', 'our_hooks', 'prepare_launch',
-    'require_data', 'require_sound_data', 'use_scope'
+    'require_data', 'require_sound_data', 'use_scope', 'use_split'
 ]

@@ -4,10 +4,14 @@ import os
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS
 
 from mmfasternet.datasets.checks import NOTE
-from mmfasternet.datasets.checks.config import check_config, leaf_datasets
+from mmfasternet.datasets.checks.config import (
+    check_config,
+    dataset_class,
+    leaf_datasets,
+    writes_itself,
+)
 
 
 def require_data(cfg: Config, *splits: str) -> None:
@@ -21,6 +25,7 @@ def require_data(cfg: Config, *splits: str) -> None:
         FileNotFoundError: Naming the missing path, the key that holds it, how
             to get COCO if that is what is missing, and a config that needs no
             download.
+        ValueError: If the class of a data set is not known.
     """
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
@@ -29,7 +34,13 @@ def require_data(cfg: Config, *splits: str) -> None:
 
 
 def _require_files(cfg: Config, split: str, dataset: dict) -> None:
-    if '://' in str(dataset.get('data_root')) or _writes_itself(cfg, dataset):
+    cls = dataset_class(dataset, cfg.get('default_scope'))
+    if cls is None:
+        raise ValueError(
+            f'{split}_dataloader.dataset.type {dataset.type!r} of '
+            f'{cfg.filename} is not known: a class of another package needs '
+            'its module in custom_imports')
+    if '://' in str(dataset.get('data_root')) or writes_itself(cls):
         return
     root = Path(dataset.get('data_root') or '')
     prefix = dataset.get('data_prefix', {})
@@ -42,17 +53,6 @@ def _require_files(cfg: Config, split: str, dataset: dict) -> None:
         if value and not (root / value).exists():
             raise FileNotFoundError(
                 _missing(cfg, split, key, str(root / value)))
-
-
-def _writes_itself(cfg: Config, dataset: dict) -> bool:
-    """Whether the class of a data set says that it makes its own files."""
-    scope = cfg.get('default_scope')
-    with DATASETS.switch_scope_and_registry(scope) as registry:
-        try:
-            cls = registry.get(dataset.type)
-        except (ImportError, KeyError):  # said when it is built
-            return False
-    return hasattr(cls, 'write_if_missing')
 
 
 def require_sound_data(cfg: Config, *splits: str) -> None:

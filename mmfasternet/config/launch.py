@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a config needs between reading it and building its runner."""
+import copy
+import os.path as osp
+
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmfasternet.compat import import_mmpretrain
+from mmfasternet.datasets.checks.config import leaf_datasets
 
 
 def prepare_launch(cfg: Config, launcher: str) -> None:
@@ -36,6 +40,43 @@ def prepare_launch(cfg: Config, launcher: str) -> None:
             type='MMDistributedDataParallel',
             broadcast_buffers=False,
             device_ids=None))  # or MMEngine names a CUDA device
+
+
+def use_split(cfg: Config, split: str) -> None:
+    """Let ``runner.test()`` evaluate another split.
+
+    Args:
+        cfg (Config): The config, changed in place.
+        split (str): ``'val'`` for what ``val_dataloader`` has, or ``'test'``
+            for the annotation file that the knob ``test_ann_file`` names,
+            with ``test_data_prefix`` or, without it, the images of ``val``.
+
+    Raises:
+        ValueError: If the config names no test split.
+    """
+    ann_file = cfg.get('test_ann_file')
+    if split == 'test' and not ann_file:
+        raise ValueError(
+            f'--split test: {cfg.filename} names no test split. tools/'
+            'prepare.py writes test_ann_file and test_data_prefix where the '
+            'data has one; or give them by --cfg-options')
+    cfg.test_dataloader = copy.deepcopy(cfg.val_dataloader)
+    cfg.test_evaluator = copy.deepcopy(cfg.val_evaluator)
+    if split == 'val':
+        return
+    dataset, *others = leaf_datasets(cfg.test_dataloader.dataset)
+    if others:
+        raise ValueError('--split test: val_dataloader joins several data '
+                         'sets; name theirs by test_dataloader instead')
+    root = dataset.get('data_root') or ''
+    dataset.ann_file = ann_file
+    if cfg.get('test_data_prefix') is not None:
+        dataset.data_prefix = dict(img=cfg.test_data_prefix)
+    evaluators = cfg.test_evaluator
+    for evaluator in (evaluators if isinstance(evaluators, list) else
+                      [evaluators]):
+        if 'ann_file' in evaluator:
+            evaluator.ann_file = osp.join(root, ann_file)
 
 
 def use_scope(cfg: Config) -> None:

@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 
 from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.engine import InterruptHook, ResultsHook, ResumeHook
-from mmfasternet.engine.hooks.resume_hook import _SeededBatches
+from mmfasternet.engine.hooks.seeded_batches import SeededBatches
 
 IMAGES, EPOCHS, ITERATIONS = 11, 3, 4  # of 3 images, the last of 2
 LAST = EPOCHS * ITERATIONS
@@ -357,7 +357,7 @@ def test_batches_of_images_of_one_shape_go_on_too():
             sampler.dataset,
             batch_sampler=AspectRatioBatchSampler(sampler, 2),
             collate_fn=list)
-        batches = _SeededBatches(loader, seed=0)
+        batches = SeededBatches(loader, seed=0)
         batches.skip(begin)
         return list(loader)
 
