@@ -618,7 +618,8 @@ BAD = {
         in_place(lambda path: path.symlink_to(path)), 'image-missing',
         'refused', 'Too many levels'),
     'image is a pipe': Bad(
-        in_place(os.mkfifo), 'image-missing', 'refused', 'Is not a plain file'),
+        in_place(os.mkfifo), 'image-missing', 'refused',
+        'Is not a plain file'),
     'image of no bytes': Bad(
         content(lambda data: b''), 'image-broken', 'refused',
         'the file is empty'),
