@@ -618,7 +618,8 @@ BAD = {
         in_place(lambda path: path.symlink_to(path)), 'image-missing',
         'refused', 'Too many levels'),
     'image is a pipe': Bad(
-        in_place(os.mkfifo), 'image-missing', 'refused', 'Is not a plain file'),
+        in_place(os.mkfifo), 'image-missing', 'refused',
+        'Is not a plain file'),
     'image of no bytes': Bad(
         content(lambda data: b''), 'image-broken', 'refused',
         'the file is empty'),
@@ -629,7 +630,7 @@ BAD = {
         cut_jpeg, 'image-broken', 'refused', 'cannot be decoded'),
     'text called png': Bad(
         content(lambda data: b'<html>404</html>'), 'image-broken', 'refused',
-        'no image'),
+        'not an image'),
     'image of 1.6 gigapixels': Bad(
         content(lambda data: png_header(40000, 40000)), 'image-broken',
         'refused', '40000x40000 is more than the 1073741824 pixels'),
