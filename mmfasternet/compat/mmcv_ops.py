@@ -14,7 +14,6 @@ This module imports the standard library only: it is part of
 ``import mmfasternet``, which must work for the doctor.
 """
 import sys
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Optional
 OPERATORS = Path(__file__).parents[1] / 'ops/extension.py'
 
 
-class OperatorsFinder(MetaPathFinder):
+class OperatorsFinder:
     """Finds ``mmcv._ext`` in :mod:`mmfasternet.ops`."""
 
     @classmethod
