@@ -47,6 +47,11 @@ class TrainedPredictor(Predictor):
                  device: Optional[str] = None,
                  score_thr: Optional[float] = None) -> None:
         cfg = config if isinstance(config, Config) else load_config(config)
+        missing = [key for key in ('model', 'test_dataloader')
+                   if key not in cfg]
+        if missing:
+            raise ValueError(f'{cfg.filename} is not the config of a '
+                             f'detector: it has no {" and no ".join(missing)}')
         device = usable_device(device or get_device())
         use_scope(cfg)
         model = MODELS.build(cfg.model)
