@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -21,10 +22,15 @@ from PIL import Image
 
 from mmfasternet.checkpoint import CheckpointError, save_checkpoint
 from mmfasternet.config import load_config
-from mmfasternet.deploy import Predictor, TrainedPredictor, frames
+from mmfasternet.deploy import (
+    Predictor,
+    TrainedPredictor,
+    frames,
+    use_exported,
+)
 from mmfasternet.deploy.video import prefetch
 
-pytest.importorskip('onnxruntime')
+onnxruntime = pytest.importorskip('onnxruntime')
 
 
 @torch.no_grad()
@@ -312,6 +318,24 @@ def test_exported_files_get_the_ap_of_the_checkpoint(small, exported,
                     'metainfo.classes=[blue,green]')
     assert done.returncode == 1 and 'Traceback' not in log
     assert 'detects blue, red, but the config has blue, green' in log
+
+
+def test_a_file_is_opened_once_to_be_tested(small, exported, tmp_path,
+                                            monkeypatch):
+    opened = []
+    start = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, 'InferenceSession',
+        lambda *args, **kwargs: opened.append(args) or start(*args, **kwargs))
+    path = tmp_path / 'detector.onnx'
+    for name in ('fixed.onnx', 'nms.onnx'):  # written anew, read anew
+        opened.clear()
+        shutil.copy(exported[name], path)
+        cfg = small.cfg.copy()
+        use_exported(cfg, path)
+        model = MODELS.build(cfg.model)
+        assert len(opened) == 1
+        assert model.backend.info.nms == (name == 'nms.onnx')
 
 
 def test_image_demo_of_an_exported_file(small, exported, tmp_path):
