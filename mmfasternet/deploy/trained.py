@@ -9,11 +9,10 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.device import get_device
 from mmengine.registry import MODELS
-from mmengine.runner.checkpoint import CheckpointLoader
 
+from mmfasternet.checkpoint import load_model_weights
 from mmfasternet.config import load_config, use_scope
 
-from .backends import load_weights
 from .engines.pytorch import usable_device
 from .predictor import Image, Predictor, as_array
 
@@ -55,9 +54,8 @@ class TrainedPredictor(Predictor):
         device = usable_device(device or get_device())
         use_scope(cfg)
         model = MODELS.build(cfg.model)
-        data = CheckpointLoader.load_checkpoint(checkpoint, 'cpu', 'silent')
         classes = (cfg.get('metainfo') or {}).get('classes') or ()
-        load_weights(model, checkpoint, data, classes)
+        data = load_model_weights(model, checkpoint, classes)
         model.to(device)
         model.eval()  # which returns None for some
         self.model = model
