@@ -57,6 +57,10 @@ def save_all(args, images, predictor, found, skipped):
     )
     names = dict(zip(images, output_names(images, args.img)))
     vis, preds = (osp.join(args.out_dir, f) for f in ('vis', 'preds'))
+    for path, name in names.items():
+        if osp.realpath(path) == osp.realpath(osp.join(vis, name[0])):
+            raise ValueError(f'{path} would be painted over: give another '
+                             '--out-dir')
     for path, sample in found:
         result = as_dict(sample, predictor.classes)
         picture = predictor.draw(

@@ -31,6 +31,8 @@ def parse_args():
     args = parser.parse_args()
     if args.out and not args.out.endswith(('.mp4', '.avi')):
         parser.error(f'--out must end in .mp4 or .avi, got {args.out}')
+    if args.video in (args.out, args.out_json):
+        parser.error(f'{args.video} would be written over')
     return args
 
 

@@ -60,9 +60,17 @@ def parse_args():
         help='address to listen on; 0.0.0.0 lets other machines in (default: '
         '127.0.0.1)')
     parser.add_argument(
-        '--server-port', type=int, default=7860, help='default: 7860')
+        '--server-port', type=port, default=7860, help='default: 7860')
     cli.add_cfg_options(parser)
     return parser.parse_args()
+
+
+def port(text):
+    """A port to listen on, for ``type=`` of an argument."""
+    value = cli.positive_int(text)
+    if value > 65535:
+        raise argparse.ArgumentTypeError(f'{text} is not a port: 1 to 65535')
+    return value
 
 
 class Models:

@@ -227,3 +227,19 @@ def exported(small, tmp_path_factory):
             export(deployed, info, path, **options)
             files[path.name] = str(path)
     return files
+
+
+def check_drawn(picture, plain, box):
+    """All four edges of a box, x1, y1, x2, y2, are another colour than
+    before."""
+    assert picture.shape == plain.shape
+    changed = (picture != plain).any(2)
+    left, top, right, bottom = (
+        int(np.clip(round(float(side)), 0, changed.shape[1 - i % 2]))
+        for i, side in enumerate(box))
+    for x in (left, right):
+        edge = changed[top:bottom, max(x - 2, 0):x + 2]
+        assert edge.any(1).mean() > 0.9
+    for y in (top, bottom):
+        edge = changed[max(y - 2, 0):y + 2, left:right]
+        assert edge.any(0).mean() > 0.9

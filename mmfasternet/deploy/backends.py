@@ -3,16 +3,14 @@
 """Deployed detectors, on any engine."""
 import time
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Union
+from typing import List, Optional, Union
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
-from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
-from torch import nn
 
-from mmfasternet.checkpoint import require_fitting
+from mmfasternet.checkpoint import get_checkpoint, load_model_weights
 from mmfasternet.config import use_scope
 
 from .engines import ENGINES, KEY, Network, engine_of
@@ -121,23 +119,13 @@ def load_deployed(cfg: Config,
         FileNotFoundError: If there is no such checkpoint.
         CheckpointError: If it is not of this detector.
     """
+    info = DeployInfo.from_config(cfg)
     use_scope(cfg)
     model = MODELS.build(cfg.model)
-    data = CheckpointLoader.load_checkpoint(checkpoint, 'cpu', 'silent')
+    data = get_checkpoint(checkpoint)
     if KEY in (data.get('meta') or {}):
         model = deploy_form(model)
-    load_weights(model, checkpoint, data, DeployInfo.from_config(cfg).classes)
+    load_model_weights(model, checkpoint, info.classes, data)
     if not isinstance(model, DeployedDetector):
         model = deploy_form(model)
     return model.to(device)
-
-
-def load_weights(model: nn.Module, checkpoint: str, data: Any,
-                 classes: Sequence[str]) -> None:
-    """Load all of a checkpoint that has been read, or nothing.
-
-    Raises:
-        CheckpointError: If it is not of this model and these classes.
-    """
-    require_fitting(model.state_dict(), data, checkpoint, classes)
-    load_state_dict(model, data.get('state_dict', data))

@@ -53,6 +53,15 @@ class DeployInfo:
             ValueError: If the images are prepared, or the boxes chosen, in a
                 way that is not known here.
         """
+        try:
+            return cls._from_config(cfg)
+        except (AttributeError, KeyError) as error:
+            raise ValueError(
+                f'{cfg.filename} is not the config of a YOLOv8 detector '
+                f'({error}), and only those have a deploy form') from None
+
+    @classmethod
+    def _from_config(cls, cfg: Config) -> 'DeployInfo':
         dataset = cfg.test_dataloader.dataset
         while 'dataset' in dataset:
             dataset = dataset.dataset

@@ -17,6 +17,7 @@ from typing import (
     Union,
 )
 
+import cv2
 import numpy as np
 from mmengine.config import Config
 from mmengine.structures import InstanceData
@@ -56,7 +57,11 @@ def as_array(image: Image) -> Tuple[np.ndarray, Optional[str]]:
         ValueError: If it is not an image.
     """
     if isinstance(image, (str, Path)):
-        return read_image(str(image)), str(image)
+        try:
+            return read_image(str(image)), str(image)
+        except cv2.error:
+            raise ValueError(f'{image} cannot be read as an image: it is '
+                             'empty') from None
     if isinstance(image, PillowImage.Image):
         image = ImageOps.exif_transpose(image).convert('RGB')
         return np.asarray(image)[..., ::-1], None

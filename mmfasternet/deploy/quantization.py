@@ -44,6 +44,9 @@ def quantize(path: Union[str, Path],
     if path.suffix not in EXPORTED or out.suffix != path.suffix:
         raise ValueError(f'{path} and {out} must both end in '
                          f'{" or ".join(EXPORTED)}')
+    if path.resolve() == out.resolve():
+        raise ValueError(f'{out} would replace the file that it is made of: '
+                         'give another name')
     info = load_backend(path).info
     unknown = {*keep} - {*parts(path)}
     if unknown:

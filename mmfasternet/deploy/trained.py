@@ -9,11 +9,10 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.device import get_device
 from mmengine.registry import MODELS
-from mmengine.runner.checkpoint import CheckpointLoader
 
+from mmfasternet.checkpoint import load_model_weights
 from mmfasternet.config import load_config, use_scope
 
-from .backends import load_weights
 from .engines.pytorch import usable_device
 from .predictor import Image, Predictor, as_array
 
@@ -47,12 +46,16 @@ class TrainedPredictor(Predictor):
                  device: Optional[str] = None,
                  score_thr: Optional[float] = None) -> None:
         cfg = config if isinstance(config, Config) else load_config(config)
+        missing = [key for key in ('model', 'test_dataloader')
+                   if key not in cfg]
+        if missing:
+            raise ValueError(f'{cfg.filename} is not the config of a '
+                             f'detector: it has no {" and no ".join(missing)}')
         device = usable_device(device or get_device())
         use_scope(cfg)
         model = MODELS.build(cfg.model)
-        data = CheckpointLoader.load_checkpoint(checkpoint, 'cpu', 'silent')
         classes = (cfg.get('metainfo') or {}).get('classes') or ()
-        load_weights(model, checkpoint, data, classes)
+        data = load_model_weights(model, checkpoint, classes)
         model.to(device)
         model.eval()  # which returns None for some
         self.model = model

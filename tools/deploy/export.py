@@ -11,7 +11,7 @@ import numpy as np
 from mmfasternet import cli
 from mmfasternet.config import load_config
 from mmfasternet.deploy import DeployInfo, export, load_deployed
-from mmfasternet.deploy.engines import EXPORTED, OPSET
+from mmfasternet.deploy.engines import EXPORTED, OPSET, engine_of
 from mmfasternet.deploy.exporting import compare, node_counts, tolerance
 from mmfasternet.deploy.images import example_images
 from mmfasternet.deploy.predictor import Letterbox
@@ -65,6 +65,9 @@ def main():
     if args.score_thr is not None:
         options['model.test_cfg.score_thr'] = args.score_thr
     with cli.clear_errors(ImportError, OSError, ValueError):
+        for out in args.out:  # before minutes are spent on the others
+            if not out.endswith('.pth'):
+                engine_of(out)
         cfg = load_config(args.config, options)
         info = DeployInfo.from_config(cfg)
         deployed = load_deployed(cfg, args.checkpoint)
