@@ -112,12 +112,12 @@ def parse_args():
     return args
 
 
-def ways(spec, args, shape, optioned=False):
+def ways(spec, args, shape, options=None):
     """All candidates of a network; what cannot be run is said."""
     found, notes = cross(
         spec, args.backends, args.precisions, args.threads, args.batch_sizes,
         shape, device=args.device, channels_last=args.channels_last,
-        compile=args.compile, optioned=optioned)
+        compile=args.compile, options=json.dumps(options or {}))
     for note in notes:
         print(f'left out: {note}')
     return found
@@ -127,8 +127,7 @@ def groups(args):
     """The races: title and pairs of each."""
     pairs = []
     for spec, baseline in zip(args.networks, args.baselines):
-        for candidate in ways(spec, args, args.shape,
-                              args.cfg_options is not None):
+        for candidate in ways(spec, args, args.shape, args.cfg_options):
             base = baseline and baseline_of(candidate, baseline, args.shape)
             if base:
                 pairs.append(Pair(base, base))
@@ -187,7 +186,7 @@ def main():
     texts, measured = [], []
     with cli.clear_errors():
         for title, pairs in groups(args):
-            race = measure(pairs, args.runs, args.cfg_options, args.profile)
+            race = measure(pairs, args.runs, args.profile)
             text = f'### {title}\n\n' * bool(title) + report.summary(race)
             if args.profile:
                 text = '\n\n'.join([text, *(
