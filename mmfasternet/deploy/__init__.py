@@ -11,6 +11,7 @@ _MODULES = dict(
     DeployInfo='info',
     ExportedDetector='exported_detector',
     Predictor='predictor',
+    SahiModel='sahi',
     TrainedPredictor='trained',
     deploy_form='fold',
     export='exporting',

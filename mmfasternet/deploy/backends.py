@@ -3,15 +3,17 @@
 """Deployed detectors, on any engine."""
 import time
 from pathlib import Path
-from typing import List, Optional, Union
+from typing import Any, List, Optional, Sequence, Union
 
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint
+from mmengine.registry import MODELS
+from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
+from torch import nn
 
-from mmfasternet.checkpoint import require_fit
+from mmfasternet.checkpoint import require_fitting
+from mmfasternet.config import use_scope
 
 from .engines import ENGINES, KEY, Network, engine_of
 from .fold import deploy_form
@@ -119,13 +121,23 @@ def load_deployed(cfg: Config,
         FileNotFoundError: If there is no such checkpoint.
         CheckpointError: If it is not of this detector.
     """
-    init_default_scope(cfg.get('default_scope', 'mmyolo'))
+    use_scope(cfg)
     model = MODELS.build(cfg.model)
     data = CheckpointLoader.load_checkpoint(checkpoint, 'cpu', 'silent')
     if KEY in (data.get('meta') or {}):
         model = deploy_form(model)
-    require_fit(model, checkpoint, DeployInfo.from_config(cfg).classes)
-    load_checkpoint(model, checkpoint, 'cpu', logger='silent')
+    load_weights(model, checkpoint, data, DeployInfo.from_config(cfg).classes)
     if not isinstance(model, DeployedDetector):
         model = deploy_form(model)
     return model.to(device)
+
+
+def load_weights(model: nn.Module, checkpoint: str, data: Any,
+                 classes: Sequence[str]) -> None:
+    """Load all of a checkpoint that has been read, or nothing.
+
+    Raises:
+        CheckpointError: If it is not of this model and these classes.
+    """
+    require_fitting(model.state_dict(), data, checkpoint, classes)
+    load_state_dict(model, data.get('state_dict', data))

@@ -3,10 +3,9 @@
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Union
 
 import torch
-from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.model import BaseDataPreprocessor, BaseModel
 
@@ -15,6 +14,9 @@ from mmfasternet.registry import MODELS
 
 from .backends import Backend, load_backend
 from .predictor import detect
+
+if TYPE_CHECKING:
+    from mmdet.structures import DetDataSample
 
 
 # so that what use_exported has opened to look into is there for the runner
@@ -52,8 +54,8 @@ class ExportedDetector(BaseModel):
 
     def forward(self,
                 inputs: Sequence[torch.Tensor],
-                data_samples: Sequence[DetDataSample],
-                mode: str = 'predict') -> List[DetDataSample]:
+                data_samples: Sequence['DetDataSample'],
+                mode: str = 'predict') -> List['DetDataSample']:
         """Detect in a batch of the test data loader.
 
         Args:

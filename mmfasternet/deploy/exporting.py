@@ -1,14 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Deployed detectors as files, and what is in the files."""
-import logging
-import os
-import tempfile
-import warnings
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -19,6 +14,7 @@ from mmfasternet.checkpoint import save_checkpoint
 from .backends import load_backend
 from .engines import EXPORTED, KEY, OPSET, engine_of
 from .engines.pytorch import PyTorchNetwork
+from .files import written_whole
 from .info import DeployInfo
 from .modules import DeployedDetector
 from .onnx_nms import OUTPUTS, append_nms
@@ -90,7 +86,7 @@ def export(deployed: DeployedDetector,
         if nms:
             append_nms(model, info)
 
-    with written_whole(path) as part, quiet('torch.onnx', 'torch.export'):
+    with written_whole(path) as part:
         engine.write(deployed, images, part, OUTPUTS,
                      _sizes() if dynamic else None, opset, info.dumps(), edit)
     return info
@@ -115,44 +111,6 @@ def _name_sizes(model: Any) -> None:
         for dim, name in zip(value.type.tensor_type.shape.dim, names):
             if name:
                 dim.dim_param = name
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A file, and what belongs to it, that is complete or not there.
-
-    Args:
-        path (Path): Where it is to be; the folder is made.
-
-    Yields:
-        Path: Where to write it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        yield Path(folder) / path.name
-        # the .bin before the .xml that needs it
-        for file in sorted(Path(folder).iterdir()):
-            os.replace(file, path.parent / file.name)
-
-
-@contextmanager
-def quiet(*names: str) -> Iterator[None]:
-    """Exporters and quantisers warn of what does not matter here.
-
-    Args:
-        *names (str): Their loggers; the root logger is one ``''``.
-    """
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)
 
 
 # ------------------------------------------------------------ validation

@@ -53,32 +53,19 @@ class DeployInfo:
             ValueError: If the images are prepared, or the boxes chosen, in a
                 way that is not known here.
         """
-        steps = {}
+        try:
+            return cls._from_config(cfg)
+        except (AttributeError, KeyError) as error:
+            raise ValueError(
+                f'{cfg.filename} is not the config of a YOLOv8 detector '
+                f'({error}), and only those have a deploy form') from None
+
+    @classmethod
+    def _from_config(cls, cfg: Config) -> 'DeployInfo':
         dataset = cfg.test_dataloader.dataset
         while 'dataset' in dataset:
             dataset = dataset.dataset
-        for step in dataset.pipeline:
-            steps[str(step.type).rpartition('.')[2]] = step
-        known = {
-            'LoadImageFromFile', 'YOLOv5KeepRatioResize', 'LetterResize',
-            'LoadAnnotations', 'PackDetInputs'
-        }
-        if {*steps} - known or 'LetterResize' not in steps:
-            raise ValueError(
-                f'test_dataloader.dataset.pipeline of {cfg.filename} is '
-                f'{[*steps]}, but deployed detectors prepare images by '
-                'YOLOv5KeepRatioResize and LetterResize alone')
-        letter = steps['LetterResize']
-        scale = steps.get('YOLOv5KeepRatioResize', letter).scale
-        options = {k: v for k, v in letter.items()
-                   if k not in ('type', 'scale', 'pad_val')}
-        if tuple(scale) != tuple(letter.scale) or \
-                options != dict(allow_scale_up=False):
-            raise ValueError(
-                f'{cfg.filename}: deployed detectors need one scale for '
-                'YOLOv5KeepRatioResize and LetterResize, and '
-                'LetterResize(allow_scale_up=False), got '
-                f'{tuple(scale)} and {dict(letter)}')
+        letter = _letterbox(cfg, dataset.pipeline)
         test = cfg.model.test_cfg
         nms = dict(test.nms)
         if nms.pop('type', 'nms') != 'nms' or {*nms} != {'iou_threshold'}:
@@ -91,7 +78,7 @@ class DeployInfo:
         pad = letter.get('pad_val', 0)
         return cls(
             classes=tuple(classes or map(str, range(number))),
-            img_scale=tuple(letter.scale),
+            img_scale=tuple(letter['scale']),
             # as it is: LetterResize pads one channel only with a float
             pad_val=pad['img'] if isinstance(pad, dict) else pad,
             score_thr=float(test.get('score_thr', -1)),
@@ -136,3 +123,29 @@ class DeployInfo:
                 f'{path} does not say how to prepare images for it '
                 f'({error}): it was not written by tools/deploy/export.py, '
                 'or by another version of it. Export it again') from None
+
+
+def _letterbox(cfg: Config, pipeline: list) -> dict:
+    """The only step of a test pipeline that decides on the input."""
+    steps = {str(step['type']).rpartition('.')[2]: step for step in pipeline}
+    known = {
+        'LoadImageFromFile', 'YOLOv5KeepRatioResize', 'LetterResize',
+        'LoadAnnotations', 'PackDetInputs'
+    }
+    if {*steps} - known or 'LetterResize' not in steps:
+        raise ValueError(
+            f'test_dataloader.dataset.pipeline of {cfg.filename} is '
+            f'{[*steps]}, but deployed detectors prepare images by '
+            'YOLOv5KeepRatioResize and LetterResize alone')
+    letter = steps['LetterResize']
+    scale = steps.get('YOLOv5KeepRatioResize', letter)['scale']
+    options = {k: v for k, v in letter.items()
+               if k not in ('type', 'scale', 'pad_val')}
+    if tuple(scale) != tuple(letter['scale']) or \
+            options != dict(allow_scale_up=False):
+        raise ValueError(
+            f'{cfg.filename}: deployed detectors need one scale for '
+            'YOLOv5KeepRatioResize and LetterResize, and '
+            'LetterResize(allow_scale_up=False), got '
+            f'{tuple(scale)} and {dict(letter)}')
+    return letter

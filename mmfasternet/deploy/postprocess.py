@@ -4,11 +4,14 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 import torch
-from mmcv.ops import batched_nms
-from mmdet.models.utils import filter_scores_and_topk
 from mmengine.structures import InstanceData
 
+import mmfasternet.models  # noqa: F401  makes mmdet and mmyolo importable
+
 from .info import DeployInfo
+
+from mmcv.ops import batched_nms  # isort: skip
+from mmdet.models.utils import filter_scores_and_topk  # isort: skip
 
 # of an image: what leads back to it from the network's input
 Meta = Dict[str, Any]

@@ -17,12 +17,10 @@ from typing import (
     Union,
 )
 
+import cv2
 import numpy as np
-from mmdet.structures import DetDataSample
-from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from mmengine.structures import InstanceData
-from mmyolo.datasets.transforms import LetterResize, YOLOv5KeepRatioResize
 from PIL import Image as PillowImage
 from PIL import ImageOps
 
@@ -36,6 +34,13 @@ from .exporting import export
 from .info import DeployInfo
 from .postprocess import Meta, postprocess
 from .video import prefetch
+
+# after mmfasternet.models, which makes them importable
+from mmdet.structures import DetDataSample  # isort: skip
+from mmdet.visualization import DetLocalVisualizer  # isort: skip
+from mmyolo.datasets.transforms import (  # isort: skip
+    LetterResize,
+    YOLOv5KeepRatioResize)
 
 Image = Union[str, Path, np.ndarray, PillowImage.Image]
 
@@ -52,7 +57,11 @@ def as_array(image: Image) -> Tuple[np.ndarray, Optional[str]]:
         ValueError: If it is not an image.
     """
     if isinstance(image, (str, Path)):
-        return read_image(str(image)), str(image)
+        try:
+            return read_image(str(image)), str(image)
+        except cv2.error:
+            raise ValueError(f'{image} cannot be read as an image: it is '
+                             'empty') from None
     if isinstance(image, PillowImage.Image):
         image = ImageOps.exif_transpose(image).convert('RGB')
         return np.asarray(image)[..., ::-1], None
@@ -265,7 +274,7 @@ class Predictor:
             yield from self._detect(batch)
 
     def prepare(self, image: Image) -> Tuple[Any, Any]:
-        """What :meth:`detect` takes of an image, see :class:`Letterbox`."""
+        """Inputs and meta of an image, see :class:`Letterbox`."""
         return self.letterbox(image)
 
     def detect(self, inputs: Sequence[Any],

@@ -14,7 +14,7 @@ import numpy as np
 
 from .backends import Backend, load_backend
 from .engines import EXPORTED, engine_of
-from .exporting import quiet, written_whole
+from .files import written_whole
 
 # Layers of a detector that are kept in float or quantised together: part,
 # module, and its number if there are several
@@ -49,7 +49,7 @@ def quantize(path: Union[str, Path],
     if unknown:
         raise ValueError(f'{path} has no part {", ".join(sorted(unknown))}; '
                          f'its parts are {", ".join(parts(path))}')
-    with written_whole(out) as part, quiet('nncf', ''):
+    with written_whole(out) as part:
         engine_of(path).quantize(path, part, _batches(images, info.shape[0]),
                                  info.dumps(), lambda n: _part(n) in keep)
 

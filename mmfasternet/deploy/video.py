@@ -3,11 +3,14 @@
 import os
 import queue
 import threading
-from contextlib import suppress
-from typing import Any, Iterable, Iterator, Union
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Callable, Iterable, Iterator, Union
 
 import cv2
 import numpy as np
+
+from .files import written_whole
 
 
 def prefetch(items: Iterable[Any],
@@ -77,8 +80,7 @@ def frames(source: Union[str, int]) -> Iterator[np.ndarray]:
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be opened, or holds no frame.
     """
-    if isinstance(source, str) and source.isdigit():
-        source = int(source)
+    source = _source(source)
     if isinstance(source, str) and '://' not in source and \
             not os.path.isfile(source):
         raise FileNotFoundError(f'video not found: {source}')
@@ -100,3 +102,45 @@ def frames(source: Union[str, int]) -> Iterator[np.ndarray]:
             raise ValueError(f'{source} holds no frame that can be read')
     finally:
         video.release()
+
+
+@contextmanager
+def video_file(path: str,
+               source: str) -> Iterator[Callable[[np.ndarray], None]]:
+    """A video of the frame rate of its source, complete or not there.
+
+    Args:
+        path (str): ``.mp4``, or ``.avi`` with Motion JPEG.
+        source (str): See :func:`frames`.
+
+    Yields:
+        callable: Appends a frame; the first decides on the size.
+
+    Raises:
+        ValueError: If there is no codec for it.
+    """
+    writer = cv2.VideoWriter()
+    with written_whole(Path(path)) as part:
+
+        def write(frame: np.ndarray) -> None:
+            if not writer.isOpened():
+                video = cv2.VideoCapture(_source(source))
+                rate = video.get(cv2.CAP_PROP_FPS) or 25
+                video.release()
+                code = 'mp4v' if path.endswith('.mp4') else 'MJPG'
+                if not writer.open(
+                        str(part), cv2.VideoWriter_fourcc(*code), rate,
+                        frame.shape[1::-1]):
+                    raise ValueError(f'{path} cannot be written: OpenCV has '
+                                     f'no codec {code} here')
+            writer.write(frame)
+
+        try:
+            yield write
+        finally:
+            writer.release()
+
+
+def _source(source: Union[str, int]) -> Union[str, int]:
+    """A camera by its number, whatever its type."""
+    return int(source) if str(source).isdigit() else source

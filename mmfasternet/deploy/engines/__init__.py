@@ -2,15 +2,13 @@
 """The engines that run networks: one row each, read by every tool.
 
 A new engine is a row of :data:`ENGINES`, a module of its name beside this
-file, and a test. The module has, as far as the row says that it can:
-
-- ``open(path, precision, threads, device)``, which gives a :class:`Network`,
-- ``write(network, images, path, ...)``, see :meth:`Engine.write`,
-- ``operators(path)``, the name and kind of each operation of a graph,
-- ``quantize(path, out, batches, text, keep)``, see :meth:`Engine.quantize`.
-
-To import this package imports none of the engines, and no PyTorch.
+file with the functions that :class:`Engine` calls, and a test. To import this
+package imports none of the engines, and no PyTorch.
 """
+import logging
+import os
+import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,6 +19,7 @@ from typing import (
     Any,
     Callable,
     Dict,
+    Iterator,
     List,
     Optional,
     Sequence,
@@ -32,35 +31,37 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+# with a million PyTorch crashes, with 3,000 ONNX Runtime hangs
+MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))
 KEY = 'mmfasternet'  # of the text that is written into exported files
 OPSET = 18  # the first of PyTorch's exporter, read by every engine here
 INPUT = 'images'
 
 
 class Network:
-    """A network that an engine has opened: arrays in, arrays out.
+    """A network that an engine has opened: called with an array for its one
+    input, it gives the list of its outputs, the caller's to keep.
 
-    Attributes:
+    Args:
         name (str): What it is, for messages.
-        shape (tuple[int | None]): Of its one input, None is any.
-        dtype (str): Of its input, as NumPy names it.
+        inputs (Sequence[tuple]): Of each input the shape, None for any size.
+        dtype (str): Of the input, as NumPy names it.
         text (str, optional): What :meth:`Engine.write` was given to write.
+
+    Raises:
+        ValueError: If it has not one input.
     """
 
-    name: str
-    shape: Tuple[Optional[int], ...]
-    dtype: str
-    text: Optional[str] = None
+    def __init__(self, name: str, inputs: Sequence[Tuple[Optional[int], ...]],
+                 dtype: str, text: Optional[str]) -> None:
+        if len(inputs) != 1:
+            raise ValueError(f'{name} has {len(inputs)} inputs, expected one: '
+                             'the images')
+        self.name, self.dtype, self.text = name, dtype, text
+        self.shape, = inputs
 
     def __call__(self, images: 'np.ndarray') -> List['np.ndarray']:
-        """One run.
-
-        Args:
-            images (np.ndarray): Of ``shape`` and ``dtype``.
-
-        Returns:
-            list[np.ndarray]: Its outputs, the caller's to keep.
-        """
+        """One run."""
         raise NotImplementedError
 
 
@@ -131,13 +132,13 @@ class Engine:
                              f'{" or ".join(e.name for e in readers)}, not by '
                              f'{self.name}')
         if precision not in (*self.precisions, *self.quantised):
-            others = [e.name for e in readers if precision in e.precisions]
-            hint = f': use --backend {others[0]}, which has {precision}' if \
-                others else ''
+            hint = ''.join(f', or use --backend {e.name}, which has it'
+                           for e in readers if precision in e.precisions)
             raise ValueError(
                 f'{self.title} computes {path} in '
                 f'{" or ".join(self.precisions)}, got the precision '
-                f'{precision}{hint}')
+                f'{precision}: take one of those{hint}')
+        check_threads(threads)
         return self.module.open(path, precision, threads, device)
 
     def write(self,
@@ -171,8 +172,9 @@ class Engine:
         """
         for package in self.writers:
             require_package(package)
-        self.module.write(network, images, Path(path), outputs, sizes, opset,
-                          text, edit)
+        with _quiet('torch.onnx', 'torch.export', 'onnxscript'):
+            self.module.write(network, images, Path(path), outputs, sizes,
+                              opset, text, edit)
 
     def operators(self, path: Union[str, Path]) -> List[Tuple[str, str]]:
         """Name and kind of each operation of a file, in the order of runs."""
@@ -190,7 +192,8 @@ class Engine:
             text (str, optional): See :meth:`write`.
             keep (callable): Whether the convolution of a name stays in float.
         """
-        self.module.quantize(Path(path), Path(out), batches, text, keep)
+        with _quiet('nncf', ''):
+            self.module.quantize(Path(path), Path(out), batches, text, keep)
 
 
 ENGINES: Dict[str, Engine] = {
@@ -207,11 +210,6 @@ ENGINES: Dict[str, Engine] = {
     )
 }
 EXPORTED = tuple(e.suffix for e in ENGINES.values() if e.suffix)
-# written by earlier versions, for engines that are not here
-_DROPPED = {
-    '.torchscript': 'torch.jit.trace(deployed, images)',
-    '.pt2': 'torch.export.export(deployed, (images, ))'
-}
 
 
 def engine_of(path: Union[str, Path]) -> Engine:
@@ -234,11 +232,39 @@ def readers_of(path: Union[str, Path]) -> List[Engine]:
     if found:
         return sorted(found, key=lambda engine: engine.suffix != suffix)
     hint = ''
-    if suffix in _DROPPED:
-        hint = f'. Nothing here runs {suffix}; if you need one, ' \
-            f'{_DROPPED[suffix]} makes it of mmfasternet.deploy.deploy_form'
+    if suffix in ('.torchscript', '.pt2'):  # which were written once
+        hint = f'. Nothing here runs {suffix}; if you need one, see ' \
+            'docs/en/deploy.md for the line that makes it'
     raise ValueError(f'{path} must end in {" or ".join(EXPORTED)}, as the '
                      f'files of tools/deploy/export.py do{hint}')
+
+
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Exporters and quantisers warn of what does not matter here, and log
+    what they raise as well; ``names`` are their loggers."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
+
+
+def check_threads(threads: Optional[int]) -> None:
+    """Refuse a number of threads that an engine would not survive.
+
+    Raises:
+        ValueError: If it is not 1 to :data:`MOST_THREADS`.
+    """
+    if threads is not None and not 0 < threads <= MOST_THREADS:
+        raise ValueError(f'threads must be 1 to {MOST_THREADS} here, got '
+                         f'{threads}')
 
 
 def require_package(name: str) -> ModuleType:

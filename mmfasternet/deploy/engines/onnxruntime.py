@@ -10,6 +10,7 @@ import onnxruntime
 from mmfasternet.deploy.engines import (
     INPUT,
     KEY,
+    OPSET,
     Network,
     damaged,
     require_package,
@@ -20,29 +21,18 @@ FORBIDDEN = ('ScatterND', 'ScatterElements')
 
 
 class ONNXRuntimeNetwork(Network):
-    """A file in ONNX Runtime.
-
-    Args:
-        session (onnxruntime.InferenceSession): The file.
-        name (str): What it is.
-
-    Raises:
-        ValueError: If it has not one input.
-    """
+    """A file in ONNX Runtime, as :func:`open_session` gives it."""
 
     def __init__(self, session: onnxruntime.InferenceSession,
                  name: str) -> None:
-        if len(session.get_inputs()) != 1:
-            raise ValueError(f'{name} has {len(session.get_inputs())} inputs, '
-                             'expected one: the images')
-        entry, = session.get_inputs()
-        self.session, self.name, self.input = session, name, entry.name
-        self.shape = tuple(
-            d if isinstance(d, int) else None for d in entry.shape)
-        kinds = {'float': 'float32', 'double': 'float64'}
-        kind = entry.type[len('tensor('):-1]
-        self.dtype = kinds.get(kind, kind)
-        self.text = session.get_modelmeta().custom_metadata_map.get(KEY)
+        entries = session.get_inputs()
+        kind = entries[0].type[len('tensor('):-1]
+        super().__init__(
+            name, [tuple(d if isinstance(d, int) else None for d in e.shape)
+                   for e in entries],
+            dict(float='float32', double='float64').get(kind, kind),
+            session.get_modelmeta().custom_metadata_map.get(KEY))
+        self.session, self.input = session, entries[0].name
 
     def __call__(self, images: np.ndarray) -> List[np.ndarray]:
         """See :class:`Network`."""
@@ -114,8 +104,9 @@ def write(network: Any, images: Any, path: Path,
     found = {e.version for e in model.opset_import if e.domain == ''}
     if found != {opset}:
         # its conversion to another version gives up without a word
-        raise ValueError(f'PyTorch cannot write opset {opset} of this '
-                         f'network, but opset {max(found)}')
+        raise ValueError(f'opset {opset} cannot be written of this network, '
+                         f'PyTorch left it at {max(found)}: ask for another, '
+                         f'the usual one is {OPSET}')
     _name_layers(model)
     if edit is not None:
         edit(model)

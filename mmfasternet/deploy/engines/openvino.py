@@ -34,24 +34,16 @@ def openvino_core() -> openvino.Core:
 
 
 class OpenVINONetwork(Network):
-    """A file in OpenVINO.
-
-    Args:
-        compiled (openvino.CompiledModel): The file.
-        name (str): What it is.
-        text (str, optional): What was written into it.
-    """
+    """A file in OpenVINO, as :func:`compile_file` gives it."""
 
     def __init__(self, compiled: openvino.CompiledModel, name: str,
                  text: Optional[str]) -> None:
-        if len(compiled.inputs) != 1:
-            raise ValueError(f'{name} has {len(compiled.inputs)} inputs, '
-                             'expected one: the images')
-        entry, = compiled.inputs
-        self.compiled, self.name, self.text = compiled, name, text
-        self.shape = tuple(d.get_length() if d.is_static else None
-                           for d in entry.partial_shape)
-        self.dtype = np.dtype(entry.get_element_type().to_dtype()).name
+        kind = compiled.inputs[0].get_element_type().to_dtype()
+        super().__init__(
+            name, [tuple(d.get_length() if d.is_static else None
+                         for d in e.partial_shape) for e in compiled.inputs],
+            np.dtype(kind).name, text)
+        self.compiled = compiled
 
     def __call__(self, images: np.ndarray) -> List[np.ndarray]:
         """See :class:`Network`."""
@@ -107,15 +99,18 @@ def open(path: Path, precision: str, threads: Optional[int],
          device: str) -> Network:
     """See :meth:`.Engine.open`."""
     compiled = compile_file(path, precision, threads, device)
+    return OpenVINONetwork(compiled, str(path), _text(path))
+
+
+def _text(path: Path) -> Optional[str]:
+    """What :meth:`.Engine.write` wrote; OpenVINO drops that of ONNX."""
     if path.suffix == '.onnx':
         model = require_package('onnx').load(
             str(path), load_external_data=False)
-        text = {p.key: p.value for p in model.metadata_props}.get(KEY)
-    else:
-        model = openvino_core().read_model(str(path))
-        text = model.get_rt_info(KEY).astype(str) if \
-            model.has_rt_info(KEY) else None
-    return OpenVINONetwork(compiled, str(path), text)
+        return {p.key: p.value for p in model.metadata_props}.get(KEY)
+    model = openvino_core().read_model(str(path))
+    return model.get_rt_info(KEY).astype(str) if \
+        model.has_rt_info(KEY) else None
 
 
 def write(network: Any, images: Any, path: Path,

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmfasternet.deploy.engines import Network
+from mmfasternet.deploy.engines import Network, check_threads
 
 DTYPES = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
 
@@ -33,8 +33,6 @@ class PyTorchNetwork(Network):
         ValueError: If the device or the precision is not there.
     """
 
-    shape, dtype = (None, None, None, None), 'float32'
-
     def __init__(self,
                  module: nn.Module,
                  precision: str = 'fp32',
@@ -47,7 +45,9 @@ class PyTorchNetwork(Network):
             raise ValueError(f'PyTorch computes in {" or ".join(DTYPES)}, got '
                              f'the precision {precision}')
         self.device = usable_device(device)
-        self.name, self.precision = name, precision
+        super().__init__(name, [(None, None, None, None)], 'float32', None)
+        self.precision = precision
+        check_threads(threads)
         if threads is not None:
             torch.set_num_threads(threads)
         module = module.to(self.device)
