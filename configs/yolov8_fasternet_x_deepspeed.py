@@ -4,7 +4,7 @@
 # checkpoints are folders.
 _base_ = './yolov8_fasternet_x.py'
 
-runner_type = 'FlexibleRunner'
+runner_type = 'mmfasternet.FlexibleRunner'
 strategy = dict(
     type='DeepSpeedStrategy',
     zero_optimization=dict(stage=2),

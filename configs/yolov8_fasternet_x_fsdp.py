@@ -3,7 +3,7 @@
 # processes (FSDP).
 _base_ = './yolov8_fasternet_x.py'
 
-runner_type = 'FlexibleRunner'
+runner_type = 'mmfasternet.FlexibleRunner'
 strategy = dict(
     type='FSDPStrategy',
     # a checkpoint is one file, as without FSDP

@@ -3,11 +3,9 @@
 from .version import __version__
 
 try:
-    from mmengine.config.utils import MODULE2PACKAGE
+    from .compat.mmengine_config import name_our_configs
+    name_our_configs()
 except Exception:  # mmfasternet.doctor must run here and say what is wrong
     pass
-else:
-    # Without it MMEngine does not resolve ``mmfasternet::`` in `_base_`.
-    MODULE2PACKAGE.setdefault('mmfasternet', 'mmfasternet')
 
 __all__ = ['__version__']

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the command line tools share: flags, errors, the work directory."""
+import errno
 import os
 import os.path as osp
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import contextmanager
-from typing import Iterator, Optional, Type
+from typing import Any, Iterator, Optional, Type
 
 from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
 
 
 @contextmanager
@@ -23,7 +25,35 @@ def clear_errors(*kinds: Type[Exception]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        sys.exit(f'error: {error}')
+        # str() of a KeyError is in quotes
+        text = error.args[0] if type(error) is KeyError else error
+        sys.exit(f'error: {text}')
+
+
+def build_runner(cfg: Config) -> Any:
+    """The runner of a config; what cannot be built is one message."""
+    with clear_errors(FileNotFoundError, ImportError, KeyError, TypeError,
+                      ValueError):
+        return RUNNERS.build(cfg)
+
+
+@contextmanager
+def clear_disk_errors(folder: str) -> Iterator[None]:
+    """One message where a file could not be written for want of room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        sys.exit(f'error: cannot write to {folder}: {error.strerror}. What '
+                 'was saved before is whole: make room and go on with '
+                 '--resume')
+
+
+def say(text: str) -> None:
+    """Print it, from the first process of each machine only."""
+    if os.environ.get('LOCAL_RANK', '0') == '0':
+        print(text, flush=True)
 
 
 def positive_int(text: str) -> int:

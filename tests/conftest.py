@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import csv
 import json
+import os
 import socket
 import sys
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch import distributed
 
 
 def skip_if_not_found_by_name():
@@ -55,6 +57,29 @@ def free_ports(count):
             for _ in range(count)
         ]
         return [server.getsockname()[1] for server in held]
+
+
+def on_ranks(ranks, function, folder, *arguments):
+    """What a function returns in each of some processes joined by gloo."""
+    folder.mkdir()
+    torch.multiprocessing.start_processes(
+        _work, (ranks, function, folder, arguments),
+        nprocs=ranks,
+        start_method='fork')
+    return [
+        torch.load(folder / f'{rank}.pth', weights_only=False)
+        for rank in range(ranks)
+    ]
+
+
+def _work(rank, ranks, function, folder, arguments):
+    torch.set_num_threads(1)
+    os.environ['LOCAL_RANK'] = str(rank)
+    distributed.init_process_group(
+        'gloo', f'file://{folder}/meet', rank=rank, world_size=ranks)
+    torch.save(function(rank, ranks, *arguments), folder / f'{rank}.pth')
+    distributed.barrier()
+    distributed.destroy_process_group()
 
 
 @pytest.fixture(scope='session')

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Look at a data set, convert it if it is not COCO, and write a config for it.
 
-DATA is a folder with COCO json, Pascal VOC xml or YOLO text labels, or the
-data.yaml of a YOLO data set. Nothing in it is changed; converted labels are
-written beside it as annotations/mmfasternet_{train,val}.json.
+DATA is a folder with labels of COCO, Pascal VOC, YOLO (Ultralytics, Darknet,
+LabelImg), LabelMe or CVAT, or the data.yaml of a YOLO data set. Nothing in it
+is changed; converted labels are written beside it as
+annotations/mmfasternet_{train,val,test}.json, under a new name if other
+labels stand there.
 """
 import argparse
-import json
 import os
 import sys
 from collections import Counter
@@ -17,16 +18,12 @@ import torch
 
 import mmfasternet
 from mmfasternet import cli
-from mmfasternet.datasets.checks import check_dataset
-from mmfasternet.datasets.readers import (
-    clean_coco,
-    read_dataset,
-    write_coco,
-)
+from mmfasternet.checkpoint import whole_file
+from mmfasternet.datasets.checks import SplitConfig, check_dataset
+from mmfasternet.datasets.readers import account, read_dataset, write_splits
 
-LETTERS = 'nsmlx'
 # Gigabytes that autograd keeps per 640x640 image in training, measured on the
-# meta device by letter (backbone, neck and head); the loss and temporary
+# meta device by model size (backbone, neck and head); the loss and temporary
 # tensors are allowed as much again.
 GB_PER_IMAGE = dict(n=0.18, s=0.30, m=0.49, l=0.64, x=0.92)
 # On BCCD (205 images) 800 iterations of 8 images at 320 pixels take 6 minutes
@@ -34,7 +31,7 @@ GB_PER_IMAGE = dict(n=0.18, s=0.30, m=0.49, l=0.64, x=0.92)
 ITERATIONS = dict(cpu=800, gpu=8000)
 EPOCHS = dict(cpu=(30, 100), gpu=(50, 300))  # fewest and most
 LONGEST_SIDE = dict(cpu=320, gpu=640)
-MAX_LINES = 10  # of what was dropped, a split
+MAX_LINES = 10  # of what was dropped
 LARGEST_BATCH = dict(cpu=8, gpu=16)
 
 TEMPLATE = '''\
@@ -47,7 +44,7 @@ train_ann_file = {train[0]!r}
 train_data_prefix = {train[1]!r}
 val_ann_file = {val[0]!r}
 val_data_prefix = {val[1]!r}
-classes = {classes!r}
+{test}classes = {classes!r}
 img_scale = {scale}  # width, height; multiples of 32
 train_batch_size_per_gpu = {batch}
 val_batch_size_per_gpu = {batch}
@@ -70,8 +67,9 @@ def parse_args():
     parser.add_argument('config', type=Path, help='config file to write')
     parser.add_argument(
         '--letter',
-        choices=list(LETTERS),
-        help='scale of the detector (default: s with a GPU, else n)')
+        '--model',
+        choices=list(GB_PER_IMAGE),
+        help='size of the detector (default: s with a GPU, else n)')
     parser.add_argument('--epochs', type=int, help='instead of the proposal')
     parser.add_argument(
         '--img-scale', type=int, help='side of the square that images are '
@@ -86,41 +84,18 @@ def parse_args():
     return parser.parse_args()
 
 
-def annotation_files(source, out_dir):
-    """Json and image folder of each split, after conversion."""
-    out_dir = (out_dir or source.root) / 'annotations'
-    files = {}
-    for split in ('train', 'val'):
-        path = out_dir / f'mmfasternet_{split}.json'
-        try:
-            if source.files:
-                files[split] = source.files[split]
-                for line in clean_coco(source.files[split][0], path):
-                    print(f'  {split}: {line}')
-                    files[split] = path, source.files[split][1]
-            else:
-                write_coco(source.splits[split], source.classes, path)
-                files[split] = path, source.root
-        except OSError as error:
-            raise ValueError(
-                f'cannot write {path}: {error.strerror}. Choose another '
-                'folder with --out-dir') from None
-    return files
-
-
-def statistics(path, classes):
-    """What the proposals depend on, of one json."""
-    data = json.loads(path.read_bytes())
-    names = {c['id']: c['name'] for c in data['categories']}
-    count = Counter(names.get(a['category_id']) for a in data['annotations'])
+def statistics(coco, classes):
+    """What the proposals depend on, of one split."""
+    names = {c['id']: c['name'] for c in coco['categories']}
+    count = Counter(names.get(a['category_id']) for a in coco['annotations'])
     return dict(
-        images=len(data['images']),
-        boxes=len(data['annotations']),
-        side=median(max(i['width'], i['height']) for i in data['images']),
+        images=len(coco['images']),
+        boxes=len(coco['annotations']),
+        side=median(max(i['width'], i['height']) for i in coco['images']),
         count={name: count[name] for name in classes})
 
 
-def propose(train, letter, args):
+def propose(train, size, args):
     """Values that suit the size of the set and this machine."""
     device = 'gpu' if torch.cuda.is_available() else 'cpu'
     side = args.img_scale or min(
@@ -132,7 +107,7 @@ def propose(train, letter, args):
     else:
         # half of what there is: other programs run, too
         memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2e9
-    per_image = 2 * GB_PER_IMAGE[letter] * (side / 640)**2
+    per_image = 2 * GB_PER_IMAGE[size] * (side / 640)**2
     batch = 1
     # at least 25 iterations an epoch, within the memory
     while 2 * batch <= min(LARGEST_BATCH[device], train['images'] / 25,
@@ -160,18 +135,21 @@ def relative(path, root):
     return '' if name == '.' else name + '/' * Path(path).is_dir()
 
 
-def render(args, source, files, stats, letter, values):
+def render(args, source, files, stats, size, values):
     """The text of the config."""
     configs = (Path(mmfasternet.__file__).parent / '.mim/configs').resolve()
     root = Path(os.path.relpath(source.root.resolve(), Path.cwd()))
     if root.parts[:1] == ('..', ):  # out of here: where it is started counts
         root = source.root.resolve()
-    base = os.path.relpath(configs / f'yolov8_fasternet_{letter}.py',
+    base = os.path.relpath(configs / f'yolov8_fasternet_{size}.py',
                            args.config.parent.resolve())
     paths = {
         split: (relative(ann, source.root), relative(folder, source.root))
         for split, (ann, folder) in files.items()
     }
+    test = paths.pop('test', None)
+    test = test and (f'test_ann_file = {test[0]!r}\n'
+                     f'test_data_prefix = {test[1]!r}\n')
     return TEMPLATE.format(
         counts=', '.join(f'{split}: {s["images"]} images and {s["boxes"]} '
                          'boxes' for split, s in stats.items()),
@@ -179,8 +157,23 @@ def render(args, source, files, stats, letter, values):
         base=base if base.startswith('.') else f'./{base}',
         root=f'{root}/',
         classes=tuple(source.classes),
+        test=test or '',
         **paths,
         **values)
+
+
+def tell(source):
+    """Print what was found, and the account of every file."""
+    print(f'{source.root}: {source.format}, {len(source.classes)} classes: '
+          f'{", ".join(source.classes)}')
+    dropped = [f'{p}: {why}' for p, why in source.dropped.items()]
+    dropped += source.messages
+    for line in dropped[:MAX_LINES]:
+        print(f'  dropped: {line}')
+    if len(dropped) > MAX_LINES:
+        print(f'  dropped: {len(dropped) - MAX_LINES} more')
+    for line in account(source):
+        print(f'  {line}')
 
 
 def main():
@@ -191,35 +184,48 @@ def main():
         if args.config.exists() and not args.force:
             raise ValueError(f'{args.config} exists; --force overwrites it')
         source = read_dataset(args.data)
-        print(f'{args.data}: {source.format}, {len(source.classes)} classes: '
-              f'{", ".join(source.classes)}')
-        for split, labels in source.splits.items():
-            for line in labels.dropped[:MAX_LINES]:
-                print(f'  dropped: {line}')
-            print(f'  {split}: {len(labels.dropped)} dropped')
-        files = annotation_files(source, args.out_dir)
+        tell(source)
+        files = write_splits(
+            source, (args.out_dir or source.root) / 'annotations')
         for split, (ann, folder) in files.items():
             print(f'  {split}: {ann}, images in {folder}')
-        report = check_dataset(files, source.classes)
+        report = check_dataset(
+            {
+                split: SplitConfig(
+                    str(ann), str(folder), split != 'train',
+                    data=source.splits[split].coco)
+                for split, (ann, folder) in files.items()
+            }, source.classes)
         print(report)
         if report.refused:
-            sys.exit('error: no config written; mend the data as said above')
+            sys.exit('error: no config written; correct the data as said '
+                     'above')
         stats = {
-            split: statistics(ann, source.classes)
-            for split, (ann, _) in files.items()
+            split: statistics(part.coco, source.classes)
+            for split, part in source.splits.items()
         }
-        letter = args.letter or ('s' if torch.cuda.is_available() else 'n')
-        values = propose(stats['train'], letter, args)
-        text = render(args, source, files, stats, letter, values)
-        args.config.parent.mkdir(parents=True, exist_ok=True)
-        args.config.write_text(text, encoding='utf-8')
+        size = args.letter or ('s' if torch.cuda.is_available() else 'n')
+        values = propose(stats['train'], size, args)
+        text = render(args, source, files, stats, size, values)
+        write(text, args.config)
     name = args.config.stem
-    print(f'{args.config}: letter {letter}, images fitted into '
+    print(f'{args.config}: letter {size}, images fitted into '
           f'{values["scale"][0]}x{values["scale"][1]}, {values["batch"]} per '
           f'iteration, {values["epochs"]} epochs')
     print(f'next: python tools/train.py {args.config}\n'
           f'then: python tools/test.py {args.config} '
           f'work_dirs/{name}/epoch_{values["epochs"]}.pth')
+
+
+def write(text, path):
+    """Write the config, whole or not at all."""
+    try:
+        with whole_file(path) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise ValueError(
+            f'cannot write {path}: {error.strerror}. Choose another place '
+            'for the config') from None
 
 
 if __name__ == '__main__':

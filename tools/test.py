@@ -9,7 +9,6 @@ from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import ConfigDict
 from mmengine.evaluator import DumpResults
-from mmengine.runner import Runner
 
 from mmfasternet import cli
 from mmfasternet.checkpoint import CheckpointError, require_fit
@@ -18,7 +17,9 @@ from mmfasternet.config import (
     prepare_launch,
     require_data,
     require_sound_data,
+    use_split,
 )
+from mmfasternet.datasets.checks.config import leaf_datasets
 from mmfasternet.deploy import use_exported
 from mmfasternet.deploy.engines import EXPORTED
 
@@ -26,20 +27,13 @@ from mmfasternet.deploy.engines import EXPORTED
 def parse_args():
     parser = argparse.ArgumentParser(
         description='Test (and evaluate) a detector')
-    parser.add_argument('config', help='test config file path')
+    cli.add_checkpoint(parser)
+    cli.add_engine(parser, exported_only=True, threads=False)
     parser.add_argument(
-        'checkpoint',
-        help='checkpoint file, or one that tools/deploy/export.py wrote '
-        '(.onnx, or .xml of OpenVINO)')
-    parser.add_argument(
-        '--backend',
-        choices=['onnxruntime', 'openvino'],
-        help='what runs an exported file (default: what it is for)')
-    parser.add_argument(
-        '--precision',
-        choices=['fp32', 'bf16'],
-        default='fp32',
-        help='in which OpenVINO computes (default: fp32)')
+        '--split',
+        choices=['val', 'test'],
+        help='what to test on: `val` of val_dataloader, `test` of the knob '
+        'test_ann_file (default: what test_dataloader names)')
     parser.add_argument(
         '--work-dir',
         help='the directory to save the file containing evaluation metrics')
@@ -79,13 +73,11 @@ def use_tta(cfg):
         if key not in cfg:
             raise ValueError(f'--tta needs `{key}` in {cfg.filename}')
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    # fixed batch shapes would undo the scales of the augmentation
-    if 'batch_shapes_cfg' in dataset:
-        dataset.batch_shapes_cfg = None
-    dataset.pipeline = cfg.tta_pipeline
+    for dataset in leaf_datasets(cfg.test_dataloader.dataset):
+        # fixed batch shapes would undo the scales of the augmentation
+        if 'batch_shapes_cfg' in dataset:
+            dataset.batch_shapes_cfg = None
+        dataset.pipeline = cfg.tta_pipeline
 
 
 def main():
@@ -96,6 +88,8 @@ def main():
         cfg = load_config(args.config, args.cfg_options)
         if not osp.isfile(args.checkpoint) and '://' not in args.checkpoint:
             raise FileNotFoundError(f'checkpoint not found: {args.checkpoint}')
+        if args.split is not None:
+            use_split(cfg, args.split)
         require_data(cfg, 'test')
         require_sound_data(cfg, 'test')
         exported = args.checkpoint.endswith(EXPORTED)
@@ -115,12 +109,14 @@ def main():
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
     if args.deploy:
-        cfg.custom_hooks.append(dict(type='SwitchToDeployHook'))
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []),
+                            dict(type='SwitchToDeployHook')]
     if args.json_prefix is not None:
         cfg.test_evaluator.format_only = True
         cfg.test_evaluator.outfile_prefix = args.json_prefix
 
-    runner = Runner.from_cfg(cfg)
+    cfg.pop('runner_type', None)  # that is for training
+    runner = cli.build_runner(cfg)
     if args.out is not None:
         runner.test_evaluator.metrics.append(
             DumpResults(out_file_path=args.out))

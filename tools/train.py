@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Train a detector."""
 import argparse
-import errno
 import os
 import os.path as osp
-import sys
 from glob import escape, glob
 from importlib.util import find_spec
 
@@ -12,21 +10,17 @@ from importlib.util import find_spec
 import mmfasternet.models  # noqa: F401  # isort: skip
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.device import get_device
-from mmengine.registry import RUNNERS
 
 from mmfasternet import cli
 from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.config import (
+    add_our_hooks,
     load_config,
     prepare_launch,
     require_data,
     require_sound_data,
 )
 from mmfasternet.engine import NonFiniteLossError, require_bfloat16
-
-# What every run gets that does not have it: see mmfasternet/engine/hooks.
-HOOKS = ('ProgressBarHook', 'ResultsHook', 'EvaluationFiguresHook',
-         'NonFiniteLossHook', 'InterruptHook', 'ResumeHook')
 
 # Set by Slurm and torchrun when they start a job or its processes again.
 RESTARTS = ('SLURM_RESTART_COUNT', 'TORCHELASTIC_RESTART_COUNT')
@@ -48,8 +42,7 @@ def parse_args():
         help='resume from this checkpoint or, without a path, from the '
         'latest one in the work directory')
     cli.add_cfg_options(parser)
-    # torchrun sets LOCAL_RANK; older launchers pass one of these instead
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    cli.add_launcher(parser)
     args = parser.parse_args()
     cli.set_local_rank(args)
     return args
@@ -61,6 +54,14 @@ def require_tensorboard(cfg):
             find_spec('tensorboard') is None:
         raise ValueError('tensorboard=True needs a package that is not '
                          'installed: pip install tensorboard')
+
+
+def use_our_runner(cfg):
+    """Take ours, which trains rightly, for MMEngine's of the same name."""
+    if cfg.get('runner_type') == 'FlexibleRunner':
+        cfg.runner_type = 'mmfasternet.FlexibleRunner'
+        cli.say('runner_type FlexibleRunner: mmfasternet.FlexibleRunner is '
+                'taken, which a config should name, see docs/en/promises.md')
 
 
 def set_resume(cfg, checkpoint):
@@ -77,8 +78,21 @@ def set_resume(cfg, checkpoint):
         cfg.resume, cfg.load_from = True, None
     elif checkpoint not in (None, 'auto'):
         cfg.resume, cfg.load_from = True, checkpoint
-    elif checkpoint == 'auto' and os.environ['LOCAL_RANK'] == '0':
-        print(f'nothing to resume in {cfg.work_dir}: the training begins')
+    elif checkpoint == 'auto':
+        cli.say(f'nothing to resume in {cfg.work_dir}: the training begins')
+
+
+def use_amp(cfg):
+    """Mixed precision; on a CPU in bfloat16, which needs no loss scale."""
+    wrapper = cfg.optim_wrapper
+    if get_device() == 'cpu':
+        require_bfloat16()
+        wrapper.type = 'mmfasternet.CPUAmpOptimWrapper'
+        for key in ('loss_scale', 'dtype'):  # of AmpOptimWrapper
+            wrapper.pop(key, None)
+    else:
+        wrapper.type = 'AmpOptimWrapper'
+        wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def main():
@@ -90,39 +104,17 @@ def main():
         require_data(cfg, 'train', 'val')
         require_sound_data(cfg, 'train', 'val')
         require_tensorboard(cfg)
-        if args.amp and get_device() == 'cpu':
-            require_bfloat16()
+        if args.amp:
+            use_amp(cfg)
         prepare_launch(cfg, args.launcher)
     cli.set_work_dir(cfg, args)
-    if args.amp and get_device() == 'cpu':
-        cfg.optim_wrapper.type = 'mmfasternet.CPUAmpOptimWrapper'
-        for key in ('loss_scale', 'dtype'):  # of AmpOptimWrapper
-            cfg.optim_wrapper.pop(key, None)
-    elif args.amp:
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    if cfg.get('runner_type') == 'FlexibleRunner':
-        cfg.runner_type = 'mmfasternet.FlexibleRunner'
+    use_our_runner(cfg)
     set_resume(cfg, args.resume)
-    hooks = cfg.get('custom_hooks') or []
-    # DeepSpeed saves and resumes by itself, without asking any hook
-    by_itself = cfg.get('strategy', {}).get('type') == 'DeepSpeedStrategy'
-    cfg.custom_hooks = hooks + [
-        dict(type=f'mmfasternet.{name}') for name in HOOKS
-        if f'mmfasternet.{name}' not in [hook.type for hook in hooks]
-        and not (by_itself and name in ('InterruptHook', 'ResumeHook'))
-    ]
+    add_our_hooks(cfg)
 
-    try:
-        with cli.clear_errors(CheckpointError, FileNotFoundError,
-                          NonFiniteLossError):
-            RUNNERS.build(cfg).train()
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        sys.exit(f'error: cannot write to {cfg.work_dir}: {error.strerror}. '
-                 'What was saved before is whole: make room and go on with '
-                 '--resume')
+    with cli.clear_disk_errors(cfg.work_dir), cli.clear_errors(
+            CheckpointError, FileNotFoundError, NonFiniteLossError):
+        cli.build_runner(cfg).train()
 
 
 if __name__ == '__main__':

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-only
-# YOLOv8 with a FasterNet backbone: the n letter on COCO, 8 GPUs x 16 images.
+# YOLOv8 with a FasterNet backbone: size n on COCO, 8 GPUs x 16 images.
 # Each value in the first part is one knob: it reaches every place that needs
 # it, whether a config that inherits this one assigns it or --cfg-options does.
 _base_ = 'mmyolo::_base_/default_runtime.py'
 custom_imports = dict(
-    imports=['mmfasternet.models', 'mmfasternet.datasets'],
+    imports=[
+        'mmfasternet.models', 'mmfasternet.datasets', 'mmfasternet.engine'
+    ],
     allow_failed_imports=False)
+import mmfasternet.config.hooks  # noqa: E402
 import mmfasternet.config.knobs  # noqa: E402
 
 # ---------------------------------------------------------------- data
@@ -15,6 +18,8 @@ train_ann_file = 'annotations/instances_train2017.json'
 train_data_prefix = 'train2017/'
 val_ann_file = 'annotations/instances_val2017.json'
 val_data_prefix = 'val2017/'
+test_ann_file = None  # of tools/test.py --split test; None: no such split
+test_data_prefix = None  # None: the images of val
 classes = (
     'person', 'bicycle', 'car', 'motorcycle', 'airplane', 'bus', 'train',
     'truck', 'boat', 'traffic light', 'fire hydrant', 'stop sign',
@@ -79,7 +84,33 @@ mmfasternet.config.knobs.bind_knobs(
         train_pipeline='train_dataloader',
         train_pipeline_stage2='custom_hooks',
         test_pipeline='val_dataloader and test_dataloader',
-        switch_epoch='close_mosaic_epochs'))
+        switch_epoch='close_mosaic_epochs'),
+    ranges=dict(
+        test_ann_file='text or None',
+        test_data_prefix='text or None',
+        pretrained='text or None',
+        img_scale='whole [32, 16384]',
+        train_batch_size_per_gpu='whole [1, inf)',
+        train_num_workers='whole [0, 1024]',
+        val_batch_size_per_gpu='whole [1, inf)',
+        val_num_workers='whole [0, 1024]',
+        affine_scale='[0, 1)',
+        mixup_prob='[0, 1]',
+        flip_prob='[0, 1]',
+        max_epochs='whole [1, inf)',
+        close_mosaic_epochs='whole [0, inf)',
+        warmup_epochs='[0, inf)',
+        base_lr='(0, inf)',
+        total_batch_size='whole [1, inf)',
+        weight_decay='[0, inf)',
+        val_interval='whole [1, inf)',
+        log_interval='whole [1, inf)',
+        deepen_factor='(0, 16]',
+        widen_factor='(0, 16]',
+        last_stage_out_channels='whole [1, 16384]',
+        strides='whole [1, 1024]',
+        initial_distance='(0, 15) or None',
+        tal_topk='whole [1, inf)'))
 num_classes = len(classes)
 metainfo = dict(classes=classes)
 neck_channels = [256, 512, last_stage_out_channels]
@@ -147,7 +178,11 @@ model = dict(
             type='mmfasternet.SparseTaskAlignedAssigner',
             num_classes=num_classes,
             use_ciou=True,
-            topk=tal_topk,
+            # no more than there are
+            topk=min(
+                tal_topk,
+                sum(img_scale[0] // stride * (img_scale[1] // stride)
+                    for stride in strides)),
             alpha=0.5,
             beta=6.0,
             eps=1e-9)),
@@ -179,7 +214,7 @@ mosaic = [
 ]
 pack_train = [
     dict(type='YOLOv5HSVRandomAug'),
-    dict(type='mmdet.RandomFlip', prob=flip_prob),
+    dict(type='mmdet.RandomFlip', prob=float(flip_prob)),
     dict(
         type='mmdet.PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'flip',
@@ -307,13 +342,15 @@ optim_wrapper = dict(
     paramwise_cfg=dict(norm_decay_mult=0, bias_decay_mult=0),
     clip_grad=dict(max_norm=10.0))
 param_scheduler = [
-    dict(
-        type='LinearLR',
-        start_factor=0.01,
-        begin=0,
-        # at most a tenth of the training, so that no run stays in warm-up
-        end=min(warmup_epochs, max(max_epochs // 10, 1)),
-        convert_to_iter_based=True),
+    *([
+        dict(
+            type='LinearLR',
+            start_factor=0.01,
+            begin=0,
+            # at most a tenth of the training, so that no run stays in warm-up
+            end=min(warmup_epochs, max(max_epochs // 10, 1)),
+            convert_to_iter_based=True)
+    ] if warmup_epochs else []),
     # together with the warm-up, whose factor multiplies this one's
     dict(
         type='CosineAnnealingLR',
@@ -341,7 +378,11 @@ default_hooks = dict(
         interval=val_interval,
         # 'auto' would take the first class where the AP is per class
         save_best='coco/bbox_mAP',
-        max_keep_ckpts=2))
+        max_keep_ckpts=2),
+    # the objects' priors on each level, and whether one gets none
+    level_assignment=dict(type='mmfasternet.LevelAssignmentHook'),
+    # progress, results, figures, checks, saving at a signal, exact resume
+    **mmfasternet.config.hooks.our_hooks())
 custom_hooks = [
     dict(
         type='EMAHook',

@@ -6,6 +6,7 @@ _base_ = 'mmpretrain::_base_/default_runtime.py'
 custom_imports = dict(
     imports=['mmfasternet.models', 'mmfasternet.classification'],
     allow_failed_imports=False)
+import mmfasternet.config.hooks  # noqa: E402
 import mmfasternet.config.knobs  # noqa: E402
 
 # ---------------------------------------------------------------- data
@@ -47,7 +48,32 @@ pretrained = None  # weights to start from, as in the detectors' configs
 # ------------------------------------------------- the rest follows from these
 mean = [123.675, 116.28, 103.53]
 std = [58.395, 57.12, 57.375]
-mmfasternet.config.knobs.bind_knobs(globals())
+mmfasternet.config.knobs.bind_knobs(
+    globals(),
+    ranges=dict(
+        pretrained='text or None',
+        num_classes='whole [1, inf)',
+        train_size='whole [32, 16384]',
+        last_train_size='whole [32, 16384]',
+        test_size='whole [32, 16384]',
+        test_crop_ratio='(0, 1]',
+        randaugment_level='[0, 10] or None',
+        mixup_alpha='(0, inf)',
+        cutmix_alpha='(0, inf)',
+        train_batch_size_per_gpu='whole [1, inf)',
+        train_num_workers='whole [0, 1024]',
+        val_batch_size_per_gpu='whole [1, inf)',
+        val_num_workers='whole [0, 1024]',
+        max_epochs='whole [1, inf)',
+        last_epochs='whole [0, inf)',
+        warmup_epochs='whole [0, inf)',
+        base_lr='(0, inf)',
+        total_batch_size='whole [1, inf)',
+        weight_decay='[0, inf)',
+        max_grad_norm='(0, inf) or None',
+        label_smoothing='[0, 1)',
+        val_interval='whole [1, inf)',
+        log_interval='whole [1, inf)'))
 
 model = dict(
     type='ImageClassifier',
@@ -181,7 +207,8 @@ test_cfg = dict()
 default_hooks = dict(
     logger=dict(interval=log_interval),
     checkpoint=dict(
-        interval=val_interval, save_best='accuracy/top1', max_keep_ckpts=1))
+        interval=val_interval, save_best='accuracy/top1', max_keep_ckpts=1),
+    **mmfasternet.config.hooks.our_hooks())
 custom_hooks = [
     dict(
         type='SwitchRecipeHook',

@@ -10,22 +10,23 @@ such an assignment the meaning its author had in mind, whoever reads it.
 """
 import ast
 import math
+import re
 import sys
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import FrameType
-from typing import Any, Dict, Iterator, Optional, Set, Tuple
+from typing import Any, Dict, Iterator, Optional, Set
 
-from mmengine.config import Config
-from mmengine.fileio import load
+from mmfasternet.compat.mmengine_config import ConfigFile, inheriting_files
 
 _COMMAND_LINE: ContextVar[Dict[str, Any]] = ContextVar('command line')
 _USED: ContextVar[Set[str]] = ContextVar('used')
 _PLAIN = (bool, int, float, str, type(None))
+_KINDS = {bool: 'True or False', float: 'a number', str: 'text'}
 
 
 def bind_knobs(names: Dict[str, Any],
-               derived: Optional[Dict[str, str]] = None) -> None:
+               derived: Optional[Dict[str, str]] = None,
+               ranges: Optional[Dict[str, str]] = None) -> None:
     """Let a config see the plain values that are assigned to it later.
 
     A plain value is a number, a string, None, or a sequence of them. MMEngine
@@ -38,38 +39,38 @@ def bind_knobs(names: Dict[str, Any],
         derived (dict, optional): Names that the config computes from those
             after this call, and what to assign instead of each. Assigned in
             an inheriting config they would change nothing.
+        ranges (dict, optional): Interval of a number, like
+            ``'whole [1, inf)'`` or ``'(0, 1] or None'``; or ``'text or
+            None'``.
 
     Raises:
         ValueError: If an inheriting config assigns something else to one of
-            the names, or a value of another kind than the one it replaces;
-            or if it assigns a derived name without using it itself.
+            the names, a value of another kind than the one it replaces, or
+            one that is out of its range; or if it assigns a derived name
+            without using it itself.
     """
     knobs = {
         name
         for name, value in names.items()
         if not name.startswith('_') and _is_plain(value)
     }
-    derived = derived or {}
-    # the innermost call reads the config itself, the outermost the one that
-    # was asked for
-    caller: Any = sys._getframe(1)
-    frame = caller.f_back.f_back
-    while frame.f_code is Config._file2dict.__code__:
-        assigned, read = _assignments(frame)
-        for name, node in assigned.items():
-            if name in derived and name not in read:
+    derived, defaults = derived or {}, dict(names)
+    for file in inheriting_files(sys._getframe(1)):
+        for name, node in file.assigned.items():
+            if name in derived and name not in file.read:
                 raise ValueError(
-                    f'{name} in {frame.f_locals["filename"]} would change '
-                    'nothing: what follows from it is computed before that '
-                    f'file runs. Assign {derived[name]} instead')
+                    f'{name} in {file.filename} would change nothing: what '
+                    'follows from it is computed before that file runs. '
+                    f'Assign {derived[name]} instead')
             if name in knobs:
-                value = _value(name, node, frame)
-                names[name] = _alike(name, names[name], value)
-        frame = frame.f_back
+                value = _value(name, node, file)
+                names[name] = _alike(name, defaults[name], value)
     for name, value in _COMMAND_LINE.get({}).items():
         if name in knobs:
-            names[name] = _alike(name, names[name], value)
+            names[name] = _alike(name, defaults[name], value)
             _USED.get().add(name)
+    for name, interval in (ranges or {}).items():
+        _require_range(name, names[name], interval)
     names['knobs'] = {name: names[name] for name in sorted(knobs)}
 
 
@@ -98,68 +99,77 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, _PLAIN)
 
 
-def _assignments(frame: FrameType) -> Tuple[Dict[str, Any], Set[str]]:
-    """What a file assigns at its top level, unevaluated where it is Python,
-    and the names that it reads."""
-    # after {{ fileDirname }} and the like have been replaced
-    path = frame.f_locals['temp_config_file'].name
-    if not path.endswith('.py'):
-        return load(path), set()
-    with open(path, encoding='utf-8') as file:
-        tree = ast.parse(file.read())
-    assigned = {
-        target.id: node.value
-        for node in tree.body if isinstance(node, ast.Assign)
-        for target in node.targets if isinstance(target, ast.Name)
-    }
-    return assigned, {
-        node.id
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-    }
-
-
-def _value(name: str, node: Any, frame: FrameType) -> Any:
+def _value(name: str, node: Any, file: ConfigFile) -> Any:
     value = node
     if isinstance(node, ast.AST):
         try:
             value = ast.literal_eval(node)
         except ValueError:
             value = {}
-    from_base = isinstance(value, str) and value in frame.f_locals.get(
-        'base_var_dict', {})
+    from_base = isinstance(value, str) and value in file.base_values
     if from_base or not _is_plain(value):
         raise ValueError(
-            f'{name} in {frame.f_locals["filename"]} must be written out, as '
-            'a number, a string, None or a sequence of them: what follows '
-            'from it is computed before that file runs')
+            f'{name} in {file.filename} must be written out, as a number, a '
+            'string, None or a sequence of them: what follows from it is '
+            'computed before that file runs')
     return value
 
 
 def _alike(name: str, old: Any, new: Any) -> Any:
     """``new`` in the kind of ``old``, or an error that shows both."""
-    sequence = (list, tuple)
-    for number in new if isinstance(new, sequence) else [new]:
+    for number in new if isinstance(new, (list, tuple)) else [new]:
         if isinstance(number, float) and not math.isfinite(number):
             raise ValueError(f'{name} cannot be {_short(new)}: a number must '
                              'be finite')
-    if isinstance(old, sequence) and not isinstance(new, sequence):
-        hint = f'; a tuple of one needs its comma: ({new!r},)' if isinstance(
-            new, str) else ''
-        raise ValueError(f'{name} must be a sequence like {_short(old)}, got '
-                         f'{new!r}{hint}')
-    number = (int, float)
-    if isinstance(old, number) and not isinstance(old, bool) and not (
-            isinstance(new, number) or new is None):
-        raise ValueError(f'{name} must be a number like {old!r}, got {new!r}')
-    if not isinstance(old, sequence):
-        return new
-    numbers = old and all(isinstance(v, number) for v in old)
-    if numbers and (len(new) != len(old)
-                    or not all(isinstance(v, number) for v in new)):
-        raise ValueError(
-            f'{name} must be {len(old)} numbers like {old!r}, got {new!r}')
-    return type(old)(new)
+    if isinstance(old, (list, tuple)):
+        if not isinstance(new, (list, tuple)):
+            hint = f'; a tuple of one needs its comma: ({new!r},)' \
+                if isinstance(new, str) else ''
+            raise ValueError(f'{name} must be a sequence like {_short(old)}, '
+                             f'got {new!r}{hint}')
+        numbers = bool(old) and all(map(_is_number, old))
+        if numbers and (len(new) != len(old) or not all(map(_is_number, new))):
+            raise ValueError(f'{name} must be {len(old)} numbers like {old!r},'
+                             f' got {_short(new)}')
+        if old and not numbers and not (
+                new and all(isinstance(v, type(old[0])) for v in new)):
+            raise ValueError(f'{name} must be a sequence of texts in quotes '
+                             f'like {_short(old)}, got {_short(new)}')
+        return type(old)(new)
+    # None for a number: its range says whether that means something
+    if old is not None and _kind(new) is not _kind(old) and not (
+            new is None and _is_number(old)):
+        raise ValueError(f'{name} must be {_KINDS[_kind(old)]} like {old!r}, '
+                         f'got {_short(new)}')
+    return new
+
+
+def _kind(value: Any) -> type:
+    return float if _is_number(value) else type(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _require_range(name: str, value: Any, interval: str) -> None:
+    """``'whole [1, inf)'``, ``'(0, 1) or None'``; of each in a sequence."""
+    if value is None and interval.endswith(' or None'):
+        return
+    if interval.startswith('text'):
+        if not isinstance(value, str):
+            raise ValueError(f'{name} must be {interval}, got {value!r}')
+        return
+    low, high = (float(x) for x in re.findall(r'-?[\d.]+|inf', interval))
+    whole, open_low, open_high = (x in interval for x in ('whole', '(', ')'))
+    for number in value if isinstance(value, (list, tuple)) else [value]:
+        if not _is_number(number) or not low <= number <= high or (
+                open_low and number == low) or (
+                    open_high and number == high) or (
+                        whole and number != int(number)):
+            raise ValueError(
+                f'{name} must be a {"whole " if whole else ""}number in '
+                f'{interval.removeprefix("whole ")}, got {_short(value)}')
 
 
 def _short(value: Any) -> str:

@@ -46,6 +46,11 @@ class DigitsDataset(YOLOv5CocoDataset):
 
     METAINFO = dict(classes=tuple('0123456789'))
 
+    @staticmethod
+    def write_if_missing(data_root: str) -> None:
+        """Write the files unless they are there, see :func:`write_digits`."""
+        write_digits(data_root)
+
     def full_init(self) -> None:
         """Write the files unless they are there, then read them."""
         write_digits(self.data_root)

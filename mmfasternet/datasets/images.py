@@ -5,7 +5,6 @@ import io
 import multiprocessing
 import os
 import os.path as osp
-import stat
 import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
@@ -24,7 +23,9 @@ import cv2
 import mmcv
 import numpy as np
 from mmengine.fileio import get
-from PIL import Image
+from PIL import ExifTags, Image
+
+from mmfasternet.datasets.files import file_error, files_below, is_hidden
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 MAX_PIXELS = 2**30  # of OpenCV, CV_IO_MAX_IMAGE_PIXELS
@@ -43,14 +44,16 @@ IMAGES_PER_WORKER = 50  # fewer are read faster than a process starts
 def images_in(path: str) -> List[str]:
     """The image itself, or those in a folder and the folders in it.
 
+    Hidden files are none of them.
+
     Raises:
         FileNotFoundError: If there is none.
     """
     if '://' in path or Path(path).is_file():
         return [path]
     found = sorted(
-        str(file) for file in Path(path).rglob('*')
-        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+        str(file) for file in files_below(path) if file.suffix.lower() in
+        IMAGE_SUFFIXES and not is_hidden(file, path))
     if not found:
         raise FileNotFoundError(
             f'no image in the folder {path}' if Path(path).is_dir() else
@@ -63,7 +66,7 @@ def read_image(path: str) -> np.ndarray:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no image.
+        ValueError: If it is not an image.
     """
     if '://' not in path and not osp.isfile(path):
         raise FileNotFoundError(f'image not found: {path}')
@@ -72,6 +75,26 @@ def read_image(path: str) -> np.ndarray:
         raise ValueError(f'{path} cannot be read as an image: it is damaged, '
                          'or of a format that OpenCV does not know')
     return image
+
+
+def image_size(path: Path) -> Tuple[int, int]:
+    """Width and height as training reads it, turned by EXIF or not.
+
+    Args:
+        path (Path): The image.
+
+    Raises:
+        OSError: If it is missing or not an image.
+    """
+    with Image.open(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    if turned:  # in which formats that counts depends on OpenCV's version
+        loaded = mmcv.imread(path)
+        if loaded is None:
+            raise OSError('it cannot be decoded')
+        height, width = loaded.shape[:2]
+    return width, height
 
 
 class Picture(NamedTuple):
@@ -110,7 +133,7 @@ def inspect_image(path: str) -> Picture:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         if image is None or _is_cut_jpeg(data):
             return Picture(broken='it cannot be decoded (cut off, damaged or '
-                           'no image)')
+                           'not an image)')
         thumb = cv2.resize(image, (THUMB, THUMB), interpolation=cv2.INTER_AREA)
         size = image.shape[1::-1]
         return Picture(
@@ -160,21 +183,6 @@ def _is_cut_jpeg(data: bytes) -> bool:
     """
     return data[:2] == b'\xff\xd8' and \
         data.rfind(b'\xff\xd9') < data.rfind(b'\xff\xda')
-
-
-def file_error(path: str) -> str:
-    """Why a file cannot be opened, '' if it can; opens nothing.
-
-    Args:
-        path (str): Path of the file.
-    """
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError) as error:  # ValueError: a zero character
-        return getattr(error, 'strerror', None) or str(error)
-    if not stat.S_ISREG(mode):
-        return 'Is a directory' if stat.S_ISDIR(mode) else 'Is no plain file'
-    return '' if os.access(path, os.R_OK) else 'Permission denied'
 
 
 def inspect_all(paths: List[str], workers: Optional[int],

@@ -22,7 +22,7 @@ from mmfasternet.models import (
     YOLOv8PConvHeadModule,
     YOLOv8SPPFPAFPN,
 )
-from mmfasternet.models.backbones.fasternet import BasicStage, FasterNetBlock
+from mmfasternet.models.backbones import BasicStage, FasterNetBlock
 
 from .modules import (
     DeployedBackbone,

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+from mmfasternet.checkpoint import secure_mmengine
+
 from .flexible_runner import FlexibleRunner
 from .hooks import (
     EvaluationFiguresHook,
     InterruptHook,
+    LevelAssignmentHook,
     NonFiniteLossError,
     NonFiniteLossHook,
     ProgressBarHook,
@@ -13,6 +16,10 @@ from .optimizers import CPUAmpOptimWrapper, require_bfloat16
 
 __all__ = [
     'CPUAmpOptimWrapper', 'EvaluationFiguresHook', 'FlexibleRunner',
-    'InterruptHook', 'NonFiniteLossError', 'NonFiniteLossHook',
-    'ProgressBarHook', 'ResultsHook', 'ResumeHook', 'require_bfloat16'
+    'InterruptHook', 'LevelAssignmentHook', 'NonFiniteLossError',
+    'NonFiniteLossHook', 'ProgressBarHook', 'ResultsHook', 'ResumeHook',
+    'require_bfloat16'
 ]
+
+# for programs of others that train by our configs
+secure_mmengine()

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-from copy import deepcopy
-from functools import partial
-from typing import Any, Dict, Optional, Union
+from typing import Any, Optional, Union
 
 from mmengine._strategy import BaseStrategy
-from mmengine.dist import all_gather_object
 from mmengine.fileio import join_path
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import FlexibleRunner as _FlexibleRunner
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import Optimizer
 
+from mmfasternet.compat.fsdp import (
+    is_fsdp,
+    keep_optim_state,
+    saves_one_file,
+)
 from mmfasternet.registry import RUNNERS
 
 
@@ -29,9 +30,10 @@ class FlexibleRunner(_FlexibleRunner):
       after a best validation is an epoch ahead.
     - Gradients in shards are clipped by the norm of all shards.
     - EMAHook averages whole weights, in each process.
-    - The optimizer's state is gathered one kind after the other, see
-      :func:`whole_optim_state`, and can be loaded: MMEngine gives PyTorch 2.1
-      and later its arguments in another order than they are.
+    - With DeepSpeed, which saves and resumes by itself, InterruptHook and
+      ResumeHook are left out.
+    - The optimizer's state is gathered and loaded rightly, see
+      :func:`mmfasternet.compat.fsdp.keep_optim_state`.
 
     A checkpoint of FSDP is one file, which anything else here reads, too.
 
@@ -42,27 +44,27 @@ class FlexibleRunner(_FlexibleRunner):
 
     def build_strategy(self, *args, **kwargs) -> BaseStrategy:
         strategy = super().build_strategy(*args, **kwargs)
-        self._is_full = getattr(strategy, '_is_full_state_dict', None)
-        if self._is_full is not None and not self._is_full():
-            raise ValueError(
-                'strategy.state_dict_cfg of FSDP must be of the type '
-                'FULL_STATE_DICT: nothing here reads, checks or goes on from '
-                'a folder with a file of each process')
-        if self._is_full is not None:
-            strategy.optim_state_dict = lambda: whole_optim_state(
-                strategy.model, strategy.optim_wrapper.optimizer)
-            strategy.load_optim_state_dict = partial(
-                _load_optim_state, strategy)
+        if is_fsdp(strategy):
+            if not saves_one_file(strategy):
+                raise ValueError(
+                    'strategy.state_dict_cfg of FSDP must be of the type '
+                    'FULL_STATE_DICT: nothing here reads, checks or goes on '
+                    'from a folder with a file of each process')
+            keep_optim_state(strategy)
         return strategy
 
     def register_hook(self, hook: Union[Hook, dict], *args) -> None:
+        deepspeed = type(self.strategy).__name__ == 'DeepSpeedStrategy'
+        if deepspeed and isinstance(hook, dict) and hook['type'] in (
+                'mmfasternet.InterruptHook', 'mmfasternet.ResumeHook'):
+            return  # it saves and resumes by itself, without asking any hook
         if isinstance(hook, dict) and hook['type'] in ('EMAHook', EMAHook):
-            if type(self.strategy).__name__ == 'DeepSpeedStrategy':
+            if deepspeed:
                 raise ValueError(
                     'DeepSpeed would not save the averaged weights of '
                     'EMAHook: leave it out of custom_hooks, as '
                     'configs/yolov8_fasternet_x_deepspeed.py does')
-            if self._is_full is not None:
+            if is_fsdp(self.strategy):
                 hook = dict(hook, type=_FullEMAHook)
         super().register_hook(hook, *args)
 
@@ -107,46 +109,6 @@ class FlexibleRunner(_FlexibleRunner):
                 meta=meta, message_hub=self.message_hub.state_dict()),
             callback=lambda checkpoint: self.call_hook(
                 'before_save_checkpoint', checkpoint=checkpoint))
-
-
-def _load_optim_state(strategy: BaseStrategy, state: dict) -> None:
-    optimizer = strategy.optim_wrapper.optimizer
-    strategy.optim_wrapper.load_state_dict(
-        FullyShardedDataParallel.optim_state_dict_to_load(
-            model=strategy.model, optim=optimizer, optim_state_dict=state))
-
-
-def whole_optim_state(model: FullyShardedDataParallel,
-                      optimizer: Optimizer) -> dict:
-    """State of an optimizer of shards, as the one of the whole model.
-
-    PyTorch 2.13 gathers all of it in one buffer, one kind after the other, so
-    where the result stays on its device each kind has the numbers of the last
-    one, Adam's means those of its squares. Here it gathers one at a time.
-
-    Args:
-        model (FullyShardedDataParallel): Set to ``FULL_STATE_DICT``. All
-            processes call this together.
-        optimizer (Optimizer): Of its parameters.
-
-    Returns:
-        dict: State dict, with names instead of numbers of parameters.
-    """
-    state = dict(optimizer.state)
-    kinds = {kind for values in state.values() for kind in values}
-    whole: Dict[str, dict] = {}
-    try:
-        for kind in sorted(kinds.union(*all_gather_object(kinds))):
-            for param, values in state.items():
-                optimizer.state[param] = {kind: values[kind]}
-            part = FullyShardedDataParallel.optim_state_dict(model, optimizer)
-            for name, values in part['state'].items():
-                whole.setdefault(name, {}).update(deepcopy(values))
-    finally:
-        optimizer.state.update(state)
-    return dict(
-        FullyShardedDataParallel.optim_state_dict(model, optimizer),
-        state=whole)
 
 
 class _FullEMAHook(EMAHook):

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import ast
 import inspect
+import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,11 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 from mmfasternet.config import (
+    add_our_hooks,
     load_config,
     require_data,
     require_sound_data,
+    use_split,
 )
 
 FAMILY = 'configs/_base_/yolov8_fasternet.py'
@@ -122,10 +126,56 @@ def test_a_program_of_others_runs_what_inherits_us(tmp_path, coco,
     runner = Runner.from_cfg(cfg)
     runner.train()
     assert runner.epoch == 1
+    # with what tools/train.py would have it do
+    for name in ('results.csv', 'results.png', 'pr_curves.png'):
+        assert (tmp_path / name).is_file(), name
     # as tools/test.py --tta of mmdet does it
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     runner = Runner.from_cfg(cfg)
     assert len(runner.test_dataloader.dataset[0]['inputs']) == 6
+
+
+def hooks_of(cfg):
+    hooks = [h['type'] for h in cfg.default_hooks.values() if 'type' in h]
+    return {name for name in hooks if name.startswith('mmfasternet.')}
+
+
+@pytest.mark.parametrize('config', sorted(
+    str(path) for path in Path('configs').rglob('*.py')))
+def test_every_config_has_our_hooks(config):
+    """So that any program that builds its runner trains as ours does."""
+    expected = {
+        f'mmfasternet.{name}Hook'
+        for name in ('ProgressBar', 'Results', 'EvaluationFigures',
+                     'NonFiniteLoss', 'Interrupt', 'Resume')
+    }
+    if 'yolov8' in config:
+        expected.add('mmfasternet.LevelAssignmentHook')
+    if 'classification' in config and not find_spec('mmpretrain'):
+        pytest.skip('needs mmpretrain')
+    cfg = Config.fromfile(config, import_custom_modules=False)
+    assert hooks_of(cfg) == expected
+    if 'strategy' in cfg:
+        assert cfg.runner_type == 'mmfasternet.FlexibleRunner'
+    before = cfg.default_hooks.to_dict()
+    add_our_hooks(cfg)
+    assert cfg.default_hooks.to_dict() == before
+
+
+def test_configs_of_others_get_our_hooks():
+    cfg = load_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
+    cfg.default_hooks.resume = None  # not wanted
+    cfg.custom_hooks = [dict(type='mmfasternet.ResultsHook')]
+    add_our_hooks(cfg)
+    assert hooks_of(cfg) == {
+        f'mmfasternet.{name}Hook'
+        for name in ('ProgressBar', 'EvaluationFigures', 'NonFiniteLoss',
+                     'Interrupt')
+    }
+    assert 'resume' not in cfg.default_hooks
+    cfg = Config(dict())
+    add_our_hooks(cfg)
+    assert len(hooks_of(cfg)) == 6
 
 
 def test_a_program_that_knows_nothing_of_us_reads_it_right(tmp_path):
@@ -201,6 +251,260 @@ def test_a_knob_changed_where_it_no_longer_counts_is_refused(tmp_path):
     copy.write_text(f'_base_ = {base!r}\nif True:\n    base_lr = 1.0\n')
     with pytest.raises(ValueError, match='or no line `base_lr = '):
         load_config(str(copy))
+
+
+# every knob: a value, and where it must be seen
+KNOBS = dict(
+    dataset_type=('CocoDataset', dict.fromkeys([
+        'train_dataloader.dataset.type', 'val_dataloader.dataset.type',
+        'test_dataloader.dataset.type'], 'CocoDataset')),
+    data_root=('x/', dict.fromkeys([
+        'train_dataloader.dataset.data_root',
+        'val_dataloader.dataset.data_root',
+        'test_dataloader.dataset.data_root'], 'x/') | {
+            'val_evaluator.ann_file':
+            'x/annotations/instances_val2017.json',
+            'test_evaluator.ann_file':
+            'x/annotations/instances_val2017.json'}),
+    train_ann_file=('x.json', {
+        'train_dataloader.dataset.ann_file': 'x.json'}),
+    train_data_prefix=('x', {
+        'train_dataloader.dataset.data_prefix.img': 'x'}),
+    val_ann_file=('x.json', {
+        'val_dataloader.dataset.ann_file': 'x.json',
+        'test_dataloader.dataset.ann_file': 'x.json',
+        'val_evaluator.ann_file': 'data/coco/x.json',
+        'test_evaluator.ann_file': 'data/coco/x.json'}),
+    val_data_prefix=('x', {
+        'val_dataloader.dataset.data_prefix.img': 'x',
+        'test_dataloader.dataset.data_prefix.img': 'x'}),
+    test_ann_file=('x.json', {}),  # test_another_split_is_tested
+    test_data_prefix=('x', {}),
+    classes=(('a', 'b', 'c'), dict.fromkeys([
+        'model.bbox_head.head_module.num_classes',
+        'model.train_cfg.assigner.num_classes'], 3) | dict.fromkeys([
+            'train_dataloader.dataset.metainfo.classes',
+            'val_dataloader.dataset.metainfo.classes',
+            'test_dataloader.dataset.metainfo.classes'], ('a', 'b', 'c'))),
+    # and more in check_every_place
+    img_scale=((96, 64), {
+        'test_pipeline.1.scale': (96, 64),
+        'train_pipeline.2.img_scale': (96, 64),
+        'train_pipeline.4.pre_transform.2.img_scale': (96, 64),
+        'custom_hooks.1.switch_pipeline.2.scale': (96, 64)}),
+    train_batch_size_per_gpu=(3, {'train_dataloader.batch_size': 3}),
+    train_num_workers=(0, {
+        'train_dataloader.num_workers': 0,
+        'train_dataloader.persistent_workers': False}),
+    val_batch_size_per_gpu=(3, dict.fromkeys([
+        'val_dataloader.batch_size', 'test_dataloader.batch_size'], 3)),
+    val_num_workers=(0, {
+        'val_dataloader.num_workers': 0,
+        'test_dataloader.num_workers': 0,
+        'val_dataloader.persistent_workers': False,
+        'test_dataloader.persistent_workers': False}),
+    # with mosaic, in the image that mixup adds, and in the last epochs
+    affine_scale=(0.25, dict.fromkeys([
+        'train_dataloader.dataset.pipeline.3.scaling_ratio_range',
+        'train_dataloader.dataset.pipeline.4.pre_transform.3.'
+        'scaling_ratio_range',
+        'custom_hooks.1.switch_pipeline.4.scaling_ratio_range'],
+        (0.75, 1.25))),
+    mixup_prob=(0.5, {'train_dataloader.dataset.pipeline.4.prob': 0.5}),
+    flip_prob=(0.25, {
+        'train_dataloader.dataset.pipeline.6.prob': 0.25,
+        'custom_hooks.1.switch_pipeline.6.prob': 0.25}),
+    max_epochs=(40, {
+        'train_cfg.max_epochs': 40,
+        'train_cfg.dynamic_intervals': [(30, 1)],
+        'param_scheduler.1.T_max': 40,
+        'param_scheduler.1.end': 40,
+        'custom_hooks.1.switch_epoch': 30}),
+    close_mosaic_epochs=(20, {
+        'train_cfg.dynamic_intervals': [(480, 1)],
+        'custom_hooks.1.switch_epoch': 480}),
+    warmup_epochs=(5, {'param_scheduler.0.end': 5}),
+    base_lr=(0.125, {'optim_wrapper.optimizer.lr': 0.125}),
+    total_batch_size=(32, {'auto_scale_lr.base_batch_size': 32}),
+    weight_decay=(0.25, {'optim_wrapper.optimizer.weight_decay': 0.25}),
+    val_interval=(3, {
+        'train_cfg.val_interval': 3, 'default_hooks.checkpoint.interval': 3}),
+    log_interval=(7, {'default_hooks.logger.interval': 7}),
+    tensorboard=(True, {
+        'visualizer.vis_backends.1.type': 'TensorboardVisBackend'}),
+    pretrained=('x.pth', {'model.backbone.init_cfg.checkpoint': 'x.pth'}),
+    arch=('t1', {'model.backbone.arch': 't1'}),
+    deepen_factor=(0.5, {'model.neck.deepen_factor': 0.5}),
+    widen_factor=(0.5, {
+        'model.neck.widen_factor': 0.5,
+        'model.bbox_head.head_module.widen_factor': 0.5}),
+    last_stage_out_channels=(768, {
+        'model.neck.out_channels': [256, 512, 768],
+        'model.bbox_head.head_module.in_channels': [256, 512, 768]}),
+    strides=([4, 8, 16], {
+        'model.bbox_head.head_module.featmap_strides': [4, 8, 16],
+        'model.bbox_head.prior_generator.strides': [4, 8, 16]}),
+    head_module=('mmfasternet.YOLOv8PConvHeadModule', {
+        'model.bbox_head.head_module.type':
+        'mmfasternet.YOLOv8PConvHeadModule'}),
+    initial_distance=(4., {
+        'model.bbox_head.head_module.initial_distance': 4.}),
+    tal_topk=(13, {'model.train_cfg.assigner.topk': 13}))
+
+
+def at(node, path):
+    """What stands at a dotted place."""
+    for name in path.split('.'):
+        node = node[int(name) if isinstance(node, (list, tuple)) else name]
+    return tuple(node) if isinstance(node, tuple) else node
+
+
+@pytest.fixture(scope='module')
+def plain():
+    return load_config(FAMILY)
+
+
+def test_all_knobs_are_tested(plain):
+    assert set(KNOBS) == set(plain.knobs)
+
+
+@pytest.mark.parametrize('name', KNOBS)
+def test_a_knob_is_seen_in_every_place(name, plain, tmp_path):
+    """From a config that inherits ours, and from the command line."""
+    value, places = KNOBS[name]
+    mine = write(tmp_path / 'mine.py', str(Path(FAMILY).resolve()),
+                 **{name: value})
+    for cfg in (load_config(mine), load_config(FAMILY, {name: value})):
+        assert cfg[name] == value
+        for place, expected in places.items():
+            assert at(cfg, place) == expected, place
+    for place, expected in places.items():
+        if place != 'visualizer.vis_backends.1.type':
+            assert at(plain, place) != expected, place
+
+
+WHOLE = [
+    'img_scale', 'train_batch_size_per_gpu', 'train_num_workers',
+    'val_batch_size_per_gpu', 'val_num_workers', 'max_epochs',
+    'close_mosaic_epochs', 'total_batch_size', 'val_interval',
+    'log_interval', 'last_stage_out_channels', 'strides', 'tal_topk'
+]
+ZERO = [
+    'train_num_workers', 'val_num_workers', 'affine_scale', 'mixup_prob',
+    'flip_prob', 'close_mosaic_epochs', 'warmup_epochs', 'weight_decay'
+]
+NUMBERS = {
+    *WHOLE, *ZERO, 'base_lr', 'deepen_factor', 'widen_factor',
+    'initial_distance'
+}
+
+
+@pytest.mark.parametrize('name', sorted(KNOBS))
+def test_a_value_that_means_nothing_is_refused_by_name(name, plain):
+    """The same for every number: what one can type and no run can have."""
+    old = plain.knobs[name]
+    wrong = [{}, True if name != 'tensorboard' else 1]
+    if name in NUMBERS:
+        wrong += [-1, 'ten', float('nan'), float('inf')]
+        wrong += [0] if name not in ZERO else []
+        wrong += [2.5] if name in WHOLE else []
+        wrong += [None] if name != 'initial_distance' else []
+    if name in ('mixup_prob', 'flip_prob', 'affine_scale'):
+        wrong += [1.5]
+    if name in ('train_num_workers', 'widen_factor', 'deepen_factor',
+                'img_scale', 'initial_distance'):
+        wrong += [10**9]
+    if isinstance(old, str):
+        wrong += [None, 7, ['x']]
+    if name in ('pretrained', 'test_ann_file', 'test_data_prefix'):
+        wrong = [7, True, ['x'], 0]
+    if name == 'classes':
+        wrong = ['cat', 7, None, [], [0, 1], [['a']]]
+    for value in wrong:
+        if isinstance(old, (list, tuple)) and name in NUMBERS and isinstance(
+                value, (int, float)):
+            value = [value] * len(old)
+        with pytest.raises(ValueError, match=f'{name} (must|cannot) be'):
+            load_config(FAMILY, {name: value})
+
+
+def test_the_edges_that_mean_something_are_taken(plain):
+    for options, place, expected in (
+        (dict(warmup_epochs=0), 'param_scheduler.0.type',
+         'CosineAnnealingLR'),
+        (dict(warmup_epochs=0.5), 'param_scheduler.0.end', 0.5),
+        (dict(max_epochs=1), 'param_scheduler.0.end', 1),
+        (dict(max_epochs=1), 'custom_hooks.1.switch_epoch', 0),
+        (dict(close_mosaic_epochs=0), 'custom_hooks.1.switch_epoch', 500),
+        (dict(close_mosaic_epochs=10**9), 'custom_hooks.1.switch_epoch', 0),
+        # all priors of 8 x 8, 4 x 4 and 2 x 2
+        (dict(tal_topk=10**9, img_scale=[64, 64]),
+         'model.train_cfg.assigner.topk', 84),
+        (dict(affine_scale=0), 'train_pipeline.3.scaling_ratio_range',
+         (1, 1)),
+    ):
+        assert at(load_config(FAMILY, options), place) == expected
+
+
+def test_a_run_at_the_edges_ends(coco_options, tmp_path):
+    """Every knob at its least, or far beyond what there is."""
+    cfg = load_config(
+        FAMILY,
+        dict(
+            coco_options, train_batch_size_per_gpu=10**9, img_scale=[32, 32],
+            val_batch_size_per_gpu=10**9, affine_scale=0, flip_prob=0,
+            mixup_prob=1, close_mosaic_epochs=0, warmup_epochs=0,
+            weight_decay=0, val_interval=10**9, log_interval=10**9,
+            tal_topk=10**9, total_batch_size=1))
+    cfg.work_dir, cfg.experiment_name = str(tmp_path), tmp_path.name
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == 1
+    assert (tmp_path / 'results.csv').is_file()
+
+
+def test_another_split_is_tested(coco_options):
+    options = dict(coco_options, test_ann_file='annotations/train.json')
+    cfg = load_config(FAMILY, options)
+    assert cfg.test_dataloader.dataset.ann_file == 'annotations/val.json'
+    use_split(cfg, 'test')
+    require_data(cfg, 'test')
+    require_sound_data(cfg, 'test')
+    root = coco_options['data_root']
+    dataset = cfg.test_dataloader.dataset
+    assert dataset.ann_file == 'annotations/train.json'
+    assert dataset.data_prefix.img == 'val/'  # as nothing else was given
+    assert cfg.test_evaluator.ann_file == f'{root}annotations/train.json'
+    assert cfg.val_evaluator.ann_file == f'{root}annotations/val.json'
+    assert cfg.val_dataloader.dataset.ann_file == 'annotations/val.json'
+    cfg = load_config(FAMILY, dict(options, test_data_prefix='train/'))
+    use_split(cfg, 'test')
+    assert cfg.test_dataloader.dataset.data_prefix.img == 'train/'
+    use_split(cfg, 'val')
+    assert cfg.test_dataloader == cfg.val_dataloader
+    assert cfg.test_evaluator == cfg.val_evaluator
+    with pytest.raises(ValueError, match='names no test split'):
+        use_split(load_config(FAMILY, coco_options), 'test')
+
+
+def test_a_data_set_class_that_does_not_exist_is_named(coco_options):
+    cfg = load_config(FAMILY, dict(coco_options, dataset_type='Nothing'))
+    with pytest.raises(ValueError, match="type 'Nothing' of .* is not known"):
+        require_data(cfg, 'train')
+
+
+def test_an_evaluator_of_other_images_is_refused(coco_options):
+    """Its AP would be nearly 0 whatever the detector finds."""
+    root = coco_options['data_root']
+    other = f'{root}annotations/other.json'
+    data = json.loads(Path(f'{root}annotations/val.json').read_text())
+    for image in data['images']:
+        image['file_name'] = f'other_{image["file_name"]}'
+    Path(other).write_text(json.dumps(data))
+    cfg = load_config(FAMILY, {
+        **coco_options, 'val_evaluator.ann_file': other})
+    with pytest.raises(ValueError, match='evaluator-file.*other.json'):
+        require_sound_data(cfg, 'val')
 
 
 def test_options_parsed_from_the_command_line(tmp_path):

@@ -24,23 +24,16 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
-from mmfasternet.config import load_config
+from mmfasternet.config import load_config, our_hooks
 from mmfasternet.engine import (
-    EvaluationFiguresHook,
     InterruptHook,
     NonFiniteLossError,
     NonFiniteLossHook,
-    ProgressBarHook,
     ResultsHook,
-    ResumeHook,
 )
 from mmfasternet.engine.hooks import evaluation_figures_hook as figures
 
-ALL_HOOKS = [
-    dict(type=f'mmfasternet.{hook.__name__}')
-    for hook in (ProgressBarHook, ResultsHook, EvaluationFiguresHook,
-                 NonFiniteLossHook, InterruptHook, ResumeHook)
-]
+ALL_HOOKS = our_hooks().values()
 
 
 @pytest.fixture(autouse=True)
@@ -58,9 +51,9 @@ def detector(coco_options, work_dir, *hooks, **options):
         **coco_options, 'val_interval': 1,
         **options
     })
-    cfg.custom_hooks = [
-        hook for hook in cfg.custom_hooks if 'mmfasternet.' not in hook['type']
-    ] + list(hooks)
+    for name in [*our_hooks(), 'level_assignment']:
+        del cfg.default_hooks[name]
+    cfg.custom_hooks += hooks
     cfg.work_dir = str(work_dir)
     # one of a known name is taken as it is, with the folder of another test
     cfg.experiment_name = cfg.visualizer.name = work_dir.name
@@ -329,12 +322,15 @@ def load(path):
 def test_results_after_a_resume(tmp_path):
     toy(tmp_path, ResultsHook()).train()
     first = read_csv(tmp_path)
+    # what is trained again is written again
+    path = tmp_path / 'results.csv'
+    path.write_text(path.read_text().replace(first[2]['seconds'], '12345'))
     toy(tmp_path, ResultsHook(), resume=True,
         load_from=str(tmp_path / 'epoch_2.pth')).train()
     rows = read_csv(tmp_path)
     assert [r['epoch'] for r in rows] == ['1', '2', '3', '4']
     assert rows[:2] == first[:2]
-    assert rows[2]['seconds'] != first[2]['seconds']
+    assert float(rows[2]['seconds']) < 12345
     assert [r['weight'] for r in rows] == [r['weight'] for r in first]
     # a new training in the same folder begins a new table
     toy(tmp_path, ResultsHook(), epochs=1).train()
@@ -488,15 +484,12 @@ def test_ctrl_c_in_a_terminal_and_resume_without_one(coco_options, tmp_path):
     config = tmp_path / 'mine.py'
     base = Path('configs/yolov8_fasternet_n.py').resolve()
     hooks = [
-        hook for hook in load_config(str(base)).custom_hooks
-        if 'mmfasternet.' not in hook['type'] and 'Switch' not in hook['type']
+        dict(hook) for hook in load_config(str(base)).custom_hooks
+        if 'Switch' not in hook['type']
     ]
     config.write_text(f'''
 _base_ = {str(base)!r}
-custom_imports = dict(
-    imports=['mmfasternet.models', 'mmfasternet.datasets',
-             'mmfasternet.engine'])
-custom_hooks = {[dict(hook) for hook in hooks] + ALL_HOOKS!r}
+custom_hooks = {hooks!r}
 ''')
     arguments = command(tmp_path / 'run', config, coco_options)
     status, output = in_terminal(arguments, b'epoch 2/4', b'\x03')

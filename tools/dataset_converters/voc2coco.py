@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from mmfasternet import cli
-from mmfasternet.datasets.readers import read_voc, write_coco
+from mmfasternet.datasets.readers import read_voc_lists, write_coco
 
 
 def parse_args():
@@ -33,21 +33,22 @@ def parse_args():
 def main():
     args = parse_args()
     with cli.clear_errors():
-        source = read_voc(args.voc_dir, args.splits, args.classes)
+        source = read_voc_lists(args.voc_dir, args.splits, args.classes)
         link_images(args.voc_dir / 'JPEGImages', args.out_dir / 'JPEGImages')
-        for split, labels in source.splits.items():
-            for image in labels.images:
+        for name, split in source.splits.items():
+            for image in split.coco['images']:
                 image['file_name'] = Path(image['file_name']).name
-            write_coco(labels, source.classes,
-                       args.out_dir / 'annotations' / f'{split}.json')
-            count = Counter(name for _, name, _, _ in labels.boxes)
-            print(f'{split}: {len(labels.images)} images, '
-                  f'{len(labels.boxes)} boxes ' +
-                  ', '.join(f'{name} {count[name]}'
-                            for name in source.classes))
-            for message in labels.dropped:
-                print(f'  dropped: {message}')
-            print(f'  {len(labels.dropped)} boxes dropped')
+            write_coco(split.coco,
+                       args.out_dir / 'annotations' / f'{name}.json')
+            count = Counter(
+                a['category_id'] for a in split.coco['annotations'])
+            print(f'{name}: {len(split.coco["images"])} images, '
+                  f'{len(split.coco["annotations"])} boxes ' +
+                  ', '.join(f'{c["name"]} {count[c["id"]]}'
+                            for c in split.coco['categories']))
+        for message in source.messages:
+            print(f'  dropped: {message}')
+        print(f'  {len(source.messages)} boxes dropped')
         print(f'classes = {source.classes}')
 
 

@@ -12,7 +12,12 @@ from pathlib import Path
 from mmfasternet import cli
 from mmfasternet.config import load_config
 from mmfasternet.datasets.checks import Report
-from mmfasternet.datasets.checks.config import check_config
+from mmfasternet.datasets.checks.config import (
+    check_config,
+    dataset_class,
+    leaf_datasets,
+    writes_itself,
+)
 
 
 def parse_args():
@@ -43,6 +48,12 @@ def main():
     args = parse_args()
     with cli.clear_errors():
         cfg = load_config(args.config, args.cfg_options)
+        for phase in ('train', 'val'):
+            loader = cfg.get(f'{phase}_dataloader') or {}
+            for leaf in leaf_datasets(loader.get('dataset')):
+                cls = dataset_class(leaf, cfg.get('default_scope'))
+                if writes_itself(cls):
+                    cls.write_if_missing(leaf.data_root)
         report = check_config(cfg, not args.no_images, args.workers)
     print(report)
     if args.out_dir is not None:

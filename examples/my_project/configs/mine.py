@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-# `::` wants a folder in the path; the flat configs are above _base_
-_base_ = 'mmfasternet::_base_/../yolov8_fasternet_n_digits.py'
+_base_ = 'mmfasternet::yolov8/yolov8_fasternet_n_digits.py'
 custom_imports = dict(
     imports=['mmfasternet.models', 'mmfasternet.datasets', 'my_project.head'],
     allow_failed_imports=False)

@@ -6,12 +6,12 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence
 from mmfasternet.datasets.checks import (
     NOTE,
     REFUSED,
-    SEVERITIES,
     Finding,
     Report,
-    Split,
+    SplitConfig,
     check_dataset,
 )
+from mmfasternet.datasets.checks.annotations import listed_images
 from mmfasternet.datasets.images import file_error
 
 
@@ -29,28 +29,29 @@ def check_config(cfg: Any,
             those to check. Defaults to ``('train', 'val')``.
 
     Returns:
-        Report: What was found. Data that is not COCO json or not on this
-        machine is a note; ``DigitsDataset`` is written if it is not there.
+        Report: What was found. Data that is not COCO json, not on this
+        machine or not written yet (:func:`writes_itself`) is a note.
     """
-    splits, findings = {}, []
+    splits: Dict[str, SplitConfig] = {}
+    findings: List[Finding] = []
+    cache: Dict[str, Any] = {}
     for phase in phases:
         loader = cfg.get(f'{phase}_dataloader') or {}
         leaves = list(leaf_datasets(loader.get('dataset')))
         for i, leaf in enumerate(leaves):
             name = phase if len(leaves) == 1 else f'{phase}[{i}]'
-            cls = _dataset_class(leaf, cfg.get('default_scope'))
-            reason = _why_not(leaf, cls)
+            cls = dataset_class(leaf, cfg.get('default_scope'))
+            split = _split_config(cfg, leaf, cls)
+            reason = _why_not(leaf, cls, split)
             if reason:
                 findings.append(Finding('not-checked', name, NOTE, 1, (),
                                         f'data set {reason}'))
-                continue
-            splits[name] = _split_of(cfg, leaf, cls)
-    report = check_dataset(splits, None, images, workers, progress)
-    findings += _check_heads(cfg, splits) + _check_evaluator(cfg, splits)
-    report.findings = sorted(
-        report.findings + findings,
-        key=lambda f: SEVERITIES.index(f.severity))
-    return report
+            else:
+                splits[name] = split
+    report = check_dataset(splits, None, images, workers, progress, cache)
+    findings += _check_heads(cfg, splits)
+    findings += _check_evaluators(cfg, splits, cache)
+    return Report(report.findings + findings, report.summaries)
 
 
 def leaf_datasets(dataset: Optional[dict]) -> Iterator[dict]:
@@ -72,7 +73,13 @@ def leaf_datasets(dataset: Optional[dict]) -> Iterator[dict]:
         yield from leaf_datasets(child)
 
 
-def _dataset_class(leaf: dict, scope: Optional[str]) -> Optional[type]:
+def dataset_class(leaf: dict, scope: Optional[str]) -> Optional[type]:
+    """The class of a data set, None if it is not known here.
+
+    Args:
+        leaf (dict): Of :func:`leaf_datasets`.
+        scope (str, optional): The config's ``default_scope``.
+    """
     if not isinstance(leaf['type'], str):
         return leaf['type']
     from mmengine.registry import DATASETS
@@ -83,7 +90,17 @@ def _dataset_class(leaf: dict, scope: Optional[str]) -> Optional[type]:
             return None
 
 
-def _why_not(leaf: dict, cls: Optional[type]) -> str:
+def writes_itself(cls: Optional[type]) -> bool:
+    """Whether a data set class writes its files where there are none.
+
+    Args:
+        cls (type, optional): Of :func:`dataset_class`. Such a class has a
+            static method ``write_if_missing(data_root)``.
+    """
+    return hasattr(cls, 'write_if_missing')
+
+
+def _why_not(leaf: dict, cls: Optional[type], split: SplitConfig) -> str:
     """Why a data set cannot be checked, '' if it can."""
     # subclasses for LVIS, panoptic and other files read them their own way
     own = [getattr(cls, name, None) for name in (
@@ -94,22 +111,25 @@ def _why_not(leaf: dict, cls: Optional[type]) -> str:
         return f'{leaf["type"]} does not read plain COCO json: not checked'
     if '://' in str(leaf.get('data_root')):
         return f'at {leaf["data_root"]} is not on this machine: not checked'
+    if writes_itself(cls) and not osp.exists(split.ann_file):
+        return f'{leaf["type"]} writes its files at the start: not checked'
     return ''
 
 
-def _split_of(cfg: Any, leaf: dict, cls: type) -> Split:
+def _split_config(cfg: Any, leaf: dict, cls: Optional[type]) -> SplitConfig:
     root = leaf.get('data_root') or ''
-    if cls.__name__ == 'DigitsDataset':  # which does the same at its start
-        from .digits import write_digits
-        write_digits(root)
     classes = (leaf.get('metainfo') or {}).get('classes')
-    return Split(
-        osp.join(root, leaf.get('ann_file', '')),
-        osp.join(root, (leaf.get('data_prefix') or {}).get('img', '')),
+    if classes is None:
+        classes = getattr(cls, 'METAINFO', {}).get('classes')
+    prefix = leaf.get('data_prefix') or {}
+    return SplitConfig(
+        osp.join(root, leaf.get('ann_file') or ''),
+        osp.join(root, prefix.get('img', '')
+                 if isinstance(prefix, dict) else prefix),
         bool(leaf.get('test_mode')),
         dict(leaf.get('filter_cfg') or {}),
         cfg.get('img_scale') or _scale_of(leaf.get('pipeline')),
-        cls.METAINFO.get('classes') if classes is None else classes)
+        classes)
 
 
 def _scale_of(pipeline: Any) -> Optional[Sequence[int]]:
@@ -131,7 +151,7 @@ def _values(node: Any, keys: Sequence[str]) -> Iterator[Any]:
             yield from _values(child, keys)
 
 
-def _check_heads(cfg: Any, splits: Dict[str, Split]) -> List[Finding]:
+def _check_heads(cfg: Any, splits: Dict[str, SplitConfig]) -> List[Finding]:
     """Heads that were built for another number of classes."""
     classes = next((s.classes for s in splits.values()), None)
     if not classes or isinstance(classes, str):
@@ -148,22 +168,28 @@ def _check_heads(cfg: Any, splits: Dict[str, Split]) -> List[Finding]:
     ]
 
 
-def _check_evaluator(cfg: Any, splits: Dict[str, Split]) -> List[Finding]:
+def _check_evaluators(cfg: Any, splits: Dict[str, SplitConfig],
+                      cache: Dict[str, Any]) -> List[Finding]:
     """An evaluator that reads another file than the data set."""
     findings = []
     for phase in ('val', 'test'):
-        files = [
-            osp.normpath(s.ann_file) for n, s in splits.items()
-            if n.startswith(phase)
-        ]
+        files = [osp.normpath(s.ann_file) for n, s in splits.items()
+                 if n.startswith(phase)]
         for path in _values(cfg.get(f'{phase}_evaluator'), ('ann_file', )):
             if not (path and files) or osp.normpath(path) in files:
                 continue
-            error = file_error(path)
-            does = f'and cannot be read: {error}' if error else \
-                'but both must list the same images'
+            error, severity = file_error(path), REFUSED
+            if error:
+                does = f'and cannot be read: {error}'
+            elif listed_images(path, cache) != set().union(
+                    *(listed_images(f, cache) or () for f in files)):
+                does = 'and lists other images: the AP would be wrong; set ' \
+                    f'{phase}_evaluator.ann_file as well'
+            else:
+                severity = NOTE
+                does = 'but lists the same images'
             findings.append(
-                Finding('evaluator-file', phase, REFUSED if error else NOTE,
-                        1, (path, files[0]),
+                Finding('evaluator-file', phase, severity, 1,
+                        (path, files[0]),
                         f'not the annotation file of the data set, {does}'))
     return findings

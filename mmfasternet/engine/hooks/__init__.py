@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 from .evaluation_figures_hook import EvaluationFiguresHook
 from .interrupt_hook import InterruptHook
+from .level_assignment_hook import LevelAssignmentHook
 from .non_finite_loss_hook import NonFiniteLossError, NonFiniteLossHook
 from .progress_bar_hook import ProgressBarHook
 from .results_hook import ResultsHook
 from .resume_hook import ResumeHook
 
 __all__ = [
-    'EvaluationFiguresHook', 'InterruptHook', 'NonFiniteLossError',
-    'NonFiniteLossHook', 'ProgressBarHook', 'ResultsHook',
-    'ResumeHook'
+    'EvaluationFiguresHook', 'InterruptHook', 'LevelAssignmentHook',
+    'NonFiniteLossError', 'NonFiniteLossHook', 'ProgressBarHook',
+    'ResultsHook', 'ResumeHook'
 ]

@@ -7,6 +7,7 @@ from mmengine.dist import collect_results, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmfasternet.compat.mmengine_runner import is_training
 from mmfasternet.evaluation.detection_quality import (
     ImageResult,
     confusion_matrix,
@@ -20,8 +21,6 @@ from mmfasternet.visualization.detections import (
     plot_images,
     plot_precision,
 )
-
-from .training_context import is_training
 
 
 @HOOKS.register_module()
@@ -53,9 +52,7 @@ class EvaluationFiguresHook(Hook):
     def before_val_epoch(self, runner: Runner) -> None:
         self._predictions = []
 
-    def after_val_iter(self,
-                       runner: Runner,
-                       batch_idx: int,
+    def after_val_iter(self, runner: Runner, batch_idx: int,
                        data_batch: Optional[dict] = None,
                        outputs: Optional[Sequence] = None) -> None:
         # which validation is the last is not known before it (early stop)

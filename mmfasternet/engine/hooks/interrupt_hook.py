@@ -20,9 +20,14 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmfasternet.checkpoint import whole_file
+from mmfasternet.compat.mmengine_runner import (
+    accumulative_counts,
+    is_training,
+    train_inside,
+)
 from mmfasternet.registry import HOOKS
 
-from .training_context import by_epoch, is_training, train_inside
+from .training_context import by_epoch
 
 # a progress bar overwrites the two empty lines
 _NOTICE = {
@@ -104,13 +109,11 @@ class InterruptHook(Hook):
         return self._requested > 0
 
     # ---------------------------------------------------- the right moment
-    def after_train_iter(self,
-                         runner: Runner,
-                         batch_idx: int,
+    def after_train_iter(self, runner: Runner, batch_idx: int,
                          data_batch: Optional[dict] = None,
                          outputs: Optional[dict] = None) -> None:
-        counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
-        if not self._is_requested() or (runner.iter + 1) % counts:
+        if not self._is_requested() or \
+                (runner.iter + 1) % accumulative_counts(runner):
             return
         if not by_epoch(runner):
             if not self.is_last_train_iter(runner):
@@ -126,8 +129,7 @@ class InterruptHook(Hook):
             epoch = runner.epoch + 1
             self._stop(runner, epoch, runner.iter, f'the end of epoch {epoch}')
 
-    def after_val_epoch(self,
-                        runner: Runner,
+    def after_val_epoch(self, runner: Runner,
                         metrics: Optional[Dict[str, float]] = None) -> None:
         if (is_training(runner) and runner.iter < runner.max_iters
                 and self._is_requested()):

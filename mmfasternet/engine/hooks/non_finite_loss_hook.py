@@ -7,6 +7,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmfasternet.compat.mmengine_runner import resume_request
 from mmfasternet.registry import HOOKS
 
 from .training_context import by_epoch
@@ -39,14 +40,12 @@ class NonFiniteLossHook(Hook):
         if not isinstance(loader.collate_fn, _CollateWithPaths):
             loader.collate_fn = _CollateWithPaths(loader.collate_fn)
         # an earlier training in this folder may have left one
-        self._foreign = None if runner._resume else _last_checkpoint(runner)
+        self._foreign = None if resume_request(
+            runner)[0] else _last_checkpoint(runner)
 
-    def after_train_iter(self,
-                         runner: Runner,
-                         batch_idx: int,
+    def after_train_iter(self, runner: Runner, batch_idx: int,
                          data_batch: Optional[dict] = None,
-                         outputs: Optional[Dict[str, torch.Tensor]] = None
-                         ) -> None:
+                         outputs: Optional[dict] = None) -> None:
         if math.isfinite(outputs['loss'].item()):
             return
         losses = [

@@ -14,22 +14,13 @@ from mmengine.runner import Runner
 
 # MMEngine requires rich, so a bar with it adds no dependency.
 from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from mmfasternet.compat.mmengine_runner import is_training, train_inside
 from mmfasternet.registry import HOOKS
 
-from .training_context import (
-    by_epoch,
-    is_training,
-    peak_memory,
-    train_inside,
-)
+from .training_context import by_epoch, peak_memory
 
 # LoggerHook's lines of the progress, which the bar shows instead
 _PROGRESS_LINE = re.compile(r'(Epoch|Iter)\((train|val)\).* eta: |Exp name: ')
@@ -106,11 +97,11 @@ class ProgressBarHook(Hook):
         self._task = self._bar.add_task('', left='')
         self._start, self._start_iter = time.monotonic(), runner.iter
         self._drawn = self._memory = 0
+        plain = sys.stdout
         handlers = [
             handler for handler in runner.logger.handlers
-            if getattr(handler, 'stream', None) is sys.stdout
+            if getattr(handler, 'stream', None) is plain
         ]
-        plain = sys.stdout
         with self._bar:
             # the cursor stays visible, so that even a kill leaves a terminal
             # as it was
@@ -127,9 +118,7 @@ class ProgressBarHook(Hook):
                 self._bar.numbers = ''
                 self._bar = None
 
-    def after_train_iter(self,
-                         runner: Runner,
-                         batch_idx: int,
+    def after_train_iter(self, runner: Runner, batch_idx: int,
                          data_batch: Optional[dict] = None,
                          outputs: Optional[dict] = None) -> None:
         if self._bar is None:
@@ -163,9 +152,7 @@ class ProgressBarHook(Hook):
                 sep='  ',
                 highlight=False)
 
-    def after_val_iter(self,
-                       runner: Runner,
-                       batch_idx: int,
+    def after_val_iter(self, runner: Runner, batch_idx: int,
                        data_batch: Optional[dict] = None,
                        outputs: Optional[list] = None) -> None:
         total = len(runner.val_dataloader)
@@ -177,10 +164,7 @@ class ProgressBarHook(Hook):
 
     def _draw(self, title: str, done: int, total: int, left: str) -> None:
         self._bar.update(
-            self._task,
-            description=title,
-            completed=done,
-            total=total,
+            self._task, description=title, completed=done, total=total,
             left=left)
         self._bar.refresh()
         self._drawn = time.monotonic()

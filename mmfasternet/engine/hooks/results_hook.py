@@ -9,10 +9,11 @@ from mmengine.dist import get_world_size, master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmfasternet.compat.mmengine_runner import is_training
 from mmfasternet.registry import HOOKS
 from mmfasternet.visualization.training import plot_results
 
-from .training_context import by_epoch, is_training, peak_memory
+from .training_context import by_epoch, peak_memory
 
 Row = Dict[str, str]
 FIRST_COLUMNS = ('epoch', 'iteration', 'seconds', 'images/s', 'memory',
@@ -26,12 +27,13 @@ class ResultsHook(Hook):
     The table in the work directory has one row per epoch: number and last
     iteration, seconds and images per second of its training (without the
     validation), peak memory of the process so far in MiB (on a GPU that of
-    its tensors), last learning rate, each loss averaged over the epoch, and
-    the metrics of the validation that followed, if one did. It is complete on
-    disk after each epoch and each validation. A resumed training keeps the
-    rows up to where it goes on from and replaces the others; of an epoch that
-    it goes on within, the time and speed are those of the rest. Without epochs
-    (``IterBasedTrainLoop``) there is one row per validation instead.
+    its tensors), last learning rate, each loss averaged over the epoch, the
+    shares of :class:`LevelAssignmentHook`, and the metrics of the validation
+    that followed, if one did. It is complete on disk after each epoch and each
+    validation. A resumed training run keeps the rows up to where it goes on
+    from and replaces the others; of an epoch that it goes on within, the time
+    and speed are those of the rest. Without epochs (``IterBasedTrainLoop``)
+    there is one row per validation instead.
     """
 
     priority = 'BELOW_NORMAL'  # after the hooks that measure
@@ -55,9 +57,7 @@ class ResultsHook(Hook):
         self._images = self._iterations = 0
         self._start = time.monotonic()
 
-    def after_train_iter(self,
-                         runner: Runner,
-                         batch_idx: int,
+    def after_train_iter(self, runner: Runner, batch_idx: int,
                          data_batch: Optional[dict] = None,
                          outputs: Optional[dict] = None) -> None:
         self._images += len(data_batch['inputs']) * get_world_size()
@@ -71,8 +71,7 @@ class ResultsHook(Hook):
             self._add_row(runner, epoch=runner.epoch + 1)
 
     @master_only
-    def after_val_epoch(self,
-                        runner: Runner,
+    def after_val_epoch(self, runner: Runner,
                         metrics: Optional[Dict[str, float]] = None) -> None:
         if not is_training(runner):
             return
@@ -99,6 +98,11 @@ class ResultsHook(Hook):
             prefix, _, name = key.partition('/')
             if prefix == 'train' and 'loss' in name:
                 row[name] = history.mean(self._iterations)
+        row.update({
+            key: share
+            for key, share in runner.message_hub.runtime_info.items()
+            if key.startswith('assigned/')
+        })
         self.rows.append({k: _text(v) for k, v in row.items()})
         self._write()
 

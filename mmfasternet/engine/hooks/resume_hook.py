@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-import random
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
-import numpy as np
 import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import (
@@ -12,23 +10,33 @@ from mmengine.dist import (
     get_world_size,
     is_main_process,
 )
-from mmengine.hooks import CheckpointHook, Hook
-from mmengine.runner import CheckpointLoader, Runner
-from torch.utils.data import DataLoader, IterableDataset
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.runner import Runner
+from torch.utils.data import IterableDataset
 
 from mmfasternet.checkpoint import (
     CheckpointError,
+    compare_tensors,
+    get_checkpoint,
     newest_checkpoint,
     require_fitting,
 )
+from mmfasternet.compat.mmengine_runner import (
+    accumulative_counts,
+    begin_at_iteration,
+    begin_within_epoch,
+    is_training,
+    is_validation_due,
+    resume_request,
+    set_resume_request,
+)
 from mmfasternet.registry import HOOKS
 
-from .training_context import by_epoch, is_training
+from .seeded_batches import OF_EPOCHS, OF_ITERATIONS, SeededBatches, set_seed
+from .training_context import by_epoch
 
+TensorDict = Dict[str, torch.Tensor]
 _KEY = 'resume'  # in the `meta` of a checkpoint
-
-# the first word of a random stream, so that no two of them are the same
-_OF_IMAGES, _OF_ITERATIONS, _OF_EPOCHS = range(3)
 
 
 @HOOKS.register_module()
@@ -47,6 +55,9 @@ class ResumeHook(Hook):
       how an image is augmented.
     - Without a path, ``resume=True`` takes the newest checkpoint that is
       whole, and one of another model is refused.
+    - Without ``resume``, what an earlier training run has left in the work
+      directory is moved aside, and a ``load_from`` of which nothing fits the
+      model is refused.
     - A validation that was due at the checkpoint, but may have been cut off,
       is done first.
 
@@ -63,7 +74,7 @@ class ResumeHook(Hook):
         self._start = (-1, 0)  # epoch and iteration at which it began
         self._is_validated = False
         self._saved: Optional[Dict[str, Any]] = None  # to go on from
-        self._batches: Optional[_SeededBatches] = None
+        self._batches: Optional[SeededBatches] = None
 
     # -------------------------------------------------------- to go on from
     def before_run(self, runner: Runner) -> None:
@@ -74,11 +85,24 @@ class ResumeHook(Hook):
             for part in Path(runner.work_dir).glob('.*.part'):
                 part.unlink(missing_ok=True)
         # torchrun tells its restart only to the machine where one has died
-        runner._resume, runner._load_from = max(
-            all_gather_object((runner._resume, runner._load_from)),
+        wanted = max(
+            all_gather_object(resume_request(runner)),
             key=lambda wish: (wish[0], wish[1] is None))
-        if runner._resume:
-            self._choose(runner)
+        own = runner.model.state_dict()  # FSDP gathers it from all
+        found: List[Any] = [None]
+        if is_main_process():
+            try:
+                found = [_chosen(runner, own, *wanted)]
+            except (CheckpointError, OSError) as error:
+                found = [error]
+        broadcast_object_list(found)
+        if isinstance(found[0], Exception):
+            raise found[0]
+        if wanted[0] and found[0] is None:
+            runner.logger.info(f'nothing to resume in {runner.work_dir}: the '
+                               'training begins')
+        set_resume_request(runner, wanted[0] and found[0] is not None,
+                           found[0])
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook) and hook.max_keep_ckpts == 1:
                 runner.logger.info(
@@ -86,29 +110,8 @@ class ResumeHook(Hook):
                     'next one is written; 2 are kept')
                 hook.max_keep_ckpts = 2
 
-    def _choose(self, runner: Runner) -> None:
-        """Set what MMEngine resumes from; all processes the same."""
-        found: List[Any] = [None]
-        own = runner.model.state_dict()  # FSDP gathers it from all
-        if is_main_process():
-            try:
-                name = runner._load_from or newest_checkpoint(runner.work_dir)
-                found = [name and str(name)]
-                if name:
-                    _require_resumable(own, str(name))
-            except (CheckpointError, OSError) as error:
-                found = [error]
-        broadcast_object_list(found)
-        if isinstance(found[0], Exception):
-            raise found[0]
-        runner._load_from = found[0]
-        if found[0] is None:
-            runner.logger.info(f'nothing to resume in {runner.work_dir}: the '
-                               'training begins')
-            runner._resume = False
-
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if is_training(runner) and runner._resume:
+        if is_training(runner) and resume_request(runner)[0]:
             self._saved = checkpoint['meta'].get(_KEY)
 
     # ------------------------------------------------------------ training
@@ -119,22 +122,20 @@ class ResumeHook(Hook):
             runner.logger.warning('the data set is no list of images, so a '
                                   'resumed training sees others')
             return
-        self._batches = _SeededBatches(loader, runner.seed)
+        self._batches = SeededBatches(loader, runner.seed)
         if self._saved is not None:
             self._go_on(runner)
-        loop = runner.train_loop
         if by_epoch(runner):
-            run_iter = loop.run_iter
-            loop.run_iter = lambda idx, data_batch: run_iter(
-                idx + self._offset, data_batch)
+            begin_within_epoch(runner, lambda: self._offset)
         elif isinstance(self._batches.sampler, InfiniteSampler):
             # it would load and drop what it has trained on before
             self._batches.skip(runner.iter)
-            loop.dataloader_iterator = _Advanced(
-                type(loop.dataloader_iterator)(loader), runner.iter)
+            begin_at_iteration(runner, runner.iter)
         if self._saved is not None and not self._offset and \
-                not self._is_validated:
-            self._validate_if_due(runner)
+                not self._is_validated and is_validation_due(runner):
+            runner.logger.info('validating first: the checkpoint was saved '
+                               'before its validation')
+            runner.val_loop.run()
 
     def _go_on(self, runner: Runner) -> None:
         self._batches.seed = self._saved['seed']
@@ -157,31 +158,17 @@ class ResumeHook(Hook):
                   len(self._batches))
         return dict(zip(_SHAPE, values))
 
-    def _validate_if_due(self, runner: Runner) -> None:
-        loop = runner.train_loop
-        done, last = (runner.epoch, runner.max_epochs) if by_epoch(
-            runner) else (runner.iter, runner.max_iters)
-        loop._decide_current_val_interval()
-        if runner.val_loop is not None and done and \
-                done >= loop.val_begin and (
-                    done % loop.val_interval == 0 or done == last):
-            runner.logger.info('validating first: the checkpoint was saved '
-                               'before its validation')
-            runner.val_loop.run()
-
     def before_train_epoch(self, runner: Runner) -> None:
         if self._batches is not None and by_epoch(runner):
             self._batches.epoch = runner.epoch
             self._batches.skip(self._offset)
             self._start = runner.epoch, runner.iter - self._offset
-        _set_seed(runner.seed, _OF_EPOCHS, runner.epoch)
+        set_seed(runner.seed, OF_EPOCHS, runner.epoch)
 
-    def before_train_iter(self,
-                          runner: Runner,
-                          batch_idx: int,
+    def before_train_iter(self, runner: Runner, batch_idx: int,
                           data_batch: Optional[dict] = None) -> None:
         self._is_validated = False
-        _set_seed(runner.seed, _OF_ITERATIONS, runner.iter)
+        set_seed(runner.seed, OF_ITERATIONS, runner.iter)
 
     def after_train_epoch(self, runner: Runner) -> None:
         self._offset = 0
@@ -195,7 +182,7 @@ class ResumeHook(Hook):
             return
         meta = checkpoint['meta']
         epoch, iteration = self._start
-        counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        counts = accumulative_counts(runner)
         if meta['iter'] % counts and meta['iter'] < runner.max_iters:
             runner.logger.warning(
                 'this checkpoint lacks the gradients of '
@@ -209,28 +196,75 @@ class ResumeHook(Hook):
             **self._shape())
 
 
-# ------------------------------------------------------------------ data
-def _seed(*place: int) -> int:
-    """A random number of 32 bits for a place in a training."""
-    seed, *key = place
-    return int(
-        np.random.SeedSequence(seed, spawn_key=key).generate_state(1)[0])
-
-
-def _set_seed(*place: int) -> None:
-    """Begin the random numbers of this process for a place."""
-    seed = _seed(*place)
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
 _SHAPE = ('processes', 'images_per_iteration', 'iterations_per_epoch')
 
 
-def _require_resumable(own: Dict[str, torch.Tensor], name: str) -> None:
+# what a training run leaves in its work directory, and the next replaces
+_RESULTS = ('*.pth', 'results.*', 'pr_curves.png', 'confusion_matrix.png',
+            'best_images.png', 'worst_images.png')
+
+
+def _chosen(runner: Runner, own: TensorDict, resume: bool,
+            given: Optional[str]) -> Optional[str]:
+    """The checkpoint to go on from or to begin with, after a look at it."""
+    if resume:
+        name = given or newest_checkpoint(runner.work_dir)
+        if name is not None:
+            _require_resumable(own, str(name))
+        return name and str(name)
+    if given is not None:
+        data = get_checkpoint(given, keep=True)
+        _require_any_fit(own, data, given)
+        if 'state_dict' not in data and any(
+                isinstance(hook, EMAHook) for hook in runner.hooks):
+            raise CheckpointError(
+                f'load_from={given}: EMAHook wants the weights under '
+                '"state_dict", save them so: torch.save(dict(state_dict='
+                'weights), path)')
+    _set_aside(runner, given)
+    return given
+
+
+def _require_any_fit(own: TensorDict, data: Any, name: str) -> None:
+    """Refuse weights of another model, with which nothing would be loaded."""
+    tensors = data.get('state_dict', data) if isinstance(data, dict) else {}
+    own, tensors = ({
+        k.removeprefix('module.'): v
+        for k, v in x.items() if isinstance(v, torch.Tensor)
+    } for x in (own, tensors))
+    fit = compare_tensors(own, tensors)
+    if not fit.fitting:
+        raise CheckpointError(
+            f'load_from={name}: none of its {len(tensors)} tensors fits the '
+            f'{len(own)} of the model, so training would begin from scratch. '
+            'Weights of a backbone are model.backbone.init_cfg.checkpoint '
+            '(knob `pretrained`)' +
+            ''.join(f'; {words}' for words in fit.shapes[:2]))
+
+
+def _set_aside(runner: Runner, needed: Optional[str]) -> None:
+    """Move what an earlier training run has left where this one writes."""
+    folder = Path(runner.work_dir)
+    old = [
+        path for pattern in _RESULTS for path in folder.glob(pattern)
+        if needed is None or path.resolve() != Path(needed).resolve()
+    ]
+    if not old:
+        return
+    target = folder / f'before_{runner.timestamp}'
+    target.mkdir(exist_ok=True)
+    for path in old:
+        path.rename(target / path.name)
+    (folder / 'last_checkpoint').unlink(missing_ok=True)
+    runner.logger.warning(
+        f'{folder} holds an earlier training run, and this one does not '
+        f'resume it: its {len(old)} checkpoints and results are in {target} '
+        'now')
+
+
+def _require_resumable(own: TensorDict, name: str) -> None:
     """Refuse what a training cannot go on from, before anything takes it."""
-    data = CheckpointLoader.load_checkpoint(name, 'cpu', logger='silent')
+    data = get_checkpoint(name, keep=True)
     require_fitting(own, data, name)
     meta = data.get('meta')
     saved = meta.get(_KEY) if isinstance(meta, dict) else None
@@ -257,111 +291,3 @@ def _are_counts(values: Any, *names: str) -> bool:
     return isinstance(values, dict) and all(
         isinstance(values.get(name), int) and values[name] >= 0
         for name in names)
-
-
-class _SeededBatches:
-    """Stands for the batch sampler of a data loader.
-
-    Where that gives indices, it gives pairs of an index and a seed, for the
-    data set to be asked with :class:`_SeededImages`; and it can begin later.
-
-    Args:
-        loader (DataLoader): It takes both.
-        seed (int): For a sampler that has none of its own.
-    """
-
-    def __init__(self, loader: DataLoader, seed: int) -> None:
-        self._batch_sampler = loader.batch_sampler
-        self._num_images = max(len(loader.dataset), 1)
-        self._world_size = get_world_size()
-        self.sampler = getattr(self._batch_sampler, 'sampler', loader.sampler)
-        self.batch_size = self._batch_sampler.batch_size
-        self.drop_last = getattr(self._batch_sampler, 'drop_last', False)
-        self.epoch: Optional[int] = None
-        self._skip = 0
-        self._position = 0  # images that this process has been given
-        if not hasattr(self.sampler, 'seed'):  # not one of MMEngine's
-            self.sampler.seed = seed
-        # the loop of MMEngine 0.10.7 has begun to take from them
-        loader._iterator = None
-        if isinstance(self.sampler, InfiniteSampler):
-            self.sampler.indices = self.sampler._indices_of_rank()
-        # PyTorch forbids to set it: an iterator would not notice
-        object.__setattr__(loader, 'batch_sampler', self)
-        try:
-            loader.dataset.__getitems__ = _SeededImages(loader.dataset)
-            self._is_seeded = True
-        except AttributeError:  # a list, which has no transforms
-            self._is_seeded = False
-
-    @property
-    def seed(self) -> int:
-        """Of the order of the images and of what is done to them."""
-        return self.sampler.seed
-
-    @seed.setter
-    def seed(self, seed: int) -> None:
-        self.sampler.seed = seed
-
-    def __len__(self) -> int:
-        return len(self._batch_sampler)
-
-    def skip(self, num_batches: int) -> None:
-        """Leave out the first batches of the next iteration."""
-        self._skip = num_batches
-
-    def __iter__(self) -> Iterator[list]:
-        skip, self._skip = self._skip, 0
-        for number, batch in enumerate(self._batch_sampler):
-            batch = [self._place(index) for index in batch]
-            if number >= skip:
-                yield batch
-
-    def _place(self, index: int) -> Any:
-        turn = self.epoch
-        if turn is None:  # no epochs: how often all images were given
-            turn = self._position * self._world_size // self._num_images
-            self._position += 1
-        if not self._is_seeded:
-            return index
-        return index, _seed(self.seed, _OF_IMAGES, turn, index)
-
-
-class _SeededImages:
-    """Asks a data set for images, each with random numbers of its own.
-
-    PyTorch's data loader calls it in place of the data set, in workers as
-    without them.
-    """
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __call__(self, places: List[Tuple[int, int]]) -> list:
-        return [self._get(*place) for place in places]
-
-    def _get(self, index: int, seed: int) -> Any:
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.default_generator.manual_seed(seed)
-        return self.dataset[index]
-
-
-class _Advanced:
-    """The iterator of a loop that need not be advanced any more.
-
-    MMEngine does that with one call or, before its forks, one by one.
-    """
-
-    def __init__(self, iterator: Iterator, num_steps: int) -> None:
-        self.iterator = iterator
-        self.num_steps = num_steps
-
-    def skip_iter(self, num_iters: int) -> None:
-        self.num_steps = 0
-
-    def __next__(self) -> Any:
-        if self.num_steps > 0:
-            self.num_steps -= 1
-            return None
-        return next(self.iterator)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import sys
-from contextlib import AbstractContextManager
 
 import torch
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 try:
     import resource
@@ -11,37 +10,9 @@ except ImportError:  # not on Windows
     resource = None
 
 
-def is_training(runner: Runner) -> bool:
-    """Whether this is ``runner.train()``, not ``val()`` or ``test()``."""
-    return isinstance(runner._train_loop, BaseLoop)
-
-
 def by_epoch(runner: Runner) -> bool:
     """Whether the training counts epochs, not only iterations."""
     return isinstance(runner.train_loop, EpochBasedTrainLoop)
-
-
-def train_inside(runner: Runner, context: AbstractContextManager) -> None:
-    """Let the training loop run inside a context manager.
-
-    MMEngine calls no hook after an exception or Ctrl-C, so a hook that
-    changes something of the process (the terminal, a signal handler) has no
-    other place to put it back. To be called in ``before_run``.
-
-    Args:
-        runner (Runner): The runner, about to train.
-        context (AbstractContextManager): Entered when the loop starts, left
-            however it ends.
-    """
-    loop = runner.train_loop
-    run = loop.run
-
-    def run_inside():
-        loop.run = run
-        with context:
-            return run()
-
-    loop.run = run_inside
 
 
 def peak_memory() -> int:

@@ -20,8 +20,9 @@ from mmdet.evaluation import CocoMetric
 from PIL import Image
 
 from mmfasternet.config import load_config
-from mmfasternet.datasets import check, pictures
-from mmfasternet.datasets.checks import Split, check_dataset
+from mmfasternet.datasets import images
+from mmfasternet.datasets.checks import SplitConfig, check_dataset
+from mmfasternet.datasets.checks import images as image_checks
 from mmfasternet.datasets.checks.config import check_config
 from mmfasternet.registry import DATASETS
 
@@ -118,10 +119,10 @@ class Folder:
 
     def splits(self):
         return dict(
-            train=Split(
+            train=SplitConfig(
                 self.ann_file('train'), self.root / 'train', False,
                 self.filter_cfg, self.img_scale),
-            val=Split(
+            val=SplitConfig(
                 self.ann_file('val'),
                 self.root / 'val',
                 True,
@@ -405,7 +406,7 @@ BAD = {
         'annotations-entry', 'refused', "no 'category_id'"),
     'annotation is text': Bad(
         lambda f: f.train['annotations'].append('cat'),
-        'annotations-entry', 'refused', 'no json objects'),
+        'annotations-entry', 'refused', 'not json objects'),
     'category without name': Bad(
         without('categories', 'name'),
         'categories-entry', 'refused', "no 'name'"),
@@ -551,6 +552,18 @@ BAD = {
     'corners': Bad(
         corners, 'box-corners', 'refused', 'write width and height',
         ('box-beyond-image', )),
+    'boxes twice in val': Bad(
+        append('annotations', 'val', id=77), 'box-twice', 'refused',
+        'the AP is too low'),
+    'boxes twice': Bad(
+        append('annotations', id=77), 'box-twice', 'note',
+        'the object counts twice'),
+    'boxes nearly twice': Bad(
+        lambda f: f.train['annotations'].append(dict(
+            copy.deepcopy(f.train['annotations'][0]), id=77,
+            bbox=[f.train['annotations'][0]['bbox'][0] + 1,
+                  *f.train['annotations'][0]['bbox'][1:]])),
+        'box-nearly-twice', 'note', 'labelled twice'),
     'boxes vanish in the network input': Bad(
         settings(img_scale=(8, 8)), 'box-below-2-pixels', 'note',
         'cut the images into tiles'),
@@ -605,7 +618,7 @@ BAD = {
         in_place(lambda path: path.symlink_to(path)), 'image-missing',
         'refused', 'Too many levels'),
     'image is a pipe': Bad(
-        in_place(os.mkfifo), 'image-missing', 'refused', 'Is no plain file'),
+        in_place(os.mkfifo), 'image-missing', 'refused', 'Is not a plain file'),
     'image of no bytes': Bad(
         content(lambda data: b''), 'image-broken', 'refused',
         'the file is empty'),
@@ -945,7 +958,7 @@ def die(path):
 
 
 def test_a_process_that_dies_is_reported(folder, monkeypatch):
-    monkeypatch.setattr(pictures, 'inspect_image', die)
+    monkeypatch.setattr(images, 'inspect_image', die)
     report = folder.check(workers=2)
     (finding, ) = report.findings
     assert (finding.kind, finding.severity) == ('check-crashed', 'refused')
@@ -956,8 +969,8 @@ def test_a_process_that_dies_is_reported(folder, monkeypatch):
 def test_what_is_inspected_can_be_spawned():
     import pickle
     assert pickle.loads(pickle.dumps(
-        pictures.inspect_image)) is pictures.inspect_image
-    broken = pictures.Picture(broken='x')
+        images.inspect_image)) is images.inspect_image
+    broken = images.Picture(broken='x')
     assert pickle.loads(pickle.dumps(broken)) == broken
 
 
@@ -973,7 +986,7 @@ def test_a_terminal_gets_a_progress_bar(folder, monkeypatch, capsys):
 
 def test_a_jpeg_that_opencv_paints_grey_is_cut_off_too(folder, monkeypatch):
     cut_jpeg(folder)
-    monkeypatch.setattr(pictures.cv2, 'imdecode',
+    monkeypatch.setattr(images.cv2, 'imdecode',
                         lambda *_: np.zeros((HEIGHT, WIDTH, 3), np.uint8))
     (finding, ) = [f for f in folder.check(workers=0).findings
                    if f.kind == 'image-broken']
@@ -1008,7 +1021,7 @@ def test_config_without_images_looks_for_some(cfg):
 
 
 def test_sample_of_many_images(folder, monkeypatch):
-    monkeypatch.setattr(check, 'SAMPLE', 2)
+    monkeypatch.setattr(image_checks, 'SAMPLE', 2)
     (folder.root / 'train').rename(folder.root / 'gone')
     (folder.root / 'train').mkdir()
     (finding, ) = folder.check(images=False).findings
@@ -1046,6 +1059,35 @@ def test_config_whose_evaluator_reads_another_file(cfg, coco):
     assert finding.split == 'test'
 
 
+def test_config_whose_evaluator_lists_other_images(cfg, coco, tmp_path):
+    """As after an override of the data set alone."""
+    data = json.loads((coco / 'annotations/val.json').read_text())
+    data['images'] = data['images'][:3]
+    data['annotations'] = data['annotations'][:3]
+    path = tmp_path / 'few.json'
+    path.write_text(json.dumps(data))
+    for phase in ('val', 'test'):
+        report = check_config(cfg, images=False, phases=(phase, ))
+        assert report.findings == []
+        cfg[f'{phase}_dataloader'].dataset.ann_file = str(path)
+        report = check_config(cfg, images=False, phases=(phase, ))
+        (finding, ) = report.findings
+        assert (finding.kind, finding.severity) == ('evaluator-file',
+                                                    'refused')
+        assert f'set {phase}_evaluator.ann_file as well' in finding.message
+
+
+def test_each_json_is_read_once(cfg, monkeypatch):
+    read = []
+    parse = json.loads
+    monkeypatch.setattr(json, 'loads', lambda text: read.append(text)
+                        or parse(text))
+    cfg.val_dataloader.dataset = dict(
+        type='RepeatDataset', times=2, dataset=cfg.val_dataloader.dataset)
+    check_config(cfg, images=False, phases=('train', 'val', 'test'))
+    assert len(read) == 2 and read[0] != read[1]
+
+
 def test_config_whose_head_has_other_classes(cfg):
     cfg.model.bbox_head.head_module.num_classes = 80
     finding = findings_of(cfg)['num-classes']
@@ -1079,9 +1121,15 @@ def test_config_that_cannot_be_checked_says_so(cfg, change, words):
     assert words in finding.message and list(report.summaries) == ['val']
 
 
-def test_digits_write_themselves(tmp_path):
+def test_digits_are_checked_once_they_are_there(tmp_path):
     cfg = load_config('configs/yolov8_fasternet_n_digits.py',
                       dict(data_root=f'{tmp_path}/digits/'))
+    report = check_config(cfg, images=False)
+    assert [(f.kind, f.split, f.severity) for f in report.findings] == [
+        ('not-checked', 'train', 'note'), ('not-checked', 'val', 'note')]
+    assert not any(tmp_path.iterdir())  # a look writes nothing
+    DATASETS.get('mmfasternet.DigitsDataset').write_if_missing(
+        cfg.data_root)
     report = check_config(cfg, images=False)
     assert report.findings == []
     assert report.summaries['train'].images == 1000

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One data set in every format gives the same COCO json."""
 import json
+import os
 
 import cv2
 import mmcv
@@ -9,12 +10,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from mmfasternet.datasets.readers import (
-    clean_coco,
-    image_size,
-    read_dataset,
-    write_coco,
-)
+from mmfasternet.datasets.images import image_size
+from mmfasternet.datasets.readers import read_dataset, write_splits
 
 NAMES = ('bird', 'cat')
 # file: (width, height, [(class, x, y, w, h)]); one path has a space and an é
@@ -162,12 +159,8 @@ def coco(root):
 def boxes_of(source, tmp_path):
     """Splits as {file name: size and boxes}, through the written json."""
     found = {}
-    for split in ('train', 'val'):
-        if source.files:
-            path, folder = source.files[split]
-        else:
-            path, folder = tmp_path / f'{split}.json', source.root
-            write_coco(source.splits[split], source.classes, path)
+    for split, (path, folder) in write_splits(
+            source, tmp_path / 'written').items():
         data = json.loads(path.read_text())
         names = {c['id']: c['name'] for c in data['categories']}
         assert tuple(names.values()) == source.classes == NAMES
@@ -212,8 +205,8 @@ def test_the_yaml_itself_may_be_given(tmp_path):
 def test_outlines_become_their_boxes(tmp_path):
     root = yolo(tmp_path / 'd')
     (root / 'labels/val/c.txt').write_text('1 0.25 0.5 0.5 0.25 0.75 1.0\n')
-    labels = read_dataset(root).splits['val']
-    assert labels.boxes == [(0, 'cat', [16, 12, 32, 36], 0)]
+    (found, ) = read_dataset(root).splits['val'].coco['annotations']
+    assert found['bbox'] == [16, 12, 32, 36] and found['category_id'] == 2
 
 
 def test_without_splits_one_in_five_validates_and_always_the_same(tmp_path):
@@ -224,33 +217,43 @@ def test_without_splits_one_in_five_validates_and_always_the_same(tmp_path):
     for i in range(10):
         Image.new('RGB', (40 + i, 40)).save(root / f'images/{i}.jpg')
         (root / f'labels/{i}.txt').write_text(f'0 0.5 0.5 0.{i}1 0.5')
-    first, second = read_dataset(root), read_dataset(root)
+    first, second = read_dataset(root).splits, read_dataset(root).splits
     assert first == second
-    sizes = {s: len(v.images) for s, v in first.splits.items()}
+    sizes = {s: len(v.coco['images']) for s, v in first.items()}
     assert sizes == dict(train=8, val=2)
-    names = [i['file_name'] for v in first.splits.values() for i in v.images]
+    names = [i['file_name'] for v in first.values() for i in v.coco['images']]
     assert sorted(names) == [f'images/{i}.jpg' for i in range(10)]
-    for labels in first.splits.values():  # every box stayed with its image
-        for image, _, box, _ in labels.boxes:
-            width, i = labels.images[image]['width'], int(
-                labels.images[image]['file_name'][7])
-            assert box[2] == pytest.approx(width * (i / 10 + 0.01))
+    for split in first.values():  # every box stayed with its image
+        files = {i['id']: i for i in split.coco['images']}
+        for box in split.coco['annotations']:
+            image = files[box['image_id']]
+            share = int(image['file_name'][7]) / 10 + 0.01
+            assert box['bbox'][2] == pytest.approx(
+                image['width'] * share, abs=0.01)
 
 
 def test_one_coco_json_is_split(tmp_path):
     root = coco(tmp_path / 'd')
     for path in (root / 'annotations').glob('*_val2017.json'):
         path.unlink()
+    (path, ) = (root / 'annotations').glob('instances_*.json')
+    data = json.loads(path.read_text())
+    data['annotations'][0]['iscrowd'] = 1
+    path.write_text(json.dumps(data))
     source = read_dataset(root)
-    assert source.files == {} and source.classes == NAMES
-    images = [i for v in source.splits.values() for i in v.images]
-    assert sorted(i['file_name'] for i in images) == sorted(
+    assert source.classes == NAMES
+    crowds, files = [], []
+    for path, folder in write_splits(source, tmp_path).values():
+        part = json.loads(path.read_text())
+        names = {i['id']: i['file_name'] for i in part['images']}
+        files += [os.path.relpath(folder / n, root) for n in names.values()]
+        for box in part['annotations']:
+            crowds.append(box['iscrowd'])
+            truth = TRUTH[f'train/{names[box["image_id"]]}'][2]
+            assert (NAMES[box['category_id'] - 1], *box['bbox']) in truth
+    assert sorted(files) == sorted(
         f'images/{name}' for name in TRUTH if name.startswith('train'))
-    for labels in source.splits.values():
-        for image, name, box, _ in labels.boxes:
-            file = labels.images[image]['file_name'][len('images/'):]
-            assert (name, *box) in TRUTH[file][2]
-    assert sum(len(v.boxes) for v in source.splits.values()) == 3
+    assert sorted(crowds) == [0, 0, 1]  # and none is lost
 
 
 def test_labels_follow_the_order_of_the_file(tmp_path):
@@ -308,7 +311,7 @@ def emptied(root):
     (broken_yolo('1 0.5 0.5 0.1'), 'c.txt:1: expected a class and x, y'),
     (broken_yolo('1 32 24 10 10'), 'coordinates are shares of the image size'),
     (broken_yolo('1 nan 0.5 0.1 0.1'), 'coordinates are shares'),
-    (changed('data.yaml', 'names: ['), 'data.yaml is no YAML'),
+    (changed('data.yaml', 'names: ['), 'data.yaml is not YAML'),
     (changed('data.yaml', 'names: 3'), 'names must be a list'),
     (changed('data.yaml', 'names: {1: a, 2: b}'), 'numbered 0, 1, 2'),
     (changed('data.yaml', 'names: [a]\nnc: 2'), 'nc is 2, but there are 1'),
@@ -319,7 +322,7 @@ def emptied(root):
     (changed('Annotations/c.xml', '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>',
              voc), 'c.xml:1: entities are not allowed'),
     (changed('annotations/instances_val2017.json', '{"images": [', coco),
-     'instances_val2017.json is no json'),
+     'instances_val2017.json is not json'),
     (changed('annotations/instances_train.json', json.dumps(
         dict(images=[], annotations=[], categories=[])), coco),
      'which of .*instances_train.json, .*instances_train2017.json'),
@@ -337,32 +340,42 @@ def test_unreadable_images_and_empty_boxes_are_counted(tmp_path):
     (root / 'images/train/é.png').write_bytes(b'')
     (root / 'labels/val/c.txt').write_text('0 0.5 0.5 0 0.1\n')
     source = read_dataset(root)
-    assert len(source.splits['train'].images) == 2
-    assert 'é.png: the image cannot be read' in \
-        source.splits['train'].dropped[0]
-    assert 'c.txt:1: box of bird has no area' in \
-        source.splits['val'].dropped[0]
+    assert len(source.splits['train'].coco['images']) == 2
+    assert 'the image cannot be read' in source.dropped[
+        root / 'images/train/é.png']
+    (message, ) = source.messages
+    assert 'c.txt:1: box of bird has no area' in message
 
 
 def test_coco_is_copied_only_to_be_cleaned(tmp_path):
-    path, target = tmp_path / 'a.json', tmp_path / 'b/c.json'
-    good = dict(id=3, image_id=1, category_id=1, bbox=[1, 2, 3, 4], area=9.5)
-    data = dict(
-        info=dict(year=2026), images=[dict(id=1)], annotations=[good],
-        categories=[dict(id=1, name='cat')])
-    path.write_text(json.dumps(data))
-    assert clean_coco(path, target) == [] and not target.exists()
-    data['annotations'] = [
+    root = coco(tmp_path / 'd')
+    paths = {s: root / f'annotations/instances_{s}2017.json'
+             for s in ('train', 'val')}
+    good = dict(id=3, image_id=7, category_id=1, bbox=[1, 2, 3, 4], area=9.5,
+                iscrowd=0)
+    data = json.loads(paths['train'].read_text())
+    data.update(info=dict(year=2026), annotations=[good])
+    paths['train'].write_text(json.dumps(data))
+    paths['val'].write_text(json.dumps(data))
+    found = write_splits(read_dataset(root), tmp_path / 'b')
+    assert {s: path for s, (path, _) in found.items()} == paths
+    assert not (tmp_path / 'b').exists()
+    damaged = dict(data, annotations=[
         dict(good, id=0),
         dict(good, id=1, bbox=[5, 5, 0, 9]),
-        dict(good, id=2, bbox=[5, 5, 9, -1]), good
+        dict(good, id=2, bbox=[5, 5, 9, -1]), good,
+        dict(good, id=4, category_id=2)
+    ])
+    paths['val'].write_text(json.dumps(damaged))
+    source = read_dataset(root)
+    assert source.messages == [
+        'val: 2 boxes without an area left out',
+        'val: 1 boxes left out that are there twice',
+        'val: annotations numbered from 1'
     ]
-    path.write_text(json.dumps(data))
-    assert clean_coco(path, target) == [
-        '2 boxes without an area left out', 'annotations numbered from 1'
-    ]
-    assert json.loads(target.read_text()) == dict(
-        data, annotations=[dict(good, id=1), dict(good, id=2)])
+    path, _ = write_splits(source, tmp_path / 'b')['val']
+    assert json.loads(path.read_text()) == dict(
+        data, annotations=[dict(good, id=1), dict(good, id=2, category_id=2)])
 
 
 def test_a_folder_that_links_to_itself_ends(tmp_path):

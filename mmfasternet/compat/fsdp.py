@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What MMEngine's FSDP strategy and PyTorch's FSDP do wrongly.
+
+Written against mmengine 0.10.7, onedl-mmengine 0.10.12 and PyTorch 2.13;
+tests/test_tools/test_distributed.py shows each with two processes.
+"""
+from copy import deepcopy
+from functools import partial
+from typing import Dict
+
+from mmengine._strategy import BaseStrategy
+from mmengine.dist import all_gather_object
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.optim import Optimizer
+
+
+def is_fsdp(strategy: BaseStrategy) -> bool:
+    """Whether it is MMEngine's ``FSDPStrategy``, without importing that."""
+    return hasattr(strategy, '_is_full_state_dict')
+
+
+def saves_one_file(strategy: BaseStrategy) -> bool:
+    """Of an FSDP strategy: not a folder with a file of each process."""
+    return strategy._is_full_state_dict()
+
+
+def keep_optim_state(strategy: BaseStrategy) -> None:
+    """Let an FSDP strategy save and load the optimizer's state rightly.
+
+    MMEngine gives PyTorch 2.1 and later its arguments in another order than
+    they are; for the saving see :func:`whole_optim_state`.
+    """
+    strategy.optim_state_dict = lambda: whole_optim_state(
+        strategy.model, strategy.optim_wrapper.optimizer)
+    strategy.load_optim_state_dict = partial(_load_optim_state, strategy)
+
+
+def _load_optim_state(strategy: BaseStrategy, state: dict) -> None:
+    optimizer = strategy.optim_wrapper.optimizer
+    strategy.optim_wrapper.load_state_dict(
+        FullyShardedDataParallel.optim_state_dict_to_load(
+            model=strategy.model, optim=optimizer, optim_state_dict=state))
+
+
+def whole_optim_state(model: FullyShardedDataParallel,
+                      optimizer: Optimizer) -> dict:
+    """State of an optimizer of shards, as the one of the whole model.
+
+    PyTorch 2.13 gathers all of it in one buffer, one kind after the other, so
+    where the result stays on its device each kind has the numbers of the last
+    one, Adam's means those of its squares. Here it gathers one at a time.
+
+    Args:
+        model (FullyShardedDataParallel): Set to ``FULL_STATE_DICT``. All
+            processes call this together.
+        optimizer (Optimizer): Of its parameters.
+
+    Returns:
+        dict: State dict, with names instead of numbers of parameters.
+    """
+    state = dict(optimizer.state)
+    kinds = {kind for values in state.values() for kind in values}
+    whole: Dict[str, dict] = {}
+    try:
+        for kind in sorted(kinds.union(*all_gather_object(kinds))):
+            for param, values in state.items():
+                optimizer.state[param] = {kind: values[kind]}
+            part = FullyShardedDataParallel.optim_state_dict(model, optimizer)
+            for name, values in part['state'].items():
+                whole.setdefault(name, {}).update(deepcopy(values))
+    finally:
+        optimizer.state.update(state)
+    return dict(
+        FullyShardedDataParallel.optim_state_dict(model, optimizer),
+        state=whole)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a config needs between reading it and building its runner."""
+import copy
+import os.path as osp
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from mmfasternet.compat import import_mmpretrain
+from mmfasternet.datasets.checks.config import leaf_datasets
+
+
+def prepare_launch(cfg: Config, launcher: str) -> None:
+    """Set the launcher; without a GPU also start the processes' group.
+
+    MMEngine's own start selects a CUDA device, but it leaves a group that is
+    there already as it is.
+
+    Args:
+        cfg (Config): The config, changed in place.
+        launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+
+    Raises:
+        ValueError: If several processes without a GPU are started by anything
+            but PyTorch's launcher.
+    """
+    cfg.launcher = launcher
+    if launcher == 'none' or torch.cuda.is_available():
+        return
+    if launcher != 'pytorch':
+        raise ValueError(f'--launcher {launcher} needs a CUDA device, and '
+                         'there is none; on CPU use tools/dist_train.sh')
+    torch.distributed.init_process_group('gloo')
+    if cfg.get('strategy', {}).get('type') == 'FSDPStrategy':
+        cfg.merge_from_dict({'strategy.model_wrapper.device_id': 'cpu'})
+    cfg.setdefault(
+        'model_wrapper_cfg',
+        dict(
+            type='MMDistributedDataParallel',
+            broadcast_buffers=False,
+            device_ids=None))  # or MMEngine names a CUDA device
+
+
+def use_split(cfg: Config, split: str) -> None:
+    """Let ``runner.test()`` evaluate another split.
+
+    Args:
+        cfg (Config): The config, changed in place.
+        split (str): ``'val'`` for what ``val_dataloader`` has, or ``'test'``
+            for the annotation file that the knob ``test_ann_file`` names,
+            with ``test_data_prefix`` or, without it, the images of ``val``.
+
+    Raises:
+        ValueError: If the config names no test split.
+    """
+    ann_file = cfg.get('test_ann_file')
+    if split == 'test' and not ann_file:
+        raise ValueError(
+            f'--split test: {cfg.filename} names no test split. tools/'
+            'prepare.py writes test_ann_file and test_data_prefix where the '
+            'data has one; or give them by --cfg-options')
+    cfg.test_dataloader = copy.deepcopy(cfg.val_dataloader)
+    cfg.test_evaluator = copy.deepcopy(cfg.val_evaluator)
+    if split == 'val':
+        return
+    dataset, *others = leaf_datasets(cfg.test_dataloader.dataset)
+    if others:
+        raise ValueError('--split test: val_dataloader joins several data '
+                         'sets; name theirs by test_dataloader instead')
+    root = dataset.get('data_root') or ''
+    dataset.ann_file = ann_file
+    if cfg.get('test_data_prefix') is not None:
+        dataset.data_prefix = dict(img=cfg.test_data_prefix)
+    evaluators = cfg.test_evaluator
+    for evaluator in (evaluators if isinstance(evaluators, list) else
+                      [evaluators]):
+        if 'ann_file' in evaluator:
+            evaluator.ann_file = osp.join(root, ann_file)
+
+
+def use_scope(cfg: Config) -> None:
+    """Make the scope of a config the one of names without any.
+
+    Args:
+        cfg (Config): Without a ``default_scope`` it is mmyolo's.
+
+    Raises:
+        ImportError: If it is mmpretrain's, and that is not installed.
+    """
+    scope = cfg.get('default_scope') or 'mmyolo'
+    if scope == 'mmpretrain':
+        import_mmpretrain()
+    init_default_scope(scope)

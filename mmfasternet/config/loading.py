@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading a config with options of the command line."""
+import difflib
+import inspect
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional
+
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.runner import Runner
+
+from mmfasternet.checkpoint import secure_mmengine
+
+from .knobs import command_line
+
+# knobs that tools read themselves, so that they count in any copy
+_READ_BY_TOOLS = ('test_ann_file', 'test_data_prefix')
+
+
+def load_config(filename: str,
+                cfg_options: Optional[Dict[str, Any]] = None) -> Config:
+    """Load a config; an option that is one of its knobs counts everywhere.
+
+    A top-level option acts as if the line that assigns the name had been
+    edited, where that config binds it (:mod:`.knobs`). Anything
+    else is MMEngine's: dicts and dotted options are merged last.
+
+    Args:
+        filename (str): Path of the config, or ``package::path`` for one of an
+            installed package.
+        cfg_options (dict, optional): Overrides as parsed from
+            ``--cfg-options``, by (dotted) name.
+
+    Returns:
+        Config: The config; ``filename`` is the given one.
+
+    Raises:
+        FileNotFoundError: If the config or a base of it does not exist.
+        ValueError: If an option names nothing that exists, its value is of
+            another kind than the one it replaces, or it would change nothing
+            because no file of ours derives anything from it; or if a knob
+            was changed in the file where it no longer counts.
+    """
+    secure_mmengine()
+    options = dict(cfg_options or {})
+    knobs = {k: v for k, v in options.items() if '.' not in k}
+    with command_line(knobs) as used:
+        if '::' in str(filename):
+            cfg = get_config(filename)
+        elif not Path(filename).is_file():
+            raise FileNotFoundError(f'config file not found: {filename}')
+        else:
+            cfg = Config.fromfile(filename)
+    _drop_scope(cfg._cfg_dict)
+    # MMEngine has merged what the file itself says over the command line's
+    cfg.merge_from_dict({name: cfg.knobs[name] for name in used})
+    _refuse_edited(cfg)
+    options = {k: v for k, v in options.items() if k not in used}
+    for key, value in options.items():
+        _refuse_useless(key, value, cfg)
+    cfg.merge_from_dict(options)
+    return cfg
+
+
+def _drop_scope(node: Any) -> None:
+    """Let names of ours be looked for in the default scope.
+
+    MMEngine makes the package of a ``mmfasternet::`` base the scope of what
+    stands in it, but those files are written for their ``default_scope``.
+    """
+    if isinstance(node, dict):
+        if node.get('_scope_') == 'mmfasternet':
+            del node['_scope_']
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            _drop_scope(child)
+
+
+def _refuse_edited(cfg: Config) -> None:
+    """A knob that was changed where it no longer counts.
+
+    In the complete copy that training and ``mim gridsearch`` write, or in
+    another way than a plain assignment.
+    """
+    for name, value in (cfg.get('knobs') or {}).items():
+        given = cfg.get(name)
+        if name not in _READ_BY_TOOLS and _as_list(given) != _as_list(value):
+            places = list(_places(cfg._cfg_dict, name, value))
+            raise ValueError(
+                f'{name} is {given!r} in {cfg.filename}, but what follows '
+                f'from it stands there as for {value!r}: this is a written '
+                f'copy, or no line `{name} = ...`. Change it in the config '
+                'that inherits ours' +
+                (f', or here {places[0]}' if places else ''))
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _refuse_useless(key: str, value: Any, cfg: Config) -> None:
+    """A mistyped name, or a plain value from which nothing is derived.
+
+    The latter has been evaluated: in a config of another package, or in the
+    complete copy that training writes. Either would be merged and never read.
+    """
+    runner = inspect.signature(Runner.__init__).parameters
+    name = key.split('.')[0]
+    if name not in cfg and name not in runner:
+        close = difflib.get_close_matches(name, {*cfg, *runner}, n=3)
+        hint = f'; did you mean {" or ".join(close)}?' if close else ''
+        raise ValueError(f'--cfg-options {key}: nothing in {cfg.filename} is '
+                         f'called {name!r}{hint}')
+    if '.' not in key and key not in runner and not isinstance(
+            value, dict) and key not in _READ_BY_TOOLS:
+        places = list(_places(cfg._cfg_dict, key, cfg.get(key)))
+        hint = f': name those places instead, e.g. {places[0]}=...' if \
+            places else ''
+        raise ValueError(
+            f'--cfg-options {key}: {cfg.filename} has a value of that name, '
+            f'but what follows from it has been written out{hint}')
+
+
+def _places(node: Any, name: str, value: Any, path: str = '') -> Iterator[str]:
+    """Dotted names below the top level that end in a name or hold a value."""
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, child in items:
+        here = f'{path}.{key}' if path else str(key)
+        if here == 'knobs':  # their record
+            continue
+        if path and (key == name or isinstance(value, str) and value
+                     and child == value):
+            yield here
+        if isinstance(child, (dict, list, tuple)):
+            yield from _places(child, name, value, here)

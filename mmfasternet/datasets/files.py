@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files as people have them: links, hidden copies, old encodings."""
+import codecs
+import os
+import stat
+from pathlib import Path
+from typing import Iterator, Union
+
+# Copies that operating systems and storage boxes leave behind.
+_COPIES = ('__MACOSX', '@eaDir')
+_BOMS = ((codecs.BOM_UTF8, 'utf-8-sig'), (codecs.BOM_UTF16_LE, 'utf-16'),
+         (codecs.BOM_UTF16_BE, 'utf-16'))
+
+
+def files_below(root: Union[str, Path]) -> Iterator[Path]:
+    """All files in a folder and the folders in it, in a fixed order.
+
+    Links are followed, but no folder is visited twice: one that links to a
+    folder above it ends there. Real folders come before linked ones.
+
+    Args:
+        root (str | Path): The folder.
+    """
+    seen, folders, links = set(), [Path(root)], []
+    while folders or links:
+        folder = (folders or links).pop(0)
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            entries = sorted(os.scandir(folder), key=lambda e: e.name)
+        except OSError:  # not ours to read
+            continue
+        inner = [e for e in entries if e.is_dir()]
+        folders[:0] = [Path(e.path) for e in inner if not e.is_symlink()]
+        links += [Path(e.path) for e in inner if e.is_symlink()]
+        yield from (Path(e.path) for e in entries if e.is_file())
+
+
+def is_hidden(path: Path, root: Union[str, Path]) -> bool:
+    """Whether a file is a hidden one, or in a hidden folder below ``root``."""
+    return any(
+        part.startswith('.') or part in _COPIES
+        for part in path.relative_to(root).parts)
+
+
+def read_text(path: Union[str, Path]) -> str:
+    """Text in UTF-8, UTF-16 with its mark, or GBK.
+
+    Args:
+        path (str | Path): The file.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    return decode(Path(path).read_bytes(), path)
+
+
+def decode(data: bytes, path: Union[str, Path]) -> str:
+    """As :func:`read_text`, of what was read from ``path``."""
+    encoding = next((e for mark, e in _BOMS if data.startswith(mark)), 'utf-8')
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError:
+        pass
+    try:
+        text = data.decode('gb18030')
+    except UnicodeDecodeError:
+        text = ''
+    # Of Latin-1 nearly any text is GBK by its form, an accented letter with
+    # the ASCII letter behind it; of real GBK few characters hold ASCII.
+    wide = [c.encode('gb18030') for c in text if ord(c) > 127]
+    if 2 * sum(c[-1] < 128 for c in wide) < len(wide):
+        return text
+    raise ValueError(f'{path}: the text is neither UTF-8 nor UTF-16 nor GBK; '
+                     'save it as UTF-8')
+
+
+def file_error(path: Union[str, Path]) -> str:
+    """Why a file cannot be opened, '' if it can; opens nothing.
+
+    Args:
+        path (str | Path): Path of the file.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:  # ValueError: a zero character
+        return getattr(error, 'strerror', None) or str(error)
+    if not stat.S_ISREG(mode):
+        return 'Is a directory' if stat.S_ISDIR(mode) else \
+            'Is not a plain file'
+    return '' if os.access(path, os.R_OK) else 'Permission denied'

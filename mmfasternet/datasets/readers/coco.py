@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""COCO json: one file for each split, or one for all."""
+import json
+import re
+from pathlib import Path
+from typing import Any, Dict, List, Sequence, Tuple
+
+from mmfasternet.datasets.files import decode
+from mmfasternet.datasets.readers.source import (
+    IMAGE_FOLDERS,
+    Source,
+    Split,
+    Tree,
+    split_by_chance,
+)
+from mmfasternet.datasets.readers.splits import roles_of, settle
+
+_KEYS = {'images', 'annotations', 'categories'}
+OURS = 'mmfasternet_'  # what prepare writes begins with it
+# Beside instances_*.json, of the same images.
+_OTHER_TASKS = ('captions_', 'image_info_', 'panoptic_', 'person_keypoints_',
+                'stuff_')
+
+
+def read_jsons(tree: Tree) -> Dict[Path, Any]:
+    """What the json files of a folder hold, but for those of other tasks.
+
+    Raises:
+        ValueError: If one is broken that was labels.
+    """
+    paths = [p for p in tree.having(('.json', ))
+             if not p.name.startswith(OURS)]
+    if any(p.name.startswith('instances_') for p in paths):
+        paths = [p for p in paths if not p.name.startswith(_OTHER_TASKS)]
+    found = {}
+    for path in paths:
+        data = path.read_bytes()
+        try:
+            found[path] = json.loads(decode(data, path))
+        except (ValueError, RecursionError) as error:
+            # a program's settings may have comments
+            if re.search(rb'"(images|annotations|categories|shapes)"', data) \
+                    or any(roles_of([[path.relative_to(tree.root)]])):
+                raise ValueError(f'{path} is not json: {error}') from None
+    return found
+
+
+def is_coco(data: Any) -> bool:
+    """Whether a json is COCO."""
+    return isinstance(data, dict) and set(data) >= _KEYS and all(
+        isinstance(data[key], list) for key in _KEYS)
+
+
+def read_coco(tree: Tree, jsons: Dict[Path, dict]) -> Source:
+    """Take the splits from the names of the files.
+
+    Args:
+        tree (Tree): The folder.
+        jsons (dict[Path, dict]): Its files of COCO, by path.
+
+    Raises:
+        ValueError: If it is not clear which is the training split.
+    """
+    source, groups = Source('COCO', tree), {}
+    roles = roles_of([[p.relative_to(tree.root)] for p in jsons])
+    for role, path in zip(roles, jsons):
+        groups.setdefault(role or '', []).append(path)
+    for paths in groups.values():
+        instances = [p for p in paths if p.stem.startswith('instances_')]
+        if len(instances or paths) > 1:
+            raise ValueError(
+                f'{tree.root}: which of {", ".join(map(str, paths))} is it? '
+                'Move the others away')
+        paths[:] = instances or paths
+    if not groups.get('train') and not groups.get('trainval') and \
+            not groups.get(''):
+        raise ValueError(
+            f'{tree.root}: none of {", ".join(map(str, jsons))} is '
+            'the training split, by its name or its folder\'s')
+    groups = settle({k: [[p] for p in v] for k, v in groups.items()}, source,
+                    'files')
+    for split in ('train', 'val', 'test'):
+        for path, in groups.get(split, ()):
+            source.splits[split] = Split(
+                jsons[path], _image_folder(tree, path, jsons[path], split),
+                path)
+            source.labels[path] = []
+    if 'val' not in source.splits:
+        train = source.splits['train']
+        for split, coco in zip(('train', 'val'), _by_chance(train.coco)):
+            source.splits[split] = Split(coco, train.folder)
+    source.classes = _classes([s.coco for s in source.splits.values()])
+    return source
+
+
+def _classes(splits: Sequence[dict]) -> Tuple[str, ...]:
+    """The names in the order of the training file, which decides the labels.
+
+    Roboflow's first category is what the others are a kind of, and has no box.
+    """
+    used = {repr(a.get('category_id')) for coco in splits
+            for a in coco['annotations'] if isinstance(a, dict)}
+    categories = [c for c in splits[0]['categories']
+                  if isinstance(c, dict) and 'name' in c]
+    above = {c.get('supercategory') for c in categories}
+    return tuple(
+        str(c['name']) for c in categories
+        if c['name'] not in above or repr(c.get('id')) in used
+        or c.get('supercategory') not in (None, '', 'none'))
+
+
+def _by_chance(coco: dict) -> List[dict]:
+    """Two parts; an annotation of no image trains, and is judged there."""
+    train, val = split_by_chance(coco['images'])
+    of_val = {repr(i.get('id')) for i in val if isinstance(i, dict)}
+    parts: Tuple[list, list] = [], []
+    for annotation in coco['annotations']:
+        parts[isinstance(annotation, dict) and repr(
+            annotation.get('image_id')) in of_val].append(annotation)
+    return [dict(coco, images=images, annotations=annotations)
+            for images, annotations in zip((train, val), parts)]
+
+
+def _image_folder(tree: Tree, path: Path, coco: dict, split: str) -> Path:
+    """The folder in which most of the first images are."""
+    names = [str(image.get('file_name')) for image in coco['images'][:50]
+             if isinstance(image, dict)]
+    folders = {p.parent for p in tree.images}
+    folders |= {f for p in folders for f in p.parents
+                if tree.root in (f, *f.parents)}
+    folders |= {path.parent, tree.root}
+
+    def order(folder: Path) -> tuple:
+        relative = folder.relative_to(tree.root)
+        return (folder != path.parent,
+                roles_of([[relative]]) != [split], len(relative.parts),
+                IMAGE_FOLDERS.isdisjoint(p.lower() for p in relative.parts),
+                str(relative))
+
+    found = {
+        folder: sum((folder / name).is_file() for name in names)
+        for folder in sorted(folders, key=order)
+    }
+    best = max(found, key=lambda folder: found[folder])
+    if names and not found[best]:
+        raise ValueError(
+            f'{path}: none of its first images ({", ".join(names[:3])}) is in '
+            f'{", ".join(map(str, [*found][:5]))}')
+    return best

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LabelMe: a json file for each image."""
+import math
+from pathlib import Path, PurePath
+from typing import Any, Dict, List, Optional, Tuple
+
+from mmfasternet.datasets.images import IMAGE_SUFFIXES, image_size
+from mmfasternet.datasets.readers.source import Item, Pair, Source, Tree
+from mmfasternet.datasets.readers.splits import group
+
+
+def is_labelme(data: Any) -> bool:
+    """Whether a json is one of LabelMe."""
+    return isinstance(data, dict) and isinstance(data.get('shapes'), list)
+
+
+def read_labelme(tree: Tree, jsons: Dict[Path, dict]) -> Source:
+    """Read shapes as their boxes; those of one group are one object.
+
+    Args:
+        tree (Tree): The folder.
+        jsons (dict[Path, dict]): Its files of LabelMe, by path.
+
+    Raises:
+        ValueError: If a shape is broken, naming the file and the shape.
+    """
+    source, pairs = Source('LabelMe', tree), []
+    for path, data in jsons.items():
+        image = _image_of(tree, path, str(data.get('imagePath') or ''))
+        source.labels[path] = [image] if image else []
+        if image:
+            pairs.append(Pair(image, path))
+    if not pairs:
+        raise ValueError(f'{tree.root}: no json of LabelMe has its image, '
+                         'under imagePath or its own name')
+    return source.fill(
+        group(source, pairs),
+        lambda pair: _read(pair, jsons[pair.label]['shapes'], source))
+
+
+def _image_of(tree: Tree, path: Path, named: str) -> Optional[Path]:
+    name = PurePath(named.replace('\\', '/'))
+    if name.suffix.lower() in IMAGE_SUFFIXES:
+        if (path.parent / name).is_file():
+            return path.parent / name
+        found = tree.nearest(name.stem, [name.suffix.lower()], path)
+        if found:
+            return found
+    return tree.nearest(path.stem, IMAGE_SUFFIXES, path)
+
+
+def _read(pair: Pair, shapes: List[dict], source: Source) -> Optional[Item]:
+    try:
+        width, height = image_size(pair.image)
+    except OSError as error:
+        source.dropped[pair.image] = f'the image cannot be read: {error}'
+        return None
+    corners: Dict[tuple, Tuple[float, ...]] = {}
+    for number, shape in enumerate(shapes):
+        place = f'{pair.label}: shape {number}'
+        name, box = _corners(place, shape)
+        key = (name, number, 'alone')
+        if shape.get('group_id') is not None:
+            key = (name, shape['group_id'], 'group')
+        other = corners.get(key, box)
+        corners[key] = (*map(min, box[:2], other[:2]),
+                        *map(max, box[2:], other[2:]))
+    boxes = []
+    for (name, *_), (x1, y1, x2, y2) in corners.items():
+        x1, x2 = (min(max(v, 0), width) for v in (x1, x2))
+        y1, y2 = (min(max(v, 0), height) for v in (y1, y2))
+        if x2 <= x1 or y2 <= y1:
+            source.messages.append(f'{pair.label}: shape of {name} has no '
+                                   'area inside the image')
+        else:
+            boxes.append((name, [x1, y1, x2 - x1, y2 - y1], 0))
+    return Item(pair.image, width, height, boxes)
+
+
+def _corners(place: str, shape: dict) -> Tuple[str, Tuple[float, ...]]:
+    """Label and box of a shape, as x1, y1, x2, y2."""
+    try:
+        name, points = str(shape['label']), shape['points']
+        xs, ys = zip(*((float(x), float(y)) for x, y in points))
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f'{place}: expected label and points, got '
+                         f'{str(shape)[:80]}') from None
+    if not all(map(math.isfinite, xs + ys)):
+        raise ValueError(f'{place}: points must be numbers, got {points}')
+    if shape.get('shape_type') == 'circle' and len(points) == 2:
+        radius = math.dist(*points)  # its centre, and a point on it
+        return name, (xs[0] - radius, ys[0] - radius, xs[0] + radius,
+                      ys[0] + radius)
+    return name, (min(xs), min(ys), max(xs), max(ys))

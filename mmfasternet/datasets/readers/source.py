@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was found in a folder, and how it becomes COCO."""
+import os
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import (
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
+
+from mmfasternet.datasets.files import files_below, is_hidden
+from mmfasternet.datasets.images import IMAGE_SUFFIXES
+
+# Of the images without a split, one in five validates.
+VAL_SHARE = 0.2
+IMAGE_FOLDERS = {'images', 'jpegimages', 'imgs'}
+
+
+class Tree:
+    """The files of a folder, each once.
+
+    Args:
+        root (Path): The folder.
+        others (Iterable[Path]): Folders elsewhere that belong to it.
+    """
+
+    def __init__(self, root: Path, others: Iterable[Path] = ()) -> None:
+        self.root = root
+        self.files: List[Path] = []
+        self.hidden: List[Path] = []
+        for folder in dict.fromkeys([root, *others]):
+            for file in files_below(folder):
+                hidden = is_hidden(file, folder)
+                (self.hidden if hidden else self.files).append(file)
+        self.images = self.having(IMAGE_SUFFIXES)
+        self.by_stem: Dict[str, List[Path]] = {}
+        for file in self.files:
+            self.by_stem.setdefault(file.stem, []).append(file)
+
+    def having(self, suffixes: Sequence[str]) -> List[Path]:
+        """The files with one of these suffixes."""
+        return [f for f in self.files if f.suffix.lower() in suffixes]
+
+    def nearest(self, stem: str, suffixes: Sequence[str],
+                to: Path) -> Optional[Path]:
+        """The file of a name in the folder that is nearest to another.
+
+        None if there is no such file, or several are as near.
+        """
+        found = [f for f in self.by_stem.get(stem, ())
+                 if f.suffix.lower() in suffixes]
+        if len(found) < 2:
+            return found[0] if found else None
+        near = [len(os.path.commonpath([f.parent, to.parent])) for f in found]
+        best = [f for f, n in zip(found, near) if n == max(near)]
+        # beside them VOC has masks of the same name
+        best = [f for f in best if not IMAGE_FOLDERS.isdisjoint(
+            part.lower() for part in f.parts)] or best
+        same = [f for f in best if f.parent == best[0].parent]
+        return best[0] if len(same) == len(best) else None
+
+
+class Pair(NamedTuple):
+    """An image and the file of its labels, either of which may be missing."""
+
+    image: Optional[Path]
+    label: Optional[Path] = None
+
+
+class Item(NamedTuple):
+    """An image of ``width`` x ``height`` pixels with its boxes.
+
+    ``boxes`` are class name, ``[x, y, w, h]`` in pixels, ``iscrowd``.
+    """
+
+    image: Path
+    width: int
+    height: int
+    boxes: List[tuple]
+
+
+class Split(NamedTuple):
+    """One split, as COCO.
+
+    Attributes:
+        coco (dict): ``images``, ``annotations``, ``categories``.
+        folder (Path): What its file names are relative to.
+        path (Path, optional): The json that holds just that. None if it has
+            to be written.
+    """
+
+    coco: dict
+    folder: Path
+    path: Optional[Path] = None
+
+
+@dataclass
+class Source:
+    """A data set that was found.
+
+    Attributes:
+        format (str): ``'COCO'``, ``'Pascal VOC'``, ``'YOLO'``, ``'LabelMe'``
+            or ``'CVAT'``.
+        tree (Tree): Its files.
+        classes (tuple[str]): In the order of the source.
+        splits (dict[str, Split]): By ``'train'``, ``'val'`` and, if the data
+            names one, ``'test'``.
+        labels (dict[Path, list[Path]]): The files of labels, each with the
+            images that it is for.
+        dropped (dict[Path, str]): Images that were dropped, and why.
+        messages (list[str]): What else was left out, with its place.
+    """
+    format: str
+    tree: Tree
+    classes: Tuple[str, ...] = ()
+    splits: Dict[str, Split] = field(default_factory=dict)
+    labels: Dict[Path, List[Path]] = field(default_factory=dict)
+    dropped: Dict[Path, str] = field(default_factory=dict)
+    messages: List[str] = field(default_factory=list)
+
+    @property
+    def root(self) -> Path:
+        """The folder."""
+        return self.tree.root
+
+    def fill(self,
+             groups: Dict[str, List[Pair]],
+             read: Callable[[Pair], Optional[Item]],
+             classes: Optional[Sequence[str]] = None) -> 'Source':
+        """Read the pairs of each split.
+
+        Args:
+            groups (dict[str, list[Pair]]): The pairs by split; without val,
+                one in five of train becomes it.
+            read (Callable): An item of a pair; None if it is dropped.
+            classes (Sequence[str], optional): Defaults to all names, sorted.
+        """
+        items: Dict[str, List[Item]] = {}
+        for split, pairs in groups.items():
+            items[split] = []
+            for pair in pairs:
+                item = read(pair)
+                if item is not None:
+                    items[split].append(item)
+            if not items[split]:
+                raise ValueError(f'{self.root}: there is no image in the '
+                                 f'{split} split')
+        if 'val' not in items:
+            items['train'], items['val'] = split_by_chance(items['train'])
+        order = sorted(items, key=('train', 'val', 'test').index)
+        return self.take({split: items[split] for split in order}, classes)
+
+    def take(self, items: Dict[str, List[Item]],
+             classes: Optional[Sequence[str]]) -> 'Source':
+        """Take the items of each split, whatever its name."""
+        self.classes = tuple(classes or sorted({
+            box[0] for part in items.values() for i in part for box in i.boxes
+        }))
+        for split, part in items.items():
+            self.splits[split] = Split(
+                to_coco(part, self.classes, self.root), self.root)
+        return self
+
+
+def split_by_chance(items: Sequence) -> Tuple[list, list]:
+    """The same random choice each time: what trains and what validates."""
+    order = list(range(len(items)))
+    if len(order) < 2:
+        raise ValueError('one image cannot be split into train and val')
+    random.Random(0).shuffle(order)
+    count = max(1, round(len(order) * VAL_SHARE))
+    return ([items[i] for i in sorted(order[count:])],
+            [items[i] for i in sorted(order[:count])])
+
+
+def to_coco(items: Sequence[Item], classes: Sequence[str],
+            folder: Path) -> dict:
+    """A COCO dictionary; all ids count from 1.
+
+    Boxes are rounded to a hundredth of a pixel, so that the same data gives
+    the same json whatever it came from.
+
+    Args:
+        items (Sequence[Item]): The images.
+        classes (Sequence[str]): The category names.
+        folder (Path): What file names become relative to.
+    """
+    ids = {name: i for i, name in enumerate(classes, 1)}
+    images, annotations = [], []
+    for i, item in enumerate(items, 1):
+        images.append(
+            dict(
+                id=i,
+                file_name=os.path.relpath(item.image, folder),
+                width=item.width,
+                height=item.height))
+        for name, box, crowd in item.boxes:
+            box = [round(v, 2) for v in box]
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=i,
+                    category_id=ids[name],
+                    bbox=box,
+                    area=round(box[2] * box[3], 2),
+                    iscrowd=crowd))
+    return dict(
+        images=images,
+        annotations=annotations,
+        categories=[dict(id=i, name=n) for n, i in ids.items()])

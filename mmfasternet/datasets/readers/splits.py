@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which images train, validate and test, as names of files and folders say."""
+import re
+from pathlib import Path, PurePath
+from typing import Dict, List, Optional, Sequence, Tuple
+
+from mmfasternet.datasets.files import read_text
+from mmfasternet.datasets.images import IMAGE_SUFFIXES
+from mmfasternet.datasets.readers.source import Pair, Source, Tree
+
+_NAMES = dict(
+    train='train training', val='val valid validation', test='test testing',
+    trainval='trainval')
+_ROLES = {word: role for role, w in _NAMES.items() for word in w.split()}
+# Words beside them that say nothing else; `train-station` is not a split.
+_NEUTRAL = set('ann annotation annotations anns coco data dataset image images '
+               'img imgs instances jpegimages json label labels obj set split '
+               'txt voc xml yolo'.split())
+# Lists for other tasks on the images of VOC.
+_OTHER_TASKS = ('Segmentation', 'Layout', 'Action')
+
+
+def role_of(path: PurePath, exact: bool = True) -> Optional[str]:
+    """The split that a path names; its last part counts most.
+
+    Args:
+        path (PurePath): Relative to the data set.
+        exact (bool): Whether a part must say nothing else (``train2017``,
+            ``train_images``); else it may end in it (``mine_train``).
+
+    Returns:
+        str: ``'train'``, ``'val'``, ``'test'``, ``'trainval'`` or None.
+    """
+    for part in reversed(path.parts):
+        words = [w for w in re.split(r'[^a-z]+', part.lower())
+                 if w and w not in _NEUTRAL]
+        if words and words[-1] in _ROLES and (len(words) == 1 or not exact):
+            return _ROLES[words[-1]]
+    return None
+
+
+def roles_of(paths: Sequence[Sequence[PurePath]]) -> List[Optional[str]]:
+    """The role of each thing, of which any path may name it.
+
+    Where one is named exactly, only exact names count.
+    """
+    roles: List[Optional[str]] = []
+    for exact in (True, False):
+        roles = [
+            next(filter(None, (role_of(p, exact) for p in some)), None)
+            for some in paths
+        ]
+        if any(roles):
+            break
+    return roles
+
+
+def group(source: Source, pairs: Sequence[Pair],
+          hints: Optional[Dict[Path, str]] = None) -> Dict[str, List[Pair]]:
+    """Pairs by split, as lists say, else hints, else folders.
+
+    Args:
+        source (Source): Gets a message for what is in no split.
+        pairs (Sequence[Pair]): All there are.
+        hints (dict[Path, str], optional): The split's name by image, from the
+            file of the labels.
+
+    Raises:
+        ValueError: If there is nothing to train on.
+    """
+    root = source.root
+    groups = _listed(source, pairs)
+    if not groups:
+        hints = hints or {}
+        roles = roles_of([
+            [PurePath(hints.get(pair.image, '')),
+             *(f.parent.relative_to(root) if root in f.parents else f.parent
+               for f in pair if f is not None)] for pair in pairs
+        ])
+        for role, pair in zip(roles, pairs):
+            groups.setdefault(role or '', []).append(pair)
+    return settle(groups, source)
+
+
+def settle(groups: Dict[str, list], source: Source,
+           what: str = 'images') -> Dict[str, list]:
+    """Keep train, val and test of the roles that were found."""
+    rest = groups.pop('', [])
+    both = groups.pop('trainval', [])
+    if both and 'train' in groups:
+        source.messages.append(f'trainval: {len(both)} {what}, not used '
+                               'because train is there')
+    elif both:
+        groups['train'] = both
+    if 'train' not in groups and rest:
+        groups['train'] = rest
+    elif rest:
+        names = ', '.join(sorted(groups))
+        source.messages.append(
+            f'{len(rest)} {what} in none of the splits {names}: '
+            f'{_some([p[0] or p[1] for p in rest])}')
+    if 'train' not in groups:
+        raise ValueError(f'{source.root}: there is no training split, only '
+                         f'{", ".join(sorted(groups)) or "empty folders"}')
+    return {k: v for k, v in groups.items() if v}
+
+
+def _some(paths: Sequence[Path]) -> str:
+    more = ', ...' if len(paths) > 3 else ''
+    return ', '.join(map(str, paths[:3])) + more
+
+
+# ---------------------------------------------------------------------- lists
+def split_lists(tree: Tree) -> Dict[str, List[Path]]:
+    """Text files that list images, by the split that they are named for."""
+    found: Dict[str, List[Path]] = {}
+    for path in tree.having(('.txt', )):
+        role = _ROLES.get(path.stem.lower())
+        if role and path.parent.name not in _OTHER_TASKS and _is_list(path):
+            found.setdefault(role, []).append(path)
+    return found
+
+
+def _is_list(path: Path) -> bool:
+    """Whether it has lines, and they are not labels of YOLO."""
+    lines = lines_of(path)
+    return bool(lines) and not re.fullmatch(r'\d+(\s+[-+.\deE]+){4,}',
+                                            lines[0])
+
+
+def lines_of(path: Path) -> List[str]:
+    """Lines that are not empty, without space around them."""
+    lines = (line.strip() for line in read_text(path).splitlines())
+    return [line for line in lines if line]
+
+
+def _listed(source: Source,
+            pairs: Sequence[Pair]) -> Dict[str, List[Pair]]:
+    lists = split_lists(source.tree)
+    if not lists:
+        return {}
+    of = {file: pair for pair in pairs for file in pair if file is not None}
+    stems = {pair: next(f for f in pair if f).stem for pair in pairs}
+    known = {stem: pair for pair, stem in stems.items()}
+    groups: Dict[str, List[Pair]] = {}
+    for role, paths in lists.items():
+        groups[role] = []
+        for path in paths:
+            lines = lines_of(path)
+            found = [find_listed(line, path, source.tree) for line in lines]
+            chosen = [of.get(f) or known.get(f.stem) if f else None
+                      for f in found]
+            report_missing(
+                source, path,
+                [line for line, pair in zip(lines, chosen) if pair is None],
+                len(lines))
+            groups[role] += dict.fromkeys(p for p in chosen if p)
+    taken = {pair for part in groups.values() for pair in part}
+    groups[''] = [pair for pair in pairs if pair not in taken]
+    return groups
+
+
+def find_listed(line: str, file: Path, tree: Tree) -> Optional[Path]:
+    """The image (or label) that a line of a list means.
+
+    Args:
+        line (str): A path, from the list, the data set or another machine;
+            or a name without suffix, with a mark behind it in lists of VOC.
+        file (Path): The list.
+        tree (Tree): The data set.
+    """
+    name = line.replace('\\', '/')
+    for base in (file.parent, tree.root):
+        for tail in (name, name.partition('/')[2]):
+            if tail and (base / tail).is_file():
+                return base / tail
+    path = PurePath(name)
+    suffixes = (*IMAGE_SUFFIXES, '.xml', '.json')
+    # `1.5` is a name without suffix
+    stems = [path.name] + [path.stem] * (path.suffix.lower() in suffixes)
+    stems += re.findall(r'^(\S+)\s+-?[01]$', name)
+    for stem in stems:
+        for kind in (('.xml', '.json'), IMAGE_SUFFIXES):
+            found = tree.nearest(stem, kind, file)
+            if found is not None:
+                return found
+    return None
+
+
+def report_missing(source: Source, path: Path, missing: Sequence[str],
+                   count: int) -> None:
+    """Say which images of a list do not exist; most of them is an error."""
+    if not missing:
+        return
+    text = f'{path}: {len(missing)} of the {count} images that it lists do ' \
+        f'not exist: {", ".join(missing[:3])}'
+    if 2 * len(missing) > count:
+        raise ValueError(f'{text}; correct the list or the folder')
+    source.messages.append(text)

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pascal VOC: an xml file for each image."""
+import math
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import List, Optional, Sequence
+from xml.parsers import expat
+
+from mmfasternet.datasets.files import decode
+from mmfasternet.datasets.images import IMAGE_SUFFIXES, image_size
+from mmfasternet.datasets.readers.source import Item, Pair, Source, Tree
+from mmfasternet.datasets.readers.splits import group, lines_of
+
+
+class Xml:
+    """An xml file whose errors name the file and the line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines = {}
+        # with the encoding known, what the file says of it is not asked
+        parser = expat.ParserCreate('utf-8')
+        builder = ET.TreeBuilder()
+
+        def start(tag, attributes):
+            element = builder.start(tag, attributes)
+            self.lines[element] = parser.CurrentLineNumber
+
+        def refuse(*_):
+            raise ValueError(f'{path}:{parser.CurrentLineNumber}: entities '
+                             'are not allowed')
+
+        parser.StartElementHandler = start
+        parser.EndElementHandler = builder.end
+        parser.CharacterDataHandler = builder.data
+        parser.EntityDeclHandler = refuse  # they can grow without limit
+        try:
+            parser.Parse(self._text().encode(), True)
+        except FileNotFoundError:
+            raise FileNotFoundError(f'{path}: no such annotation') from None
+        except expat.ExpatError as error:
+            raise ValueError(f'{path}:{error.lineno}: broken xml: '
+                             f'{expat.ErrorString(error.code)}') from error
+        self.root = builder.close()
+
+    def _text(self) -> str:
+        data = self.path.read_bytes()
+        named = re.match(rb'<\?xml[^>]*encoding=["\']([\w.-]+)', data)
+        if named:
+            try:
+                return data.decode(named[1].decode())
+            except (LookupError, UnicodeDecodeError):
+                pass  # it says something else than it is
+        return decode(data, self.path)
+
+    def error(self, element: ET.Element, text: str) -> ValueError:
+        """An error at an element."""
+        return ValueError(f'{self.path}:{self.lines[element]}: {text}')
+
+    def text(self, parent: ET.Element, name: str) -> str:
+        """The text of a child that must be there."""
+        element = parent.find(name)
+        if element is None or not (element.text or '').strip():
+            raise self.error(parent, f'<{parent.tag}> has no <{name}>')
+        return element.text.strip()
+
+    def number(self, parent: ET.Element, name: str) -> float:
+        """The number in a child that must be there."""
+        return self.to_number(parent.find(name), f'<{name}>',
+                              self.text(parent, name))
+
+    def to_number(self, element: ET.Element, name: str, text: str) -> float:
+        """A finite number, or the error of an element."""
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise self.error(element,
+                             f'{name} must be a number, got {text!r}')
+        return value
+
+
+def read_voc(tree: Tree) -> Source:
+    """Read the xml files of a folder.
+
+    Images stand in ``JPEGImages`` or ``images`` or beside their xml; splits
+    are named by ``ImageSets/Main/*.txt`` or by folders.
+
+    Raises:
+        ValueError: If an xml is broken, naming file and line.
+    """
+    source = Source('Pascal VOC', tree)
+    pairs = []
+    for path in tree.having(('.xml', )):
+        image = _image_of(tree, path)
+        if image is None and Xml(path).root.tag != 'annotation':
+            continue  # of another program
+        source.labels[path] = [image] if image else []
+        if image:
+            pairs.append(Pair(image, path))
+    if not pairs:
+        raise ValueError(f'{tree.root}: no xml file has an image of its name '
+                         'in JPEGImages or images or beside it')
+    return source.fill(
+        group(source, pairs), lambda pair: _read(pair, None, source))
+
+
+def read_voc_lists(root: Path, splits: Sequence[str],
+                   classes: Optional[Sequence[str]]) -> Source:
+    """Read the splits of a Pascal VOC folder that are asked for.
+
+    Args:
+        root (Path): The folder.
+        splits (Sequence[str]): Names of ``ImageSets/Main/*.txt``.
+        classes (Sequence[str], optional): The class names; any other is an
+            error. Defaults to None, all that occur, sorted.
+
+    Raises:
+        FileNotFoundError: If an annotation, image or split is missing.
+        ValueError: If an xml is broken, naming file and line.
+    """
+    source = Source('Pascal VOC', Tree(root))
+    items = {}
+    for split in splits:
+        file = root / 'ImageSets' / 'Main' / f'{split}.txt'
+        if not file.is_file():
+            raise FileNotFoundError(f'{file}: no such split')
+        items[split] = []
+        for line in lines_of(file):
+            path = root / 'Annotations' / f'{line.split()[0]}.xml'
+            image = _image_of(source.tree, path)
+            if image is None:
+                raise FileNotFoundError(
+                    f'{path}: no image {path.stem}.* in {root / "JPEGImages"} '
+                    'or beside it')
+            items[split].append(_read(Pair(image, path), classes, source))
+    return source.take(items, classes)
+
+
+def _image_of(tree: Tree, path: Path) -> Optional[Path]:
+    """The image of the xml's name, or else of the name in it."""
+    image = tree.nearest(path.stem, IMAGE_SUFFIXES, path)
+    if image is None:
+        named = Path(Xml(path).root.findtext('filename', '').strip().replace(
+            '\\', '/'))
+        image = tree.nearest(named.stem, [named.suffix.lower()], path) if \
+            named.suffix.lower() in IMAGE_SUFFIXES else None
+    return image
+
+
+def _read(pair: Pair, classes: Optional[Sequence[str]],
+          source: Source) -> Optional[Item]:
+    xml = Xml(pair.label)
+    size = xml.root.find('size')
+    width, height = (
+        0 if size is None or size.find(key) is None else xml.number(size, key)
+        for key in ('width', 'height'))
+    if min(width, height) <= 0:  # mmdet reads the image then, too
+        try:
+            width, height = image_size(pair.image)
+        except OSError as error:
+            source.dropped[pair.image] = f'the image cannot be read: {error}'
+            return None
+    boxes: List[tuple] = []
+    for element in xml.root.iter('object'):
+        name = xml.text(element, 'name')
+        box = element.find('bndbox')
+        if box is None:
+            raise xml.error(element, '<object> has no <bndbox>')
+        # VOC counts pixels from 1
+        x1, y1, x2, y2 = (
+            min(max(xml.number(box, key) - 1, 0), limit)
+            for key, limit in (('xmin', width), ('ymin', height),
+                               ('xmax', width), ('ymax', height)))
+        if x2 <= x1 or y2 <= y1:
+            source.messages.append(
+                f'{xml.path}:{xml.lines[box]}: box of {name} has no area '
+                f'inside the {width:g}x{height:g} image')
+            continue
+        if classes and name not in classes:
+            raise xml.error(
+                element.find('name'), f'unknown class {name!r}; --classes are '
+                f'{", ".join(classes)}')
+        difficult = element.findtext('difficult', '0').strip() == '1'
+        boxes.append((name, [x1, y1, x2 - x1, y2 - y1], int(difficult)))
+    return Item(pair.image, int(width), int(height), boxes)

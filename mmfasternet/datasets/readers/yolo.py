@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""YOLO: a text file for each image, one object per line."""
+import re
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import yaml
+
+from mmfasternet.datasets.files import files_below, is_hidden, read_text
+from mmfasternet.datasets.images import IMAGE_SUFFIXES, image_size
+from mmfasternet.datasets.readers.source import Item, Pair, Source, Tree
+from mmfasternet.datasets.readers.splits import (
+    find_listed,
+    group,
+    lines_of,
+    report_missing,
+    split_lists,
+)
+
+# Where class names stand, one per line: LabelImg and Label Studio, Darknet
+# and CVAT, Roboflow.
+_NAME_FILES = ('classes.txt', 'obj.names', '_darknet.labels')
+
+
+def is_yolo(tree: Tree) -> bool:
+    """Whether there are labels, or the names of classes."""
+    if any(p.name in _NAME_FILES or p.suffix == '.names' for p in tree.files):
+        return True
+    return any(_label_of(image, tree) for image in tree.images)
+
+
+def config_of(root: Path) -> Optional[Path]:
+    """The yaml with names: ``data.yaml``, or the only one there is."""
+    found = [path for path in sorted(root.glob('*.y*ml'))
+             if path.is_file() and 'names' in _spec(path)]
+    first = [p for p in found if p.stem in ('data', 'dataset', root.name)]
+    if len(found) > 1 and not first:
+        raise ValueError(f'{root}: which of {", ".join(map(str, found))} is '
+                         'it? Give that file instead of the folder')
+    return (first or found or [None])[0]
+
+
+def read_yolo(root: Path, config: Optional[Path] = None,
+              tree: Optional[Tree] = None) -> Source:
+    """Read a YOLO data set.
+
+    Args:
+        root (Path): The folder.
+        config (Path, optional): Its ``data.yaml`` as Ultralytics has it.
+            Defaults to None: labels stand in a folder ``labels`` or beside
+            the images, class names in ``classes.txt``, ``*.names`` or
+            ``_darknet.labels``.
+        tree (Tree, optional): The files of ``root``, if they are known.
+
+    Raises:
+        ValueError: If the yaml or a label is broken, naming file and line.
+    """
+    if config is None:
+        tree = tree or Tree(root)
+        source = Source('YOLO', tree)
+        names = _names(tree)
+        groups = group(source, _pairs(tree.images, source))
+    else:
+        names, entries = _config(config)
+        folders = {p if p.is_dir() else p.parent
+                   for paths in entries.values() for p in paths}
+        source = Source('YOLO', Tree(root, sorted(
+            f for f in folders if root not in (f, *f.parents))))
+        groups = {
+            split: _pairs(sorted({
+                image for path in paths for image in _images(path, source)
+            }), source) for split, paths in entries.items()
+        }
+        if 'test' not in groups and 'test' in _spec(config):
+            source.messages.append(
+                f'{config}: test is {_spec(config)["test"]!r}, which is not '
+                'there')
+    _find_labels(source)
+    return source.fill(groups, lambda pair: _read(pair, names, source), names)
+
+
+# ------------------------------------------------------------------ data.yaml
+def _spec(path: Path) -> Dict[str, Any]:
+    try:
+        # all values are text: YAML takes a class `no` for False
+        spec = yaml.load(read_text(path), yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f'{path} is not YAML: {error}') from None
+    empty = ('', 'null', '~', [], None)
+    spec = spec if isinstance(spec, dict) else {}
+    return {k: v for k, v in spec.items() if v not in empty}
+
+
+def _config(path: Path) -> Tuple[Tuple[str, ...], Dict[str, List[Path]]]:
+    """The class names, and the folders or lists of each split."""
+    spec = _spec(path)
+    names = spec.get('names')
+    if isinstance(names, dict):
+        numbers = [str(i) for i in range(len(names))]
+        if sorted(names) != sorted(numbers):
+            raise ValueError(f'{path}: names must be numbered 0, 1, 2, ..., '
+                             f'got {", ".join(sorted(names))}')
+        names = [names[i] for i in numbers]
+    if not isinstance(names, list) or not names:
+        raise ValueError(f'{path}: names must be a list or numbered, got '
+                         f'{names!r}')
+    if spec.get('nc', str(len(names))) != str(len(names)):
+        raise ValueError(f'{path}: nc is {spec["nc"]}, but there are '
+                         f'{len(names)} names')
+    base = path.parent / str(spec.get('path', ''))
+    found = {}
+    for split in ('train', 'val', 'test'):
+        entries = spec.get(split, [])
+        entries = entries if isinstance(entries, list) else [entries]
+        try:
+            found[split] = [_existing(path, base, entry) for entry in entries]
+        except ValueError:
+            if split != 'test':  # Roboflow names one that it does not export
+                raise
+    if not found['train']:
+        raise ValueError(f'{path}: there is no train')
+    return tuple(names), {k: v for k, v in found.items() if v}
+
+
+def _existing(config: Path, base: Path, entry: str) -> Path:
+    """An entry of data.yaml, relative to its path or to the file itself.
+
+    Exports of Roboflow say ``../train/images`` where ``train/images`` is
+    meant.
+    """
+    tried = [base / entry, config.parent / entry,
+             config.parent / re.sub(r'^(\.\./)+', '', str(entry))]
+    for candidate in tried:
+        if candidate.exists():
+            return candidate
+    raise ValueError(f'{config}: {entry!r} is neither '
+                     f'{" nor ".join(map(str, dict.fromkeys(tried)))}')
+
+
+def _images(entry: Path, source: Source) -> Iterator[Path]:
+    if entry.is_dir():
+        for path in files_below(entry):
+            if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(
+                    path, entry):
+                yield path
+        return
+    lines = lines_of(entry)
+    found = [find_listed(line, entry, source.tree) for line in lines]
+    report_missing(source, entry,
+                   [n for n, path in zip(lines, found) if path is None],
+                   len(lines))
+    yield from filter(None, found)
+
+
+# --------------------------------------------------------------------- labels
+def _names(tree: Tree) -> Tuple[str, ...]:
+    found = {}
+    for path in tree.files:
+        if path.name in _NAME_FILES or path.suffix == '.names':
+            found.setdefault(tuple(lines_of(path)), path)
+    if len(found) > 1:
+        raise ValueError(f'{tree.root}: the class names differ between '
+                         f'{" and ".join(map(str, found.values()))}')
+    if not found:
+        raise ValueError(
+            f'{tree.root}: YOLO labels have numbers only; write the class '
+            'names, one per line, into classes.txt there, or give the '
+            'data.yaml')
+    return next(iter(found))
+
+
+def _label_of(image: Path, tree: Tree) -> Optional[Path]:
+    # the last folder `images` of the path is `labels` for the text
+    text = image.with_suffix('.txt')
+    parallel = Path(re.sub(r'(.*/|^)images/', r'\1labels/', text.as_posix()))
+    for path in (parallel, text, text.parent.parent / 'labels' / text.name):
+        if path.is_file():
+            return path
+    return tree.nearest(image.stem, ('.txt', ), image)
+
+
+def _pairs(images: Sequence[Path], source: Source) -> List[Pair]:
+    pairs = [Pair(image, _label_of(image, source.tree)) for image in images]
+    for image, label in pairs:
+        if label is not None:
+            source.labels.setdefault(label, []).append(image)
+    return pairs
+
+
+def _find_labels(source: Source) -> None:
+    """Add the text files that belong to no image."""
+    lists = {p for paths in split_lists(source.tree).values() for p in paths}
+    for path in source.tree.having(('.txt', )):
+        if path not in lists and path.name not in _NAME_FILES and \
+                not path.stem.lower().startswith(('readme', 'license')):
+            source.labels.setdefault(path, [])
+
+
+def _read(pair: Pair, names: Sequence[str], source: Source) -> Optional[Item]:
+    try:
+        width, height = image_size(pair.image)
+    except OSError as error:
+        source.dropped[pair.image] = f'the image cannot be read: {error}'
+        return None
+    boxes = []
+    # without a label there is nothing to see in the image
+    lines = read_text(pair.label).splitlines() if pair.label else []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        place = f'{pair.label}:{number}'
+        name, (x1, y1, x2, y2) = _parse(place, line, names)
+        x1, x2 = (min(max(v, 0), 1) * width for v in (x1, x2))
+        y1, y2 = (min(max(v, 0), 1) * height for v in (y1, y2))
+        if x2 <= x1 or y2 <= y1:
+            source.messages.append(f'{place}: box of {name} has no area '
+                                   'inside the image')
+        else:
+            boxes.append((name, [x1, y1, x2 - x1, y2 - y1], 0))
+    return Item(pair.image, width, height, boxes)
+
+
+def _parse(place: str, line: str,
+           names: Sequence[str]) -> Tuple[str, Tuple[float, ...]]:
+    """Class name and corners, as shares of the image."""
+    try:
+        label, *values = map(float, line.split())
+    except ValueError:
+        raise ValueError(f'{place}: expected numbers, got {line!r}') from None
+    if label not in range(len(names)):
+        raise ValueError(f'{place}: class {label:g}, but there are '
+                         f'{len(names)} names, 0 to {len(names) - 1}')
+    if len(values) == 4:
+        cx, cy, w, h = values
+        corners = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
+    elif len(values) >= 6 and len(values) % 2 == 0:  # an outline
+        corners = (min(values[::2]), min(values[1::2]),
+                   max(values[::2]), max(values[1::2]))
+    else:
+        raise ValueError(
+            f'{place}: expected a class and x, y, width, height or an outline '
+            f'of three or more points, got {len(values) + 1} numbers')
+    # a rounding error beyond the edge is common, pixels instead are not
+    if not all(-0.5 < v < 1.5 for v in corners):
+        raise ValueError(f'{place}: coordinates are shares of the image size, '
+                         f'0 to 1, got {line.strip()!r}')
+    return names[int(label)], corners
