@@ -23,27 +23,8 @@ from mmfasternet.deploy.engines import ENGINES
 from mmfasternet.visualization import benchmark as pictures
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        'networks', nargs='*', metavar='NETWORK', help='what to time')
-    parser.add_argument(
-        '--baselines',
-        nargs='+',
-        metavar='NETWORK',
-        help='what to compare with: one for all, or one for each')
-    parser.add_argument(
-        '--operators',
-        action='store_true',
-        help="the paper's Table 1: Conv, GConv of 16 groups, DWConv and PConv")
-    parser.add_argument(
-        '--backbones',
-        nargs='*',
-        metavar='NAME',
-        help="the paper's Table 3 beside FasterNet, as far as timm has it; "
-        'or these rows of it, e.g. FasterNet-T0 MobileNetV2')
+def add_settings(parser):
+    """How networks are run."""
     parser.add_argument(
         '--backends',
         nargs='+',
@@ -72,12 +53,35 @@ def parse_args():
     parser.add_argument(
         '--runs', type=cli.positive_int, default=30,
         help='rounds (default: 30)')
-    parser.add_argument(
-        '--device', default='cpu', help='of pytorch, e.g. cuda:0')
+    cli.add_device(parser)
     parser.add_argument(
         '--channels-last', action='store_true', help='pytorch only')
     parser.add_argument(
         '--compile', action='store_true', help='pytorch only')
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        'networks', nargs='*', metavar='NETWORK', help='what to time')
+    parser.add_argument(
+        '--baselines',
+        nargs='+',
+        metavar='NETWORK',
+        help='what to compare with: one for all, or one for each')
+    parser.add_argument(
+        '--operators',
+        action='store_true',
+        help="the paper's Table 1: Conv, GConv of 16 groups, DWConv and PConv")
+    parser.add_argument(
+        '--backbones',
+        nargs='*',
+        metavar='NAME',
+        help="the paper's Table 3 beside FasterNet, as far as timm has it; "
+        'or these rows of it, e.g. FasterNet-T0 MobileNetV2')
+    add_settings(parser)
     parser.add_argument(
         '--profile',
         action='store_true',
