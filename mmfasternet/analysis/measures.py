@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers about feature maps, partial convolutions, gradients and layers."""
 import math
-from collections import defaultdict
 from contextlib import ExitStack
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
@@ -321,6 +320,36 @@ class _Moments:
         self.std = math.sqrt(max(0., square - self.mean**2))
 
 
+class _Layer:
+    """What comes out of a module, and back."""
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.name, self.module = name, module
+        self.values, self.gradients = _Moments(), _Moments()
+        self.peak: Tensor = torch.zeros(1)  # of each channel
+
+    def add(self, output: Tensor) -> None:
+        self.values.add(output)
+        # channels: the second of images, the last of tokens
+        axis = output.dim() - 1 if output.dim() == 3 else 1
+        others = [i for i in range(output.dim()) if i != axis]
+        peak = output.detach().abs().amax(others)
+        self.peak = torch.maximum(self.peak.to(peak), peak)
+        if output.requires_grad:
+            output.register_hook(self.gradients.add)
+
+    def statistics(self) -> LayerStatistics:
+        weight, ratio = getattr(self.module, 'weight', None), math.nan
+        if isinstance(weight, Tensor) and weight.grad is not None:
+            ratio = (weight.grad.norm() / weight.norm()).item()
+        dead = self.peak < DEAD * self.values.rms
+        return LayerStatistics(
+            self.name, type(self.module).__name__, self.values.mean,
+            self.values.std,
+            dead.double().mean().item() if self.values.rms else 1.,
+            self.gradients.mean, self.gradients.std, ratio)
+
+
 def layer_statistics(model: nn.Module,
                      data: Dict[str, Any]) -> List[LayerStatistics]:
     """Activations and gradients of each layer in one training step.
@@ -338,52 +367,28 @@ def layer_statistics(model: nn.Module,
     Raises:
         ValueError: If the loss is not finite.
     """
-    values: Dict[str, _Moments] = defaultdict(_Moments)
-    gradients: Dict[str, _Moments] = defaultdict(_Moments)
-    peaks: Dict[str, Tensor] = {}
-    modules = {name: module for name, module in model.named_modules()
-               if not any(module.children()) and 'preprocessor' not in name}
+    layers: Dict[nn.Module, _Layer] = {}
+    names = {module: name for name, module in model.named_modules()
+             if not any(module.children()) and 'preprocessor' not in name}
 
-    def keep(name: str):
-
-        def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            if not isinstance(output, Tensor) or output.dim() < 2 or \
-                    not output.is_floating_point():
-                return
-            values[name].add(output)
-            # channels: the second of images, the last of tokens
-            axis = output.dim() - 1 if output.dim() == 3 else 1
-            others = [i for i in range(output.dim()) if i != axis]
-            peak = output.detach().abs().amax(others)
-            peaks[name] = torch.maximum(peaks.get(name, peak), peak)
-            if output.requires_grad:
-                output.register_hook(gradients[name].add)
-
-        return hook
+    def keep(module: nn.Module, args: tuple, output: Any) -> None:
+        if isinstance(output, Tensor) and output.dim() > 1 and \
+                output.is_floating_point():
+            layers.setdefault(module, _Layer(names[module], module)).add(
+                output)
 
     model.train()
     model.zero_grad()
     with ExitStack() as stack:
-        for name, module in modules.items():
-            stack.enter_context(module.register_forward_hook(keep(name)))
         stack.callback(model.eval)
+        for module in names:
+            stack.enter_context(module.register_forward_hook(keep))
         data = model.data_preprocessor(data, True)
         loss, log = model.parse_losses(model(**data, mode='loss'))
         if not loss.isfinite():
             raise ValueError(f'the loss is not finite: {log}. Other images, '
                              'or weights, are needed to see anything')
         loss.backward()
-    rows = []
-    for name, moments in values.items():
-        weight = getattr(modules[name], 'weight', None)
-        ratio = math.nan
-        if isinstance(weight, Tensor) and weight.grad is not None:
-            ratio = (weight.grad.norm() / weight.norm()).item()
-        dead = (peaks[name] < DEAD * moments.rms).double().mean().item() if \
-            moments.rms else 1.
-        rows.append(
-            LayerStatistics(name, type(modules[name]).__name__, moments.mean,
-                            moments.std, dead, gradients[name].mean,
-                            gradients[name].std, ratio))
+    rows = [layer.statistics() for layer in layers.values()]
     model.zero_grad()
     return rows

@@ -21,11 +21,11 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
-from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
-from mmfasternet.checkpoint import require_fit
+from mmfasternet.checkpoint import load_model_weights
 from mmfasternet.config import use_scope
+from mmfasternet.datasets.checks.config import leaf_datasets
 from mmfasternet.datasets.images import read_image
 from mmfasternet.deploy.engines import EXPORTED
 
@@ -54,9 +54,8 @@ def load_network(cfg: Config,
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     if checkpoint:
-        require_fit(model, checkpoint,
-                    cfg.get('metainfo', {}).get('classes', ()))
-        load_checkpoint(model, checkpoint, 'cpu', logger='silent')
+        load_model_weights(model, checkpoint,
+                           cfg.get('metainfo', {}).get('classes', ()))
     else:
         # it would print a paragraph for each tensor
         logger = MMLogger.get_current_instance()
@@ -106,9 +105,7 @@ def prepare_image(cfg: Config, model: nn.Module, path: str) -> Prepared:
         ValueError: If it is not an image.
     """
     image = read_image(path)
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    dataset, *_ = leaf_datasets(cfg.test_dataloader.dataset)
     pipeline = Compose([step for step in dataset.pipeline
                         if 'Load' not in str(step['type'])])
 

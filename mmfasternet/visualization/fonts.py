@@ -50,8 +50,10 @@ def use_fonts_for(texts: Iterable[str]) -> None:
     Args:
         texts (Iterable[str]): What is to be drawn, e.g. names of classes.
     """
-    paths = [font_manager.findfont(family)
-             for family in rcParams['font.family']]
+    paths = [
+        font_manager.findfont(font_manager.FontProperties(family=[family]))
+        for family in rcParams['font.family']
+    ]
     missing = frozenset(
         character for character in {*''.join(texts)} if character.isprintable()
         and not any(ord(character) in _characters(path) for path in paths))

@@ -383,17 +383,15 @@ def test_without_a_seed_the_checkpoint_has_it(tmp_path):
     first = Record(('train', 5), lambda: signal.raise_signal(signal.SIGTERM))
     train(tmp_path, first, seed=None)
     _, second = train(tmp_path, seed=None, resume=True)
-    for epoch in range(EPOCHS):
-        images = [
-            int(x * 10 - 3) for e, *_, inputs, _ in first.seen + second.seen
-            if e == epoch for x in inputs
-        ]
-        assert len(images) == IMAGES
     interrupted = torch.load(tmp_path / 'interrupted.pth', weights_only=False)
     last = torch.load(tmp_path / f'epoch_{EPOCHS}.pth', weights_only=False)
     for key in 'seed', 'resume':
         assert interrupted['meta'][key] is not None
-    assert interrupted['meta']['seed'] == last['meta']['seed']
+    seed = interrupted['meta']['seed']
+    assert seed == last['meta']['seed']
+    # it is that of a training run in one piece
+    _, whole = train(tmp_path / 'whole', seed=seed)
+    assert first.seen + second.seen == whole.seen
     assert interrupted['meta']['resume']['seed'] == last['meta']['resume'][
         'seed']
 
@@ -509,6 +507,62 @@ def test_what_nobody_can_go_on_from_is_refused(change, words, tmp_path):
     torch.save(checkpoint, path)
     with pytest.raises(CheckpointError, match=words):
         train(tmp_path, resume=True, load_from=str(path))
+
+
+def test_one_checkpoint_is_never_all_there_is(tmp_path):
+    """MMEngine removes the old one before the new one is written."""
+    train(tmp_path, checkpoint=dict(
+        type='CheckpointHook', interval=1, max_keep_ckpts=1))
+    assert {path.name for path in tmp_path.glob('*.pth')} == {
+        'epoch_2.pth', 'epoch_3.pth'
+    }
+
+
+def test_another_run_in_the_same_folder_overwrites_nothing(tmp_path, capsys):
+    train(tmp_path, ResultsHook())
+    before = {
+        path.name: path.read_bytes()
+        for pattern in ('*.pth', 'results.*')
+        for path in tmp_path.glob(pattern)
+    }
+    assert {'results.csv', 'epoch_3.pth'} < set(before)
+    assert 'earlier training run' not in capsys.readouterr().out
+    used = tmp_path / 'epoch_2.pth'
+    train(tmp_path, ResultsHook(), Record(('train', 5), kill), seed=1,
+          load_from=str(used))
+    folder, = tmp_path.glob('before_*')
+    assert f'WARNING - {tmp_path} holds an earlier training run' in \
+        capsys.readouterr().out
+    # what it began with stays in its place
+    assert before.pop('epoch_2.pth') == used.read_bytes()
+    assert before == {
+        path.name: path.read_bytes() for path in folder.iterdir()
+    }
+    assert {path.name for path in tmp_path.glob('epoch_*.pth')} == {
+        'epoch_1.pth', 'epoch_2.pth'}
+    # to go on is the same run, in which nothing is moved
+    train(tmp_path, ResultsHook(), seed=1, resume=True)
+    assert list(tmp_path.glob('before_*')) == [folder]
+
+
+@pytest.mark.parametrize('tensors', [
+    {'net.0.weight': torch.zeros(3, 1)}, {'other': torch.zeros(1)}, {},
+    {'net.1.num_batches_tracked': torch.zeros(3)}
+], ids=['another shape', 'another name', 'none', 'a counter'])
+def test_weights_of_which_nothing_fits_are_refused(tensors, tmp_path):
+    """It would train from scratch, and nobody would know."""
+    path = tmp_path / 'weights.pth'
+    torch.save(dict(state_dict=tensors), path)
+    with pytest.raises(CheckpointError, match=f'load_from={path}: none of its '
+                       f'{len(tensors)} tensors fits'):
+        train(tmp_path / 'run', load_from=str(path))
+    some = {'module.net.0.weight': torch.zeros(8, 1)}
+    torch.save(some, path)  # EMAHook would end in a KeyError
+    with pytest.raises(CheckpointError, match='weights under "state_dict"'):
+        train(tmp_path / 'run', load_from=str(path))
+    torch.save(dict(state_dict=some), path)
+    runner, _ = train(tmp_path / 'run', load_from=str(path))
+    assert runner.iter == LAST
 
 
 def test_leftovers_of_a_kill_are_removed(tmp_path):

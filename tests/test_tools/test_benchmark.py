@@ -150,7 +150,7 @@ def test_a_profile_names_every_layer_that_multiplies(backend, exported):
     """Although both backends rename and merge layers."""
     path = exported / 'float.onnx'
     candidate, = ways(path, backends=[backend])[0]
-    result = race([candidate], {candidate.key(): str(path)}, 1, None,
+    result = race([candidate], {candidate.key(): str(path)}, 1,
                   [candidate])[candidate]
     parameters, layers = exported_layers(path, SHAPE)
     rows = with_macs(result.layers, layers)

@@ -2,6 +2,7 @@
 """The command-line tools as a user runs them."""
 import json
 import os
+import pickle
 import re
 import resource
 import subprocess
@@ -112,15 +113,21 @@ def test_test_and_resume(trained, tmp_path):
     config = work_dir / 'yolov8_fasternet_n.py'
     done = run(sys.executable, 'tools/test.py', config,
                work_dir / 'epoch_2.pth', '--work-dir', tmp_path, '--tta',
-               '--out', tmp_path / 'results.pkl')
+               '--out', tmp_path / 'results.pkl', '--split', 'test',
+               '--cfg-options', 'test_ann_file=annotations/train.json',
+               'test_data_prefix=train/')
     assert 'bbox_mAP_copypaste' in done.stdout + done.stderr
-    assert (tmp_path / 'results.pkl').is_file()
+    samples = pickle.loads((tmp_path / 'results.pkl').read_bytes())
+    assert [Path(x['img_path']).parts[-2:] for x in samples] == [
+        ('train', f'{i}.png') for i in range(1, 6)
+    ]
     arguments = [a.replace('max_epochs=2', 'max_epochs=3') for a in arguments]
     done = run(sys.executable, 'tools/train.py',
                'configs/yolov8_fasternet_n.py', '--work-dir', work_dir,
                '--resume', *arguments)
     log = done.stdout + done.stderr
-    assert 'resumed epoch: 2' in log and 'Epoch(train) [1]' not in log
+    assert 'resumed epoch: 2' in log
+    assert re.findall(r'Epoch\(train\) +\[(\d)\]', log) == ['3'] * 3
     assert (work_dir / 'epoch_3.pth').is_file()
 
 
@@ -351,7 +358,7 @@ custom_hooks = [dict(type='mmengine.SaveRank')]
             os.environ,
             PYTHONPATH=str(tmp_path),
             PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
-            PORT='29511'))
+            PORT='0'))  # a free one
     ranks = [
         torch.load(work_dir / f'rank_{r}.pth', weights_only=True)
         for r in range(2)

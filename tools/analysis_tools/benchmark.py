@@ -23,27 +23,8 @@ from mmfasternet.deploy.engines import ENGINES
 from mmfasternet.visualization import benchmark as pictures
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        'networks', nargs='*', metavar='NETWORK', help='what to time')
-    parser.add_argument(
-        '--baselines',
-        nargs='+',
-        metavar='NETWORK',
-        help='what to compare with: one for all, or one for each')
-    parser.add_argument(
-        '--operators',
-        action='store_true',
-        help="the paper's Table 1: Conv, GConv of 16 groups, DWConv and PConv")
-    parser.add_argument(
-        '--backbones',
-        nargs='*',
-        metavar='NAME',
-        help="the paper's Table 3 beside FasterNet, as far as timm has it; "
-        'or these rows of it, e.g. FasterNet-T0 MobileNetV2')
+def add_settings(parser):
+    """How networks are run."""
     parser.add_argument(
         '--backends',
         nargs='+',
@@ -72,12 +53,35 @@ def parse_args():
     parser.add_argument(
         '--runs', type=cli.positive_int, default=30,
         help='rounds (default: 30)')
-    parser.add_argument(
-        '--device', default='cpu', help='of pytorch, e.g. cuda:0')
+    cli.add_device(parser)
     parser.add_argument(
         '--channels-last', action='store_true', help='pytorch only')
     parser.add_argument(
         '--compile', action='store_true', help='pytorch only')
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        'networks', nargs='*', metavar='NETWORK', help='what to time')
+    parser.add_argument(
+        '--baselines',
+        nargs='+',
+        metavar='NETWORK',
+        help='what to compare with: one for all, or one for each')
+    parser.add_argument(
+        '--operators',
+        action='store_true',
+        help="the paper's Table 1: Conv, GConv of 16 groups, DWConv and PConv")
+    parser.add_argument(
+        '--backbones',
+        nargs='*',
+        metavar='NAME',
+        help="the paper's Table 3 beside FasterNet, as far as timm has it; "
+        'or these rows of it, e.g. FasterNet-T0 MobileNetV2')
+    add_settings(parser)
     parser.add_argument(
         '--profile',
         action='store_true',
@@ -112,12 +116,12 @@ def parse_args():
     return args
 
 
-def ways(spec, args, shape, optioned=False):
+def ways(spec, args, shape, options=None):
     """All candidates of a network; what cannot be run is said."""
     found, notes = cross(
         spec, args.backends, args.precisions, args.threads, args.batch_sizes,
         shape, device=args.device, channels_last=args.channels_last,
-        compile=args.compile, optioned=optioned)
+        compile=args.compile, options=json.dumps(options or {}))
     for note in notes:
         print(f'left out: {note}')
     return found
@@ -127,8 +131,7 @@ def groups(args):
     """The races: title and pairs of each."""
     pairs = []
     for spec, baseline in zip(args.networks, args.baselines):
-        for candidate in ways(spec, args, args.shape,
-                              args.cfg_options is not None):
+        for candidate in ways(spec, args, args.shape, args.cfg_options):
             base = baseline and baseline_of(candidate, baseline, args.shape)
             if base:
                 pairs.append(Pair(base, base))
@@ -187,7 +190,7 @@ def main():
     texts, measured = [], []
     with cli.clear_errors():
         for title, pairs in groups(args):
-            race = measure(pairs, args.runs, args.cfg_options, args.profile)
+            race = measure(pairs, args.runs, args.profile)
             text = f'### {title}\n\n' * bool(title) + report.summary(race)
             if args.profile:
                 text = '\n\n'.join([text, *(

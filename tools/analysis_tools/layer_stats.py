@@ -32,7 +32,7 @@ def parse_args():
         type=Path,
         default=Path('output'),
         help='for layers.csv and layers.png')
-    parser.add_argument('--device', default='cpu', help='e.g. cuda:0')
+    cli.add_device(parser)
     parser.add_argument('--seed', type=int, default=0, help='of the batch')
     cli.add_cfg_options(parser)
     return parser.parse_args()

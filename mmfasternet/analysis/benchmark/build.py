@@ -67,18 +67,16 @@ def _build_from_config(target: str,
                        cfg_options: Optional[Dict[str, Any]]) -> nn.Module:
     # here: a matrix product needs none of it
     from mmengine.registry import MODELS
-    from mmengine.runner import load_checkpoint
 
     import mmfasternet.models  # noqa: F401  makes mmyolo importable
-    from mmfasternet.checkpoint import require_fit
+    from mmfasternet.checkpoint import load_model_weights
     from mmfasternet.config import load_config, use_scope
     config, _, checkpoint = target.partition(',')
     cfg = load_config(config, cfg_options)
     use_scope(cfg)
     model = MODELS.build(cfg.model)
     if checkpoint:
-        require_fit(model, checkpoint)
-        load_checkpoint(model, checkpoint, 'cpu', strict=True, logger='silent')
+        load_model_weights(model, checkpoint)
     return Network(model)
 
 

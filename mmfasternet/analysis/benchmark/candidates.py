@@ -37,7 +37,7 @@ class Candidate:
         device (str): Of PyTorch.
         channels_last (bool): PyTorch's memory format NHWC.
         compile (bool): ``torch.compile``.
-        optioned (bool): Whether ``--cfg-options`` are for it.
+        options (str): Overrides of its config, as JSON.
     """
 
     target: str
@@ -48,7 +48,7 @@ class Candidate:
     device: str = 'cpu'
     channels_last: bool = False
     compile: bool = False
-    optioned: bool = False
+    options: str = '{}'
 
     @property
     def name(self) -> str:
@@ -66,7 +66,7 @@ class Candidate:
 
     def key(self) -> tuple:
         """What of two candidates may share one exported file."""
-        return self.target, self.shape, self.optioned
+        return self.target, self.shape, self.options
 
 
 def allowed_precisions(target: str, backend: str) -> Tuple[str, ...]:
@@ -255,6 +255,6 @@ def baseline_of(candidate: Candidate, spec: str,
         backend=backend,
         precision=precision,
         threads=fixed.get('threads', candidate.threads),
-        optioned=False,
+        options='{}',
         **{name: on_pytorch and fixed.get(name, getattr(candidate, name))
            for name in ('channels_last', 'compile')})

@@ -74,14 +74,12 @@ class Process:
     Args:
         candidate (Candidate): What lives in it.
         path (str, optional): The file to read, None to build the network.
-        cfg_options (dict, optional): For the config.
 
     Raises:
         ValueError: If the candidate does not run.
     """
 
-    def __init__(self, candidate: Candidate, path: Optional[str],
-                 cfg_options: Optional[Dict[str, Any]]) -> None:
+    def __init__(self, candidate: Candidate, path: Optional[str]) -> None:
         self.candidate = candidate
         # open as long as the process is
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115
@@ -98,10 +96,8 @@ class Process:
                 OMP_NUM_THREADS=threads,
                 MKL_NUM_THREADS=threads,
                 PYTHONPATH=os.pathsep.join(filter(None, paths))))
-        options = cfg_options if candidate.optioned else None
         try:
-            self.ask('load', path=path, candidate=dict(
-                asdict(candidate), cfg_options=options))
+            self.ask('load', path=path, candidate=asdict(candidate))
         except BaseException:
             self.close()
             raise
@@ -145,7 +141,6 @@ class Process:
 def race(candidates: Sequence[Candidate],
          paths: Dict[tuple, str],
          rounds: int,
-         cfg_options: Optional[Dict[str, Any]] = None,
          profile: Sequence[Candidate] = ()) -> Dict[Candidate, Result]:
     """Let candidates run in turns, each in a process of its own.
 
@@ -157,8 +152,7 @@ def race(candidates: Sequence[Candidate],
     with ExitStack() as stack:
         processes, runs, turns = {}, {}, {}
         for candidate in tqdm(candidates, desc='load'):
-            process = Process(candidate, paths.get(candidate.key()),
-                              cfg_options)
+            process = Process(candidate, paths.get(candidate.key()))
             stack.callback(process.close)
             processes[candidate] = process
         for candidate, process in processes.items():
@@ -205,7 +199,6 @@ class Measured(NamedTuple):
 
 def measure(pairs: Sequence[Pair],
             rounds: int,
-            cfg_options: Optional[Dict[str, Any]] = None,
             profile: bool = False) -> Measured:
     """Race candidates, their baselines and what this machine can do.
 
@@ -220,8 +213,8 @@ def measure(pairs: Sequence[Pair],
                          'without --compile')
     everything = candidates + _yardsticks(candidates, profile)
     with tempfile.TemporaryDirectory() as folder:
-        paths, sizes, layers = _prepare(everything, folder, cfg_options)
-        results = race(everything, paths, rounds, cfg_options,
+        paths, sizes, layers = _prepare(everything, folder)
+        results = race(everything, paths, rounds,
                        candidates if profile else ())
     for candidate, result in results.items():
         result.parameters, result.macs = sizes[candidate.key()]
@@ -247,7 +240,7 @@ def _yardsticks(candidates: Sequence[Candidate],
         side = PRODUCT_SIDE.get(kind, PRODUCT_SIDE['cuda'])
         product = replace(
             candidate, target=f'product:{side}', shape=(side, side),
-            channels_last=False, compile=False, optioned=False)
+            channels_last=False, compile=False, options='{}')
         found += [
             replace(product, backend=name) for name, engine in ENGINES.items()
             if candidate.precision in engine.precisions
@@ -261,10 +254,10 @@ def _yardsticks(candidates: Sequence[Candidate],
     return list(dict.fromkeys(found))
 
 
-def _prepare(candidates: Sequence[Candidate], folder: str,
-             cfg_options: Optional[Dict[str, Any]]
-             ) -> Tuple[Dict[tuple, str], Dict[tuple, Tuple[int, int]],
-                        Dict[tuple, List[Layer]]]:
+def _prepare(
+    candidates: Sequence[Candidate], folder: str
+) -> Tuple[Dict[tuple, str], Dict[tuple, Tuple[int, int]], Dict[
+        tuple, List[Layer]]]:
     """By key the file to read, parameters with MACs, and layers."""
     paths, sizes, layers = {}, {}, {}
     for candidate in candidates:
@@ -272,8 +265,8 @@ def _prepare(candidates: Sequence[Candidate], folder: str,
         if key in sizes:
             continue
         if file is None:
-            network = build_network(
-                candidate.target, cfg_options if candidate.optioned else None)
+            network = build_network(candidate.target,
+                                    json.loads(candidate.options))
             try:
                 sizes[key] = count(network, candidate.shape)
             except Exception as error:

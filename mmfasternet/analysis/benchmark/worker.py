@@ -145,7 +145,7 @@ class PyTorch(Runtime):
     def load(self):
         candidate = self.candidate
         self.module = self.build.build_network(
-            candidate['target'], candidate['cfg_options'])
+            candidate['target'], json.loads(candidate['options']))
         self.network = self.engine.PyTorchNetwork(
             self.module, candidate['precision'], self.threads,
             candidate['device'], candidate['channels_last'],

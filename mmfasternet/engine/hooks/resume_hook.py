@@ -10,7 +10,7 @@ from mmengine.dist import (
     get_world_size,
     is_main_process,
 )
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import Runner
 from torch.utils.data import IterableDataset
 
@@ -213,7 +213,14 @@ def _chosen(runner: Runner, own: TensorDict, resume: bool,
             _require_resumable(own, str(name))
         return name and str(name)
     if given is not None:
-        _require_any_fit(own, get_checkpoint(given, keep=True), given)
+        data = get_checkpoint(given, keep=True)
+        _require_any_fit(own, data, given)
+        if 'state_dict' not in data and any(
+                isinstance(hook, EMAHook) for hook in runner.hooks):
+            raise CheckpointError(
+                f'load_from={given}: EMAHook wants the weights under '
+                '"state_dict", save them so: torch.save(dict(state_dict='
+                'weights), path)')
     _set_aside(runner, given)
     return given
 
