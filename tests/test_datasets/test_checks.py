@@ -23,7 +23,6 @@ from PIL import Image
 from mmfasternet.config import load_config
 from mmfasternet.datasets import images
 from mmfasternet.datasets.checks import SplitConfig, check_dataset
-from mmfasternet.datasets.checks import images as image_checks
 from mmfasternet.datasets.checks.config import check_config
 from mmfasternet.registry import DATASETS
 
@@ -1050,13 +1049,18 @@ def test_config_without_images_looks_for_some(cfg):
     assert 'image-folder' in findings_of(cfg, images=False)
 
 
-def test_sample_of_many_images(folder, monkeypatch):
-    monkeypatch.setattr(image_checks, 'SAMPLE', 2)
+def test_sample_of_many_images(folder):
+    """Without decoding, about a hundred are looked for."""
+    folder.train['images'] += [
+        dict(id=i, file_name=f'{i}.png', width=WIDTH, height=HEIGHT)
+        for i in range(5, 401)
+    ]
     (folder.root / 'train').rename(folder.root / 'gone')
     (folder.root / 'train').mkdir()
-    (finding, ) = folder.check(images=False).findings
-    assert finding.count == 2
-    assert ', 2 of 4 were looked for' in finding.message
+    (finding, ) = [f for f in folder.check(images=False).findings
+                   if f.kind == 'image-missing']
+    assert finding.count == 100
+    assert ', 100 of 400 were looked for' in finding.message
 
 
 def test_config_of_nested_data_sets(cfg):
