@@ -11,9 +11,6 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Dict, Iterator, NoReturn
 
-import mmcv
-from mmengine.utils import digit_version
-
 # mmyolo 0.6.0 asserts mmcv < 2.1.0, read once at `import mmyolo`. Every name
 # it imports exists, unchanged, in the later mmcv releases.
 _NEWEST_MMCV_OF_MMYOLO = '2.0.1'
@@ -21,6 +18,7 @@ _NEWEST_MMCV_OF_MMYOLO = '2.0.1'
 
 @contextmanager
 def _mmcv_version(version: str) -> Iterator[None]:
+    import mmcv
     actual = mmcv.__version__
     mmcv.__version__ = version
     try:
@@ -39,6 +37,8 @@ def import_mmyolo() -> ModuleType:
     Raises:
         ImportError: If mmyolo is not installed.
     """
+    import mmcv
+    from mmengine.utils import digit_version
     if digit_version(mmcv.__version__) < digit_version('2.1.0'):
         import mmyolo
     else:
