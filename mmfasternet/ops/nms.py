@@ -19,7 +19,8 @@ def nms(boxes: Tensor,
         offset: int = 0) -> Tensor:
     """Which boxes overlap no kept box of a higher score.
 
-    Of equal scores the earlier box comes first.
+    Equal scores come in the order that ``torch.sort`` gives them, which is
+    what mmcv does.
 
     Args:
         boxes (Tensor): Boxes ``(x1, y1, x2, y2)`` in pixels, of shape (N, 4).
@@ -32,11 +33,11 @@ def nms(boxes: Tensor,
     Returns:
         Tensor: The indices of the kept boxes, the highest score first.
     """
-    if torchvision.OPS is not None and offset == 0:
-        scores = scores.to(boxes.dtype)
-        return torchvision.OPS.nms(boxes, scores, iou_threshold)
-    order = scores.sort(descending=True, stable=True).indices
+    order = scores.sort(descending=True).indices
     boxes = boxes[order].float()
+    if torchvision.OPS is not None and offset == 0:
+        rank = torch.arange(len(order), 0, -1.)
+        return order[torchvision.OPS.nms(boxes, rank.to(boxes), iou_threshold)]
     keep = torch.zeros_like(order, dtype=torch.bool)
     for group in _groups(boxes, iou_threshold, offset):
         keep[group[_greedy(boxes[group], iou_threshold, offset)]] = True
