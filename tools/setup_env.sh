@@ -4,6 +4,8 @@
 # in pip's cache. Run again it does nothing; interrupted, it goes on where it
 # stopped. Environment:
 # PYTHON: the interpreter to use
+# COMPILE=1: compile mmcv's own operators (needs g++, and 10 minutes on 2
+#   cores); without it, mmfasternet.ops has those that detectors need
 # STACK: onedl; openmmlab for OpenMMLab's own last releases in .venv-openmmlab;
 #   or lowest for the oldest versions that setup.cfg allows in .venv-lowest
 set -euo pipefail
@@ -22,7 +24,9 @@ case ${STACK:=onedl} in
     openmmlab)
         venv=$PWD/.venv-openmmlab
         mmcv=mmcv-2.1.0
-        extras=openmmlab,deploy,tests
+        # mmcv-lite, unless mmcv is there before it
+        extras=openmmlab-lite,deploy,tests
+        [ -z "${COMPILE:-}" ] || extras=openmmlab,deploy,tests
         ;;
     lowest)
         TORCH=2.6.0
@@ -97,7 +101,10 @@ build_mmcv() {
 }
 
 wanted=$(cat setup.cfg "$0" | cksum)
-[ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || exit 0
+case $(cat "$stamp" 2>/dev/null) in
+    "$wanted compiled") exit 0 ;;
+    "$wanted") [ -n "${COMPILE:-}" ] || exit 0 ;;
+esac
 
 if ! "$venv/bin/python" -c '' 2>/dev/null; then
     python=$(find_python)
@@ -110,14 +117,29 @@ rm -rf "$source_dir.partial"
 say "installing torch $TORCH"
 # setuptools: from 77 on it reads mmcv's licence; pkg_resources, which mmcv's
 # build and mmengine 0.10.7 import, is gone from 82 on
-pip install -q "torch==$TORCH" 'setuptools>=77,<81' wheel ninja psutil
+pip install -q "torch==$TORCH" 'setuptools>=77,<81' wheel \
+    ${COMPILE:+ninja psutil}
 
-# compiled for one version of torch, shared by all clones
-wheels=$(pip cache dir 2>/dev/null || echo "$venv")/mmfasternet/torch-$TORCH
-tag=$("$venv/bin/python" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
-if ! compgen -G "$wheels/$mmcv-$tag-*.whl" >/dev/null; then
-    pip download -q --no-deps --only-binary :all: -d "$wheels" \
-        "${mmcv/-/==}" 2>/dev/null || build_mmcv
+wheels=$(pip cache dir 2>/dev/null || echo "$venv")/mmfasternet
+if [ -n "${COMPILE:-}" ]; then
+    # compiled for one version of torch, shared by all clones
+    wheels=$wheels/torch-$TORCH
+    tag=$("$venv/bin/python" -c \
+        'import sys; print("cp%d%d" % sys.version_info[:2])')
+    if ! compgen -G "$wheels/$mmcv-$tag-*.whl" >/dev/null; then
+        pip download -q --no-deps --only-binary :all: -d "$wheels" \
+            "${mmcv/-/==}" 2>/dev/null || build_mmcv
+    fi
+    pip uninstall -q -y mmcv-lite
+    pip install -q --force-reinstall --no-deps "$wheels/$mmcv-$tag-"*.whl
+elif [ "$STACK" != openmmlab ]; then
+    # no operators, so neither a compiler nor this torch; not from pip's own
+    # cache, where one that was compiled for another torch may be
+    wheels=$wheels/no-operators
+    compgen -G "$wheels/$mmcv-*.whl" >/dev/null ||
+        MMCV_WITH_OPS=0 pip wheel -q --no-deps --no-cache-dir -w "$wheels" \
+            "${mmcv/-/==}"
+    pip install -q --force-reinstall --no-deps "$wheels/$mmcv-"*.whl
 fi
 
 say "installing mmfasternet and what it needs"
@@ -125,8 +147,7 @@ constraints=$venv/src/constraints.txt
 if [ "$STACK" = lowest ]; then
     sed -n 's/^ *\([a-z-]*\)>=/\1==/p' setup.cfg
 fi >"$constraints"
-pip install -q --no-build-isolation --find-links "$wheels" \
-    -c "$constraints" -e ".[$extras]"
+pip install -q --no-build-isolation -c "$constraints" -e ".[$extras]"
 # Two distributions of OpenCV write the same cv2, and the one with a window
 # system does not load on a machine without.
 pip uninstall -q -y opencv-python opencv-python-headless
@@ -135,9 +156,9 @@ pip install -q --no-deps 'opencv-python-headless<4.13'
 # PyTorch without CUDA, and the models do without it
 pip install -q --no-deps timm==1.0.31
 
-"$venv/bin/python" -c 'import mmcv.ops, mmfasternet.models' >/dev/null ||
+"$venv/bin/python" -c 'import mmfasternet.models, mmcv.ops' >/dev/null ||
     fail "the environment does not work, see above. If mmcv is to blame:" \
         "rm -r $wheels and run $0 again"
 rm -rf "$venv/src"
-echo "$wanted" >"$stamp"
+echo "$wanted${COMPILE:+ compiled}" >"$stamp"
 say "done: source ${venv#"$PWD/"}/bin/activate"
