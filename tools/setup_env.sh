@@ -14,7 +14,9 @@ cd "$(dirname "$0")/.."
 say() { echo "[set-up] $*"; }
 fail() { echo "[set-up] error: $*" >&2; exit 1; }
 
-TORCH=2.13.0
+# of the versions that setup.cfg does not have
+pinned() { sed -n "s/^$1 = '\(.*\)'/\1/p" mmfasternet/doctor.py; }
+TORCH=$(pinned TORCH) TORCH=${TORCH#torch==}
 case ${STACK:=onedl} in
     onedl)
         venv=$PWD/.venv
@@ -151,7 +153,7 @@ pip install -q --no-build-isolation -c "$constraints" -e ".[$extras]"
 # Two distributions of OpenCV write the same cv2, and the one with a window
 # system does not load on a machine without.
 pip uninstall -q -y opencv-python opencv-python-headless
-pip install -q --no-deps 'opencv-python-headless<4.13'
+pip install -q --no-deps "$(pinned OPENCV)"
 # the networks that FasterNet is compared with; its torchvision is not for a
 # PyTorch without CUDA, and the models do without it
 pip install -q --no-deps timm==1.0.31
