@@ -11,4 +11,6 @@ except Exception:  # mmfasternet.doctor must run here and say what is wrong
 
 provide_operators()  # where mmcv has none of its own
 
+provide_operators()  # where mmcv has none of its own
+
 __all__ = ['__version__']
