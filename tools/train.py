@@ -48,8 +48,7 @@ def parse_args():
         help='resume from this checkpoint or, without a path, from the '
         'latest one in the work directory')
     cli.add_cfg_options(parser)
-    # torchrun sets LOCAL_RANK; older launchers pass one of these instead
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    cli.add_launcher(parser)
     args = parser.parse_args()
     cli.set_local_rank(args)
     return args
