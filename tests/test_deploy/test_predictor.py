@@ -304,16 +304,18 @@ def run(*command):
     return done, done.stdout + done.stderr
 
 
-def test_exported_files_get_the_ap_of_the_checkpoint(small, exported,
+def test_exported_files_get_the_ap_of_the_checkpoint(small, exported, truth,
                                                      tmp_path):
     found = {}
+    options = [f'{key}={value}' for key, value in truth.items()]
     for model in (small.checkpoint, exported['nms.onnx'],
                   exported['fixed.xml']):
         done, log = run('tools/test.py', small.config, model, '--work-dir',
-                        tmp_path)
+                        tmp_path, '--cfg-options', *options)
         assert done.returncode == 0, log
         found[model] = re.findall(r'bbox_mAP_copypaste: (.*)', log)[-1]
     assert len({*found.values()}) == 1, found
+    assert 0.1 < float(found[small.checkpoint].split()[0]) < 0.9
     done, log = run('tools/test.py', small.config, exported['any.onnx'],
                     '--work-dir', tmp_path, '--cfg-options',
                     'metainfo.classes=[blue,green]')
