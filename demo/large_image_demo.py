@@ -65,12 +65,12 @@ def detect_patches(args, predictor, images, skipped):
     from mmyolo.utils.large_image import merge_results_by_nms
     from sahi.slicing import slice_image
 
-    from mmfasternet.datasets.images import read_image
     from mmfasternet.deploy.files import output_names, write_image
+    from mmfasternet.deploy.predictor import as_array
     names = dict(zip(images, output_names(images, args.img)))
     for path in images:
         try:
-            image = read_image(path)
+            image, _ = as_array(path)
         except (OSError, ValueError) as error:
             skipped(path, error)
             continue

@@ -22,6 +22,7 @@ from .postprocess import postprocess
 
 TOLERANCE = 1e-4  # of the greatest coordinate or score, fp32; seen: 5e-6
 STRIDE = 32
+MAX_PIXELS = 2**27  # 327 images of 640x640; feature maps are many times that
 
 
 def export(deployed: DeployedDetector,
@@ -66,6 +67,9 @@ def export(deployed: DeployedDetector,
                          f'{STRIDE}, got {height} {width}')
     if batch_size < 1:
         raise ValueError(f'the batch size must be positive, got {batch_size}')
+    if batch_size * height * width > MAX_PIXELS:
+        raise ValueError(f'{batch_size} images of {height}x{width} are more '
+                         f'than the {MAX_PIXELS} pixels that one run may take')
     fixed = (None, None, None) if dynamic else (batch_size, height, width)
     if not dynamic:
         info = replace(info, img_scale=(width, height))

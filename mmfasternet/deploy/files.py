@@ -75,9 +75,14 @@ def output_names(images: Sequence[str],
         names.append(name if suffix in IMAGE_SUFFIXES else f'{name}.jpg')
     # file systems may not tell small letters from capital ones
     stems = Counter(osp.splitext(name)[0].lower() for name in names)
+    taken = set()
     for name in names:
         stem = osp.splitext(name)[0]
-        yield name, (name if stems[stem.lower()] > 1 else stem) + '.json'
+        first = name if stems[stem.lower()] > 1 else stem
+        while f'{first}.json'.lower() in taken:  # by a.jpg, of a.jpg.png
+            first += '_'
+        taken.add(f'{first}.json'.lower())
+        yield name, f'{first}.json'
 
 
 def write_image(picture: np.ndarray, path: Union[str, Path]) -> None:

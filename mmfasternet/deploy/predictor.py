@@ -61,7 +61,7 @@ def as_array(image: Image) -> Tuple[np.ndarray, Optional[str]]:
             return read_image(str(image)), str(image)
         except cv2.error:
             raise ValueError(f'{image} cannot be read as an image: it is '
-                             'empty') from None
+                             'empty, or larger than OpenCV reads') from None
     if isinstance(image, PillowImage.Image):
         image = ImageOps.exif_transpose(image).convert('RGB')
         return np.asarray(image)[..., ::-1], None

@@ -162,6 +162,8 @@ def test_what_travels_in_the_file(exported, small):
 @pytest.mark.parametrize('options, words', [
     (dict(shape=(100, 64)), 'multiples of 32, got 100 64'),
     (dict(batch_size=0), 'batch size must be positive, got 0'),
+    (dict(batch_size=10**6), '1000000 images of 64x64 are more than the'),
+    (dict(shape=(32, 32 * 10**9)), 'more than the 134217728 pixels'),
     (dict(path='x.engine'), 'x.engine must end in .onnx or .xml'),
     (dict(path='x.pth', nms=True), 'NMS can be part of .onnx and .xml'),
 ])

@@ -28,6 +28,7 @@ from mmfasternet.deploy import (
     frames,
     use_exported,
 )
+from mmfasternet.deploy.files import output_names
 from mmfasternet.deploy.video import prefetch
 
 onnxruntime = pytest.importorskip('onnxruntime')
@@ -303,16 +304,18 @@ def run(*command):
     return done, done.stdout + done.stderr
 
 
-def test_exported_files_get_the_ap_of_the_checkpoint(small, exported,
+def test_exported_files_get_the_ap_of_the_checkpoint(small, exported, truth,
                                                      tmp_path):
     found = {}
+    options = [f'{key}={value}' for key, value in truth.items()]
     for model in (small.checkpoint, exported['nms.onnx'],
                   exported['fixed.xml']):
         done, log = run('tools/test.py', small.config, model, '--work-dir',
-                        tmp_path)
+                        tmp_path, '--cfg-options', *options)
         assert done.returncode == 0, log
         found[model] = re.findall(r'bbox_mAP_copypaste: (.*)', log)[-1]
     assert len({*found.values()}) == 1, found
+    assert 0.1 < float(found[small.checkpoint].split()[0]) < 0.9
     done, log = run('tools/test.py', small.config, exported['any.onnx'],
                     '--work-dir', tmp_path, '--cfg-options',
                     'metainfo.classes=[blue,green]')
@@ -363,6 +366,19 @@ def folder(small, tmp_path):
         cv2.imwrite(str(file), cv2.imread(small.images[image]))
     (root / 'broken.jpg').write_bytes(b'no image')
     return root
+
+
+def test_no_two_results_have_one_name(tmp_path):
+    for images, wanted in (
+        (['a.jpg', 'a.jpg.png', 'A.png'],
+         ['a.jpg.json', 'a.jpg_.json', 'A.png.json']),
+        (['b.tif', 's/b.tif', 'c.webp'], ['b.json', 's/b.json', 'c.json']),
+    ):
+        given = [str(tmp_path / image) for image in images]
+        assert [*output_names(given, str(tmp_path))] == [*zip(images, wanted)]
+    for url, name in (('http://x/q/c.png?b.jpg', ('c.png', 'c.json')),
+                      ('http://x/d', ('d.jpg', 'd.json'))):
+        assert [*output_names([url], url)] == [name]
 
 
 @pytest.mark.parametrize('model', ['small.pth', 'any.onnx'])

@@ -132,7 +132,7 @@ class Engine:
                              f'{" or ".join(e.name for e in readers)}, not by '
                              f'{self.name}')
         if precision not in (*self.precisions, *self.quantised):
-            hint = ''.join(f', or use --backend {e.name}, which has it'
+            hint = ''.join(f', or --backend {e.name}, which has {precision}'
                            for e in readers if precision in e.precisions)
             raise ValueError(
                 f'{self.title} computes {path} in '
