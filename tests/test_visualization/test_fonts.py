@@ -85,7 +85,7 @@ def test_a_font_that_has_letters_too_serves_mmengines_visualizer(
     add_font(tmp_path / 'all.ttf',
              RARE + string.ascii_letters + string.digits)
     fonts.use_fonts_for(['a', RARE])
-    family = font_manager.FontProperties(family='sans-serif')
+    family = font_manager.FontProperties(family=['sans-serif'])
     assert font_manager.findfont(family) == str(tmp_path / 'all.ttf')
 
 
