@@ -12,8 +12,8 @@ _WHERE = dict(
     levels=('detect_by_level', 'has_levels', 'levels_of', 'shares'),
     measures=('LayerStatistics', 'PConvStatistics', 'Redundancy',
               'channel_correlation', 'channel_redundancy', 'eigen_cam',
-              'layer_statistics', 'pconv_statistics', 'receptive_fields',
-              'share_side'),
+              'layer_statistics', 'middle_of', 'pconv_statistics',
+              'receptive_fields', 'share_side'),
     network=('feature_maps', 'load_network', 'prepare_image', 'stage_names',
              'without_padding'))
 

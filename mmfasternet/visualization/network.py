@@ -5,7 +5,7 @@ The image is what the network gets, uint8 ``(H, W, 3)`` in RGB, maps are
 ``(C, h, w)`` by their names.
 """
 import math
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -16,15 +16,6 @@ from mmengine.visualization import Visualizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmfasternet.analysis.measures import (
-    LayerStatistics,
-    PConvStatistics,
-    channel_correlation,
-    middle_of,
-    share_side,
-)
-
-SHARES = (0.5, 0.95)  # of a receptive field, shown as squares
 TILE = 160  # pixels of the longer side of a channel's picture
 VANISHED = 1e-9  # of the largest gradient or activation
 COLUMNS = 8  # of the picture of alike channels
@@ -73,13 +64,15 @@ def _size(maps: Tensor) -> str:
     return 'x'.join(map(str, maps.shape[-3:]))
 
 
-def draw_redundancy(name: str, maps: Tensor) -> Figure:
+def draw_redundancy(name: str, maps: Tensor, r: Tensor) -> Figure:
     """Channels, each beside those that look most like it.
 
     The channels in front are spread evenly, from the one with the closest
-    twin to the one with none, so that the picture is no choice of the best.
+    twin to the one with none, so that the picture is not a choice of the
+    best. ``r`` is their correlation ``(C, C)``, NaN where a channel is
+    constant.
     """
-    r = channel_correlation(maps).cpu()
+    r = r.cpu()
     varies = (~r.diagonal().isnan()).nonzero().flatten()
     r = r[varies][:, varies]
     largest = r.abs().fill_diagonal_(0).amax(1)
@@ -102,8 +95,8 @@ def draw_redundancy(name: str, maps: Tensor) -> Figure:
     return figure
 
 
-def draw_pconvs(rows: Sequence[PConvStatistics]) -> Figure:
-    """Convolved against untouched channels, by PConv."""
+def draw_pconvs(rows: Sequence[Any]) -> Figure:
+    """Convolved against untouched channels, by PConvStatistics."""
     figure = Figure(figsize=(max(6, 0.45 * len(rows)), 8),
                     layout='constrained')
     level, alike, share = figure.subplots(3, sharex=True)
@@ -132,28 +125,34 @@ def draw_pconvs(rows: Sequence[PConvStatistics]) -> Figure:
     return figure
 
 
-def draw_fields(fields: Dict[str, Tensor],
-                shapes: Dict[str, Sequence[int]]) -> Figure:
-    """Effective receptive fields, over four powers of ten."""
+def draw_fields(
+    fields: Dict[str, Tensor],
+    squares: Dict[str, Tuple[Sequence[float], Dict[float, float]]]
+) -> Figure:
+    """Effective receptive fields, over four powers of ten.
+
+    Args:
+        fields (dict[str, Tensor]): ``(H, W)`` by name of the map.
+        squares (dict[str, tuple]): Of each row and column of its middle, and
+            the sides of the squares around that by the share they hold.
+    """
     first = next(iter(fields.values()))
     figure, axes = _sheet(1, len(fields), first.shape[0] / first.shape[1], 2.6)
     for axis, (name, field) in zip(axes[0], fields.items()):
         shown = (field / field.max()).clamp(min=1e-4).log10().cpu()
         axis.imshow(shown, cmap='inferno', vmin=-4, vmax=0)
-        row, column = middle_of(field, shapes[name])
-        sides = [share_side(field, shapes[name], s) for s in SHARES]
-        for side, style in zip(sides, ('-', '--')):
+        (row, column), sides = squares[name]
+        for side, style in zip(sides.values(), ('-', '--')):
             axis.add_patch(
                 Rectangle((column - side / 2, row - side / 2), side, side,
                           fill=False, edgecolor='cyan', linestyle=style))
-        axis.set_title(
-            f'{name}\n' + ', '.join(f'{s:.0%}: {side:.0f} px' for s, side in
-                                    zip(SHARES, sides)), fontsize=8)
+        words = [f'{s:.0%}: {side:.0f} px' for s, side in sides.items()]
+        axis.set_title(f'{name}\n{", ".join(words)}', fontsize=8)
     return figure
 
 
-def draw_layers(rows: Sequence[LayerStatistics]) -> Figure:
-    """Activations and gradients of one training step, by depth."""
+def draw_layers(rows: Sequence[Any]) -> Figure:
+    """Activations and gradients of one step, LayerStatistics by depth."""
     figure = Figure(figsize=(12, 9), layout='constrained')
     axes = figure.subplots(4, sharex=True)
     parts: Dict[str, List[int]] = {}

@@ -110,6 +110,24 @@ def test_json_of_a_race(measured):
     assert fast['baseline']['target'] == 'base.py'
 
 
+def test_what_is_drawn_of_a_race(measured):
+    base, fast = (result for result, *_ in measured.entries)
+    way = 'onnxruntime fp32, 1 thread(s), batch 2'
+    points = benchmark.latency_points([base], {})
+    assert points == {way: [('base', pytest.approx(18),
+                             pytest.approx(.0045))]}
+    points = benchmark.latency_points([base, fast], {'fast.py': .4})
+    (name, _, ap), = points[way]
+    assert (name, ap) == ('fast', .4)
+    layers, roofs = benchmark.roofline(
+        measured._replace(bandwidths={(1, 'cpu'): 2e10}))
+    # 6 MFLOP in 2 MB and 6 of 10 ms; what does not multiply is not shown
+    assert layers['fast, onnxruntime fp32'] == [
+        pytest.approx((3, 1, .6)), pytest.approx((2, 1, .2))]
+    assert roofs == {'matrix product, fp32, 1 thread(s)': (
+        pytest.approx(.04), pytest.approx(20))}
+
+
 # ------------------------------------------------------------- comparison
 def detected(*scores):
     """Two images with one object each; found in those that have a score."""

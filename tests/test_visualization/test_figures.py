@@ -11,8 +11,6 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from mmfasternet.analysis import LayerStatistics, PConvStatistics
-from mmfasternet.analysis.benchmark.candidates import Candidate
-from mmfasternet.analysis.benchmark.race import Result
 from mmfasternet.evaluation.detection_quality import (
     ImageResult,
     confusion_matrix,
@@ -158,31 +156,20 @@ def test_what_the_two_disagree_on_comes_first(tmp_path):
 
 
 # ------------------------------------------------------------- benchmark
-def timed(target, seconds, macs, batch=1, layers=()):
-    return Result(Candidate(target, (batch, 3, 8, 8)), [seconds], 10, macs,
-                  0, list(layers))
-
-
-def test_latency_is_drawn_over_macs_of_an_image_or_ap():
-    results = [timed('a.py', .002, 8e9, 2), timed('b.py', .003, 6e9, 2)]
-    axes, = benchmark.draw_latency(results, {}).axes
-    points, = axes.collections
-    assert points.get_offsets().tolist() == [[2, 4], [3, 3]]
-    axes, = benchmark.draw_latency(results, {'b.py': .4}).axes
-    points, = axes.collections
-    assert points.get_offsets().tolist() == [[3, .4]]
-    assert [t.get_text() for t in axes.texts] == ['b']
+def test_latency_is_drawn_by_way():
+    axes, = benchmark.draw_latency(
+        dict(fp32=[('a', 2, 4), ('b', 3, 3)], int8=[('a', 1, 4)]), 'AP').axes
+    first, second = axes.collections
+    assert first.get_offsets().tolist() == [[2, 4], [3, 3]]
+    assert second.get_offsets().tolist() == [[1, 4]]
+    assert [t.get_text() for t in axes.texts] == ['a', 'b', 'a']
+    assert axes.get_ylabel() == 'AP'
 
 
 def test_layers_lie_under_the_roofs():
-    layers = [dict(macs=1e9, bytes=1e9, seconds=.5),
-              dict(macs=0, bytes=5, seconds=.5)]
-    product = timed('product:8', .1, 5e9)
     axes, = benchmark.draw_roofline(
-        [timed('a.py', 1, 1e9, layers=layers)], [product],
-        {(1, 'cpu'): 2e10}).axes
-    points, = axes.collections
-    # 2 GFLOP in 1 GB and half a second
+        dict(a=[(2, 4, .5)], nothing=[]), dict(roof=(100, 20))).axes
+    points, _ = axes.collections
     assert points.get_offsets().tolist() == [[2, 4]]
     roof, = axes.lines
     # 100 GFLOP/s, which 20 GB/s feed from 5 FLOP per byte on
@@ -217,7 +204,8 @@ def test_redundancy_shows_twins_beside_each_other():
     torch.manual_seed(0)
     maps = torch.randn(4, 6, 6)
     maps[2] = -3 * maps[0]
-    axes = network.draw_redundancy('x', maps).axes
+    r = torch.corrcoef(maps.flatten(1)).double()
+    axes = network.draw_redundancy('x', maps, r).axes
     titles = [axis.get_title() for axis in axes]
     assert titles[0] in ('channel 0', 'channel 2') and titles[1] == 'r = -1.00'
     first, second = (np.asarray(axis.images[0].get_array())
@@ -229,9 +217,11 @@ def test_redundancy_shows_twins_beside_each_other():
 def test_fields_have_squares_around_the_middle():
     field = torch.zeros(32, 32)
     field[14:18, 14:18] = 1
-    axes, = network.draw_fields(dict(a=field), dict(a=(1, 1))).axes
+    axes, = network.draw_fields(
+        dict(a=field), dict(a=((15.5, 17), {.5: 2., .95: 4.}))).axes
     squares = [(p.get_xy(), p.get_width()) for p in axes.patches]
-    assert squares[-1] == ((13.5, 13.5), 4)  # 95 % needs all of it
+    assert squares == [((16, 14.5), 2), ((15, 13.5), 4)]
+    assert axes.get_title() == 'a\n50%: 2 px, 95%: 4 px'
     assert np.asarray(axes.images[0].get_array())[15, 15] == 0  # log10 of 1
     assert np.asarray(axes.images[0].get_array())[0, 0] == -4
 

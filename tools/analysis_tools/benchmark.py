@@ -172,14 +172,16 @@ def write(args, texts, measured):
     (args.out_dir / 'benchmark.md').write_text('\n\n'.join([
         ', '.join(f'{k} {v}' for k, v in described.items()), *texts]) + '\n')
     results = [entry[0] for race in measured for entry in race.entries]
-    figures = dict(latency=pictures.draw_latency(results, args.ap))
+    figures = dict(latency=pictures.draw_latency(
+        report.latency_points(results, args.ap),
+        'AP' if args.ap else 'GMACs'))
     if args.profile:
-        bandwidths = {}
+        layers, roofs = {}, {}
         for race in measured:
-            bandwidths.update(race.bandwidths)
-        figures['roofline'] = pictures.draw_roofline(
-            results, [p for race in measured for p in race.products],
-            bandwidths)
+            found = report.roofline(race)
+            layers.update(found[0])
+            roofs.update(found[1])
+        figures['roofline'] = pictures.draw_roofline(layers, roofs)
     for name, figure in figures.items():
         figure.savefig(args.out_dir / f'{name}.png')
     print(f'written to {args.out_dir}')

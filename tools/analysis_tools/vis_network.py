@@ -25,6 +25,7 @@ from mmfasternet.datasets.images import images_in
 from mmfasternet.models import PartialConv
 from mmfasternet.visualization import network as pictures
 
+SHARES = (0.5, 0.95)  # of a receptive field, shown as squares
 VIEWS = ('features', 'redundancy', 'pconv', 'erf', 'cam', 'levels')
 
 
@@ -115,8 +116,10 @@ class Views:
             x = analysis.without_padding(x, image)
             self.rows['redundancy', name].append(
                 analysis.channel_redundancy(x))
-            self.write(pictures.draw_redundancy(name, x), stem, 'redundancy',
-                       name)
+            self.write(
+                pictures.draw_redundancy(name, x,
+                                         analysis.channel_correlation(x)),
+                stem, 'redundancy', name)
 
     def pconv(self, stem, image, maps):
         for row in analysis.pconv_statistics(
@@ -184,18 +187,21 @@ class Views:
     def sum_up_fields(self, size, several):
         found = {name: row for (s, name), row in self.fields.items()
                  if s == size}
-        fields = {name: total / count
-                  for name, (count, total, _) in found.items()}
-        shapes = {name: shape[-2:] for name, (_, _, shape) in found.items()}
-        count = next(iter(found.values()))[0]
+        fields, squares, rows = {}, {}, []
+        for name, (count, total, shape) in found.items():
+            field, shape = total / count, shape[-2:]
+            sides = {share: analysis.share_side(field, shape, share)
+                     for share in SHARES}
+            fields[name] = field
+            squares[name] = analysis.middle_of(field, shape), sides
+            whole = analysis.share_side(field, shape, 1)
+            rows.append([name, *(f'{side:.0f}' for side in (
+                *sides.values(), whole))])
         table(
             f'receptive field in pixels, mean of {count} image(s) of '
             f'{size[1]}x{size[0]}',
-            ['map', *(f'{s:.0%} of it' for s in pictures.SHARES), 'all'],
-            [[name, *(f'{analysis.share_side(field, shapes[name], s):.0f}'
-                      for s in (*pictures.SHARES, 1))]
-             for name, field in fields.items()])
-        self.write(pictures.draw_fields(fields, shapes), 'erf',
+            ['map', *(f'{s:.0%} of it' for s in SHARES), 'all'], rows)
+        self.write(pictures.draw_fields(fields, squares), 'erf',
                    *[f'{size[1]}x{size[0]}'] * several)
 
     def sum_up_levels(self, number):

@@ -83,6 +83,4 @@ def _build_from_config(target: str,
 def export_network(network: nn.Module, shape: Sequence[int],
                    path: Union[str, Path]) -> None:
     """Write a network to ONNX, as tools/deploy/export.py does."""
-    from mmfasternet.deploy.exporting import quiet
-    with quiet('torch.onnx', 'torch.export'):
-        ENGINES['onnxruntime'].write(network, torch.zeros(tuple(shape)), path)
+    ENGINES['onnxruntime'].write(network, torch.zeros(tuple(shape)), path)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results of a benchmark as Markdown tables and JSON."""
+import math
 import platform
 import re
 from collections import defaultdict
@@ -198,3 +199,39 @@ def as_json(measured: Measured) -> List[Dict[str, Any]]:
 
 def _named(name: str, values: Tuple[float, float, float]) -> Dict[str, float]:
     return {name: values[0], f'{name}_p5': values[1], f'{name}_p95': values[2]}
+
+
+def latency_points(results: Sequence[Result], accuracies: Dict[str, float]
+                   ) -> Dict[str, List[Tuple[str, float, float]]]:
+    """For ``draw_latency``: ms over AP by target, or over GMACs of an image
+    where no AP is known."""
+    points = defaultdict(list)
+    for result in results:
+        c = result.candidate
+        if not accuracies or c.target in accuracies:
+            points[f'{c.backend} {c.precision}, {c.threads} thread(s), batch '
+                   f'{c.shape[0]}'].append(
+                       (c.name, 1e3 * result.median, accuracies[c.target]
+                        if accuracies else 1e-9 * result.macs / c.shape[0]))
+    return points
+
+
+def roofline(measured: Measured) -> Tuple[dict, dict]:
+    """For ``draw_roofline``: what multiplies by network, and the roofs."""
+    layers, roofs = {}, {}
+    for result, *_ in measured.entries:
+        c = result.candidate
+        total = sum(row['seconds'] for row in result.layers)
+        layers[f'{c.name}, {c.backend} {c.precision}'] = [
+            (2 * row['macs'] / row['bytes'],
+             2e-9 * row['macs'] / row['seconds'], row['seconds'] / total)
+            for row in result.layers
+            if row['macs'] and row['bytes'] and row['seconds']
+        ]
+        roof = find_roof(c, measured.products)
+        if roof:
+            bandwidth = measured.bandwidths.get((c.threads, c.device),
+                                                math.inf)
+            roofs[f'matrix product, {c.precision}, {c.threads} thread(s)'] = (
+                1e-9 * roof[0], 1e-9 * bandwidth)
+    return layers, roofs
