@@ -78,10 +78,10 @@ def check_every_place(cfg):
     assert cfg.train_cfg.dynamic_intervals[0][0] == 30
 
 
-@pytest.mark.parametrize('letter', 'nsmlx')
-def test_a_command_line_knob_reaches_every_place(letter):
+@pytest.mark.parametrize('size', 'nsmlx')
+def test_a_command_line_knob_reaches_every_place(size):
     check_every_place(
-        load_config(f'configs/yolov8_fasternet_{letter}.py', OVERRIDES))
+        load_config(f'configs/yolov8_fasternet_{size}.py', OVERRIDES))
 
 
 def write(path, base, **values):
