@@ -119,8 +119,8 @@ class ResumeHook(Hook):
         loader = runner.train_dataloader
         if loader.batch_sampler is None or isinstance(loader.dataset,
                                                       IterableDataset):
-            runner.logger.warning('the data set has no index, so a resumed run '
-                                  'sees other images')
+            runner.logger.warning('the data set has no index, so a resumed '
+                                  'run sees other images')
             return
         self._batches = SeededBatches(loader, runner.seed)
         if self._saved is not None:
