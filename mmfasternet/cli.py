@@ -32,7 +32,8 @@ def clear_errors(*kinds: Type[Exception]) -> Iterator[None]:
 
 def build_runner(cfg: Config) -> Any:
     """The runner of a config; what cannot be built is one message."""
-    with clear_errors(FileNotFoundError, ImportError, KeyError, TypeError,
+    with clear_errors(FileExistsError, FileNotFoundError, ImportError,
+                      KeyError, NotADirectoryError, PermissionError, TypeError,
                       ValueError):
         if not cfg.get('model'):
             raise ValueError(f'{cfg.filename} has no `model`: it is not a '
