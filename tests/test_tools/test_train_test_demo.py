@@ -126,7 +126,7 @@ def test_test_and_resume(trained, tmp_path):
                '--resume', *arguments)
     log = done.stdout + done.stderr
     assert 'resumed epoch: 2' in log
-    assert re.findall(r'Epoch\(train\) +\[(\d)\]', log) == ['3'] * 3
+    assert re.findall(r'Epoch\(train\) +\[(\d)\]', log) == ['3']
     assert (work_dir / 'epoch_3.pth').is_file()
 
 
