@@ -43,6 +43,8 @@ class YOLOv8SPPFPAFPN(YOLOv8PAFPN):
         ValueError: If there are not three inputs and three outputs.
     """
 
+    takes_any_channels = True  # as those of mmyolo do not
+
     def __init__(self,
                  in_channels: Sequence[int],
                  out_channels: Sequence[int] = (256, 512, 1024),
