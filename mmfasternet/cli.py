@@ -18,10 +18,10 @@ def clear_errors(*kinds: Type[Exception]) -> Iterator[None]:
 
     Args:
         *kinds (type): Exceptions that mean one. Defaults to
-            ``FileNotFoundError``, ``ImportError`` and ``ValueError``, of
-            which ``CheckpointError`` is one.
+            ``OSError``, ``ImportError`` and ``ValueError``, of which
+            ``CheckpointError`` is one.
     """
-    kinds = kinds or (FileNotFoundError, ImportError, ValueError)
+    kinds = kinds or (OSError, ImportError, ValueError)
     try:
         yield
     except kinds as error:

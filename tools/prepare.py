@@ -70,11 +70,15 @@ def parse_args():
         '--model',
         choices=list(GB_PER_IMAGE),
         help='size of the detector (default: s with a GPU, else n)')
-    parser.add_argument('--epochs', type=int, help='instead of the proposal')
     parser.add_argument(
-        '--img-scale', type=int, help='side of the square that images are '
-        'fitted into, a multiple of 32, instead of the proposal')
-    parser.add_argument('--batch-size', type=int, help='likewise')
+        '--epochs', type=cli.positive_int, help='instead of the proposal')
+    parser.add_argument(
+        '--img-scale',
+        type=cli.positive_int,
+        help='side of the square that images are fitted into, a multiple of '
+        '32, instead of the proposal')
+    parser.add_argument(
+        '--batch-size', type=cli.positive_int, help='likewise')
     parser.add_argument(
         '--out-dir',
         type=Path,
@@ -215,6 +219,8 @@ def main():
     print(f'next: python tools/train.py {args.config}\n'
           f'then: python tools/test.py {args.config} '
           f'work_dirs/{name}/epoch_{values["epochs"]}.pth')
+    if 'test' in files:
+        print('      (with --split test: on the test split)')
 
 
 def write(text, path):

@@ -29,13 +29,13 @@ def files_below(root: Union[str, Path]) -> Iterator[Path]:
             continue
         seen.add(real)
         try:
-            entries = sorted(os.scandir(folder), key=lambda e: e.name)
+            paths = sorted(Path(folder).iterdir())
         except OSError:  # not ours to read
             continue
-        inner = [e for e in entries if e.is_dir()]
-        folders[:0] = [Path(e.path) for e in inner if not e.is_symlink()]
-        links += [Path(e.path) for e in inner if e.is_symlink()]
-        yield from (Path(e.path) for e in entries if e.is_file())
+        inner = [path for path in paths if path.is_dir()]
+        folders[:0] = [path for path in inner if not path.is_symlink()]
+        links += [path for path in inner if path.is_symlink()]
+        yield from (path for path in paths if path.is_file())
 
 
 def is_hidden(path: Path, root: Union[str, Path]) -> bool:

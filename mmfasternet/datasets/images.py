@@ -201,6 +201,7 @@ def inspect_all(paths: List[str], workers: Optional[int],
     if workers is None:
         workers = min(_cores(), len(paths) // IMAGES_PER_WORKER)
         workers = 0 if workers == 1 else workers
+    workers = min(workers, len(paths), 4 * _cores())
     if not workers:
         yield from _bar(map(inspect_image, paths), len(paths), progress)
         return

@@ -68,10 +68,14 @@ def test_check_prints_and_draws(coco_options, tmp_path):
             for split in ('train', 'val')
         })
     for name in ('class_histogram.png', 'boxes.png'):
-        picture = cv2.imread(str(tmp_path / 'out' / name))
-        # both splits are in it, in matplotlib's first two colours
-        for bgr in ((180, 119, 31), (14, 127, 255)):
-            assert (np.abs(picture - np.array(bgr)).max(2) < 3).any()
+        assert splits_drawn(tmp_path / 'out' / name) == [True, True]
+
+
+def splits_drawn(path):
+    """Whether matplotlib's first and second colour are in a picture."""
+    picture = cv2.imread(str(path)).astype(int)
+    return [bool((np.abs(picture - bgr).max(2) < 3).any())
+            for bgr in ((180, 119, 31), (14, 127, 255))]
 
 
 @pytest.fixture
@@ -108,7 +112,8 @@ def test_check_draws_what_is_readable(damaged, monkeypatch, tmp_path):
                     *arguments(damaged)) == 1
     report = json.loads((out / 'report.json').read_text())
     assert list(report['splits']) == ['train']
-    assert (out / 'boxes.png').stat().st_size > 1000
+    for name in ('class_histogram.png', 'boxes.png'):
+        assert splits_drawn(out / name) == [True, False]
 
 
 @pytest.mark.parametrize('words, message', [
@@ -212,8 +217,11 @@ def test_browse_draws_boxes_and_names(browse):
     assert not pixels[100, 80].any() and not pixels[150:195, 130:].any()
     assert (pixels[48:58, 45:70] == colour).all(2).any()  # below the name
     # inside out or outside, boxes do not stop it
-    browse.draw(rgb, [[60, 70, 20, 30], [-9, -9, 999, 999]],
-                [(0, 'a'), (1, 'b')], '')
+    tile = browse.draw(rgb, [[60, 70, 20, 30], [-9, -9, 999, 999]],
+                       [(0, 'a'), (1, 'b')], '')
+    assert np.array(tile).shape == pixels.shape
+    # the name of the first one, at its corner as it is written
+    assert (np.array(tile)[127:137, 122:130] == colour).all(2).any()
 
 
 def test_browse_writes_a_sheet(coco_options, tmp_path):

@@ -141,6 +141,8 @@ def test_the_three_commands_of_the_readme(coco, tmp_path):
      "'images/val' is neither"),
     (lambda root: (root / 'annotations').touch() or [],
      'cannot write .*mmfasternet_train.json'),
+    (lambda root: ['--epochs', '0'], '2'),
+    (lambda root: ['--batch-size', '-1'], '2'),
 ])
 def test_a_mistake_writes_no_config(change, words, coco, prepare, tmp_path):
     root = to_yolo(coco, tmp_path / 'data')
@@ -149,6 +151,36 @@ def test_a_mistake_writes_no_config(change, words, coco, prepare, tmp_path):
     with pytest.raises(SystemExit, match=words):
         prepare(root, root / 'mine.py', *options)
     assert (root / 'mine.py').exists() == existed
+
+
+@pytest.mark.parametrize('name', ['file/mine.py', 'folder.py'])
+def test_a_config_that_cannot_be_written(name, coco, prepare, tmp_path):
+    (tmp_path / 'file').touch()
+    (tmp_path / 'folder.py').mkdir()
+    with pytest.raises(SystemExit, match=f'cannot write .*{name}: .*place'):
+        prepare(coco, tmp_path / name, '--force', '--model', 's')
+    assert (tmp_path / 'file').is_file()
+
+
+def test_a_test_split_is_written_into_the_config(coco, prepare, tmp_path):
+    root = to_yolo(coco, tmp_path / 'data')
+    for kind in ('images', 'labels'):
+        (root / kind / 'test').mkdir()
+        (root / kind / 'train' / ('5.png' if kind == 'images' else
+                                  '5.txt')).rename(
+            root / kind / 'test' / ('9.png' if kind == 'images' else '9.txt'))
+    with (root / 'data.yaml').open('a') as file:
+        file.write('test: images/test\n')
+    config = tmp_path / 'mine.py'
+    out = prepare(root, config, '--model', 'n')
+    assert '--split test' in out
+    cfg = load_config(str(config))
+    assert cfg.test_ann_file == 'annotations/mmfasternet_test.json'
+    data = json.loads((root / cfg.test_ann_file).read_text())
+    assert [i['file_name'] for i in data['images']] == ['images/test/9.png']
+    assert cfg.test_data_prefix == ''
+    train = json.loads((root / cfg.train_ann_file).read_text())
+    assert len(train['images']) == 4
 
 
 @pytest.mark.parametrize('images, letter, batch, epochs', [
@@ -167,3 +199,17 @@ def test_proposals_suit_the_set(images, letter, batch, epochs, monkeypatch):
     assert values['batch'] == batch and values['epochs'] == epochs
     assert values['scale'] == (320, 320)
     assert values['warmup'] * 10 <= epochs and values['close'] < epochs
+
+
+def test_the_batch_fits_into_half_of_the_memory(monkeypatch):
+    """Images of 320 pixels, 0.5 GB: 0.8 * 0.5 / (2 * 0.18 / 4) is 4.4."""
+    import argparse
+    import os
+
+    import torch
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    propose = runpy.run_path('tools/prepare.py')['propose']
+    size = dict(SC_PHYS_PAGES=10**9 // 4096, SC_PAGE_SIZE=4096)
+    monkeypatch.setattr(os, 'sysconf', size.get)
+    args = argparse.Namespace(img_scale=None, epochs=None, batch_size=None)
+    assert propose(dict(images=205, side=500), 'n', args)['batch'] == 4

@@ -66,12 +66,12 @@ def main():
         dataset = build_dataset(cfg, args.phase, args.stage2)
         set_random_seed(args.seed)
         tiles = list(draw_items(dataset, args.number))
-    stage = '_stage2' if args.stage2 else ''
-    folder = Path(cfg.get('work_dir')
-                  or f'work_dirs/{Path(args.config).stem}')
-    out = args.out or folder / f'browse_{args.phase}{stage}.png'
-    out.parent.mkdir(parents=True, exist_ok=True)
-    join(tiles).save(out)
+        stage = '_stage2' if args.stage2 else ''
+        folder = Path(cfg.get('work_dir')
+                      or f'work_dirs/{Path(args.config).stem}')
+        out = args.out or folder / f'browse_{args.phase}{stage}.png'
+        out.parent.mkdir(parents=True, exist_ok=True)
+        join(tiles).save(out)
     print(f'{len(tiles)} images of {args.phase} in {out}')
 
 

@@ -55,9 +55,9 @@ def main():
                 if writes_itself(cls):
                     cls.write_if_missing(leaf.data_root)
         report = check_config(cfg, not args.no_images, args.workers)
-    print(report)
-    if args.out_dir is not None:
-        write(report, args.out_dir, cfg.get('strides') or (8, 16, 32))
+        print(report)
+        if args.out_dir is not None:
+            write(report, args.out_dir, cfg.get('strides') or (8, 16, 32))
     sys.exit(int(report.refused))
 
 

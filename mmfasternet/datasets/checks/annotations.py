@@ -292,8 +292,10 @@ def check_categories(coco: Annotations, classes: Any,
     used = [n for n in twice if n in classes]
     found.add(
         'category-twice', REFUSED if used else NOTE, used or twice,
-        'names of several categories: each counts as a class of its own '
-        'and shifts the labels of later ones; join them')
+        'names of several categories: each counts as a class of its own and '
+        'shifts the labels of later ones' +
+        (', and the evaluation ends with IndexError' if used else '') +
+        '; join them')
     missing = [c for c in classes if c not in names]
     hints = [f'{c!r}{_close(c, names)}' for c in missing]
     if len(missing) == len(classes):

@@ -61,10 +61,10 @@ def _read(path: Path) -> Source:
     if config is not None:
         return read_yolo(path, config)
     tree = Tree(path)
-    jsons = read_jsons(tree)
+    jsons, recode = read_jsons(tree)
     coco = {p: data for p, data in jsons.items() if is_coco(data)}
     if coco:
-        return read_coco(tree, coco)
+        return read_coco(tree, coco, recode)
     cvat = cvat_files(tree)
     if cvat:
         return read_cvat(tree, cvat)

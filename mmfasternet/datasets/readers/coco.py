@@ -22,8 +22,11 @@ _OTHER_TASKS = ('captions_', 'image_info_', 'panoptic_', 'person_keypoints_',
                 'stuff_')
 
 
-def read_jsons(tree: Tree) -> Dict[Path, Any]:
-    """What the json files of a folder hold, but for those of other tasks.
+def read_jsons(tree: Tree) -> Tuple[Dict[Path, Any], List[Path]]:
+    """Read the json files of a folder, but for those of other tasks.
+
+    Returns:
+        tuple: What they hold, by path; and those that are not plain UTF-8.
 
     Raises:
         ValueError: If one is broken that was labels.
@@ -32,17 +35,20 @@ def read_jsons(tree: Tree) -> Dict[Path, Any]:
              if not p.name.startswith(OURS)]
     if any(p.name.startswith('instances_') for p in paths):
         paths = [p for p in paths if not p.name.startswith(_OTHER_TASKS)]
-    found = {}
+    found, other = {}, []
     for path in paths:
         data = path.read_bytes()
         try:
-            found[path] = json.loads(decode(data, path))
+            text = decode(data, path)
+            found[path] = json.loads(text)
+            if text.encode(errors='replace') != data:
+                other.append(path)
         except (ValueError, RecursionError) as error:
             # a program's settings may have comments
             if re.search(rb'"(images|annotations|categories|shapes)"', data) \
                     or any(roles_of([[path.relative_to(tree.root)]])):
                 raise ValueError(f'{path} is not json: {error}') from None
-    return found
+    return found, other
 
 
 def is_coco(data: Any) -> bool:
@@ -51,12 +57,14 @@ def is_coco(data: Any) -> bool:
         isinstance(data[key], list) for key in _KEYS)
 
 
-def read_coco(tree: Tree, jsons: Dict[Path, dict]) -> Source:
+def read_coco(tree: Tree, jsons: Dict[Path, dict],
+              recode: Sequence[Path]) -> Source:
     """Take the splits from the names of the files.
 
     Args:
         tree (Tree): The folder.
         jsons (dict[Path, dict]): Its files of COCO, by path.
+        recode (Sequence[Path]): Those that have to be written in UTF-8.
 
     Raises:
         ValueError: If it is not clear which is the training split.
@@ -83,7 +91,7 @@ def read_coco(tree: Tree, jsons: Dict[Path, dict]) -> Source:
         for path, in groups.get(split, ()):
             source.splits[split] = Split(
                 jsons[path], _image_folder(tree, path, jsons[path], split),
-                path)
+                None if path in recode else path)
             source.labels[path] = []
     if 'val' not in source.splits:
         train = source.splits['train']

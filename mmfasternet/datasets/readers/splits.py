@@ -2,7 +2,7 @@
 """Which images train, validate and test, as names of files and folders say."""
 import re
 from pathlib import Path, PurePath
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence
 
 from mmfasternet.datasets.files import read_text
 from mmfasternet.datasets.images import IMAGE_SUFFIXES
@@ -13,9 +13,11 @@ _NAMES = dict(
     trainval='trainval')
 _ROLES = {word: role for role, w in _NAMES.items() for word in w.split()}
 # Words beside them that say nothing else; `train-station` is not a split.
-_NEUTRAL = set('ann annotation annotations anns coco data dataset image images '
-               'img imgs instances jpegimages json label labels obj set split '
-               'txt voc xml yolo'.split())
+_NEUTRAL = {
+    'ann', 'annotation', 'annotations', 'anns', 'coco', 'data', 'dataset',
+    'image', 'images', 'img', 'imgs', 'instances', 'jpegimages', 'json',
+    'label', 'labels', 'obj', 'set', 'split', 'txt', 'voc', 'xml', 'yolo'
+}
 # Lists for other tasks on the images of VOC.
 _OTHER_TASKS = ('Segmentation', 'Layout', 'Action')
 

@@ -1,0 +1,710 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders as people have them: no image is lost or lands in a wrong split."""
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mmfasternet.datasets.readers import account, read_dataset, write_splits
+
+W, H = 64, 48
+BOX = [16, 12, 32, 24]  # of the middle, in pixels
+SHARES = '0.5 0.5 0.5 0.5'
+XML = ('<annotation><filename>{name}</filename><size><width>64</width>'
+       '<height>48</height></size><object><name>cat</name><bndbox>'
+       '<xmin>17</xmin><ymin>13</ymin><xmax>49</xmax><ymax>37</ymax>'
+       '</bndbox></object></annotation>')
+
+
+def write(path, text, encoding='utf-8'):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def image(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros((H, W, 3), np.uint8)
+    path.write_bytes(cv2.imencode('.png', pixels)[1])
+    return path
+
+
+def names(source):
+    """Names of the images by split, each with whether it has the box."""
+    found = {}
+    for split, part in source.splits.items():
+        boxes = {}
+        for a in part.coco['annotations']:
+            boxes.setdefault(a['image_id'], []).append(a['bbox'])
+        found[split] = sorted(
+            Path(i['file_name']).stem for i in part.coco['images'])
+        for i in part.coco['images']:
+            assert (i['width'], i['height']) == (W, H)
+            assert (part.folder / i['file_name']).is_file()
+            assert boxes.get(i['id'], [BOX]) == [BOX]
+            assert (i['id'] in boxes) == ('empty' not in i['file_name'])
+    return found
+
+
+def table(source):
+    """Numbers found, used, dropped, left out; and the lines below them."""
+    lines = account(source)
+    rows = {}
+    for line in lines[1:3]:
+        name, *numbers = line.split()
+        rows[name] = tuple(map(int, numbers))
+        assert rows[name][0] == sum(rows[name][1:])
+    return rows['images'], rows['labels'], lines[3:]
+
+
+# ---------------------------------------------------------------- VOC's lists
+def voc(root, **lists):
+    for stems in lists.values():
+        for stem in stems:
+            image(root / f'JPEGImages/{stem}.png')
+            write(root / f'Annotations/{stem}.xml',
+                  XML.format(name=f'{stem}.png'))
+    for name, stems in lists.items():
+        write(root / f'ImageSets/Main/{name}.txt', '\n'.join(stems))
+    return root
+
+
+def in_splits(found):
+    return {stem: split for split, stems in found.items() for stem in stems}
+
+
+def test_images_of_a_test_list_are_for_testing(tmp_path):
+    voc(tmp_path, train=list('abcde'), test=list('fg'))
+    found = names(read_dataset(tmp_path))
+    assert found['test'] == ['f', 'g']
+    assert sorted(found['train'] + found['val']) == list('abcde')
+    assert len(found['val']) == 1  # one in five
+
+
+def test_trainval_is_split_where_there_is_no_train(tmp_path):
+    voc(tmp_path, trainval=list('abcde'), test=list('fg'))
+    found = names(read_dataset(tmp_path))
+    assert found['test'] == ['f', 'g']
+    assert sorted(found['train'] + found['val']) == list('abcde')
+
+
+def test_all_four_lists_of_voc(tmp_path):
+    voc(tmp_path, train=['a'], val=['b'], trainval=['a', 'b'], test=['c'])
+    write(tmp_path / 'ImageSets/Main/cat_train.txt', 'a  1\nb -1')
+    write(tmp_path / 'ImageSets/Segmentation/train.txt', 'c')
+    image(tmp_path / 'SegmentationClass/a.png')  # a mask of the same name
+    source = read_dataset(tmp_path)
+    assert names(source) == dict(train=['a'], val=['b'], test=['c'])
+    images, labels, lines = table(source)
+    assert images == (4, 3, 0, 1) and labels == (3, 3, 0, 0)
+    assert 'SegmentationClass/a.png' in lines[0]
+
+
+def test_years_of_voc_one_folder_down(tmp_path):
+    for year in ('2007', '2012'):
+        voc(tmp_path / f'VOC{year}', train=[f'{year}a', '1'],
+            val=[f'{year}b'])
+    source = read_dataset(tmp_path)
+    assert names(source) == dict(
+        train=['1', '1', '2007a', '2012a'], val=['2007b', '2012b'])
+    files = [i['file_name'] for i in source.splits['train'].coco['images']]
+    assert len(set(files)) == 4
+
+
+def test_what_no_list_names_is_left_out_and_said(tmp_path):
+    voc(tmp_path, train=list('ab'), val=['c'], extra=['d'])
+    source = read_dataset(tmp_path)
+    assert names(source) == dict(train=['a', 'b'], val=['c'])
+    assert table(source)[0] == (4, 3, 0, 1)
+    assert any('1 images in none of the splits' in m and 'd.png' in m
+               for m in source.messages)
+
+
+def test_only_a_test_list(tmp_path):
+    """What is not for testing trains."""
+    voc(tmp_path, test=['a'], other=list('bcdef'))
+    (tmp_path / 'ImageSets/Main/other.txt').unlink()
+    found = names(read_dataset(tmp_path))
+    assert found['test'] == ['a'] and len(found['train']) == 4
+
+
+def test_a_list_of_images_that_do_not_exist(tmp_path):
+    voc(tmp_path, train=list('abc'), val=['d'])
+    write(tmp_path / 'ImageSets/Main/train.txt', 'a\nb\nc\nnone')
+    source = read_dataset(tmp_path)
+    assert any('1 of the 4 images that it lists do not exist: none' in m
+               for m in source.messages)
+    write(tmp_path / 'ImageSets/Main/train.txt', 'a\nx\ny')
+    with pytest.raises(ValueError, match='train.txt: 2 of the 3 images'):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize('line', [
+    'images/{}.png', './images/{}.png', 'data/images/{}.png', '{}.png', '{}',
+    '/content/data/images/{}.png', 'images\\{}.png'
+])
+@pytest.mark.parametrize('suffix', ['.xml', '.txt'])
+def test_lists_beside_the_images(line, suffix, tmp_path):
+    for stem in 'abcd':
+        image(tmp_path / f'images/{stem}.png')
+        write(tmp_path / f'labels/{stem}{suffix}',
+              XML.format(name=stem) if suffix == '.xml' else f'0 {SHARES}')
+    if suffix == '.txt':
+        write(tmp_path / 'classes.txt', 'cat')
+    for split, stems in dict(train='ab', val='c', test='d').items():
+        write(tmp_path / f'{split}.txt',
+              '\n'.join(line.format(s) for s in stems))
+    source = read_dataset(tmp_path)
+    assert names(source) == dict(train=['a', 'b'], val=['c'], test=['d'])
+    assert table(source)[:2] == ((4, 4, 0, 0), (4, 4, 0, 0))
+
+
+# ------------------------------------------------------------ folders' names
+def yolo(root, *stems):
+    """``folder/name`` below images, with labels beside it."""
+    for stem in stems:
+        image(root / f'images/{stem}.png')
+        if 'empty' not in stem:
+            write(root / f'labels/{stem}.txt', f'0 {SHARES}')
+    write(root / 'classes.txt', 'cat')
+    return root
+
+
+def test_folders_that_are_not_splits(tmp_path):
+    yolo(tmp_path, 'train/a', 'val/b', 'test/c', 'hard/d', 'train-station/e',
+         'train/station/f')
+    source = read_dataset(tmp_path)
+    assert names(source) == dict(train=['a', 'f'], val=['b'], test=['c'])
+    images, labels, lines = table(source)
+    assert images == labels == (6, 4, 0, 2)
+    assert any('images/hard/d.png' in line and 'train-station' in line
+               for line in lines)
+
+
+@pytest.mark.parametrize('train, val', [
+    ('train2017', 'val2017'), ('Train', 'Validation'),
+    ('images_train', 'images_valid'), ('mine_train', 'mine_val'),
+    ('train_set', 'valid_set'), ('training', 'validation')
+])
+def test_ways_to_name_splits(train, val, tmp_path):
+    yolo(tmp_path, f'{train}/a', f'{val}/b')
+    assert names(read_dataset(tmp_path)) == dict(train=['a'], val=['b'])
+
+
+def test_nothing_to_train_on(tmp_path):
+    yolo(tmp_path, 'val/a', 'test/b')
+    with pytest.raises(ValueError, match='no training split, only test, val'):
+        read_dataset(tmp_path)
+
+
+# ------------------------------------------------------------------- accounts
+def test_every_file_is_accounted_for(tmp_path):
+    yolo(tmp_path, 'train/a', 'train/empty', 'train/broken', 'val/b')
+    (tmp_path / 'images/train/broken.png').write_bytes(b'')
+    for name in ('train/a.gif', 'val/x.HEIC', 'val/y.avif'):
+        write(tmp_path / 'images' / name, 'x')
+    write(tmp_path / 'labels/train/alone.txt', f'0 {SHARES}')
+    write(tmp_path / 'README.txt', 'By hand.')
+    image(tmp_path / 'images/train/.ipynb_checkpoints/a-checkpoint.png')
+    image(tmp_path / '__MACOSX/images/train/._a.png')
+    write(tmp_path / 'labels/train/._a.txt', 'x')
+    source = read_dataset(tmp_path)
+    assert names(source) == dict(train=['a', 'empty'], val=['b'])
+    images, labels, lines = table(source)
+    assert images == (9, 3, 1, 5) and labels == (5, 2, 1, 2)
+    text = '\n'.join(lines)
+    for part in ('2 hidden copies: ', '3 images of a kind that is not read: ',
+                 'a.gif', 'x.HEIC', 'y.avif',
+                 '1 labels without an image: ', 'alone.txt',
+                 '1 hidden copies of labels: '):
+        assert part in text
+
+
+def test_hidden_copies_of_xml_and_settings_of_programs(tmp_path):
+    voc(tmp_path, train=['a'], val=['b'])
+    write(tmp_path / 'Annotations/._a.xml', '\0\5\26\7')
+    write(tmp_path / '__MACOSX/Annotations/._b.xml', '\0')
+    write(tmp_path / '.idea/workspace.xml', '<project')
+    write(tmp_path / '.vscode/settings.json', '// mine\n{}')
+    write(tmp_path / 'tsconfig.json', '// mine\n{}')
+    write(tmp_path / 'pom.xml', '<project/>')
+    source = read_dataset(tmp_path)
+    assert names(source) == dict(train=['a'], val=['b'])
+    assert table(source)[1] == (5, 2, 0, 3)
+
+
+def test_a_folder_that_is_hidden_itself(tmp_path):
+    root = yolo(tmp_path / '.data/set', 'train/a', 'val/b')
+    assert names(read_dataset(root)) == dict(train=['a'], val=['b'])
+
+
+def test_links_are_followed_once(tmp_path):
+    yolo(tmp_path / 'disk', 'train/a', 'val/b')
+    root = tmp_path / 'set'
+    root.mkdir()
+    for name in ('images', 'labels', 'classes.txt'):
+        (root / name).symlink_to(tmp_path / 'disk' / name)
+    (root / 'again').symlink_to(tmp_path / 'disk/images')
+    (tmp_path / 'disk/images/train/up').symlink_to(root)
+    source = read_dataset(root)
+    assert sorted(sum(names(source).values(), [])) == ['a', 'b']
+
+
+# ------------------------------------------------------------------- encoding
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'gbk'])
+def test_encodings(encoding, tmp_path):
+    root = yolo(tmp_path / 'yolo', 'train/a', 'val/b')
+    write(root / 'classes.txt', '猫和狗', encoding)
+    write(root / 'labels/train/a.txt', f'0 {SHARES}\r\n', encoding)
+    assert read_dataset(root).classes == ('猫和狗', )
+    write(root / 'data.yaml', 'train: images/train\nval: images/val\n'
+          'names: [猫和狗]', encoding)
+    assert read_dataset(root).classes == ('猫和狗', )
+    for start in ('', f'<?xml version="1.0" encoding="{encoding}"?>\n',
+                  '<?xml version="1.0" encoding="UTF-8"?>\n'):
+        root = voc(tmp_path / 'voc', train=['a'], val=['b'])
+        write(root / 'Annotations/a.xml',
+              start + XML.format(name='图.png').replace('cat', '猫和狗'),
+              encoding)
+        source = read_dataset(root)
+        assert set(source.classes) == {'cat', '猫和狗'}
+    root = coco(tmp_path / 'coco', encoding=encoding, name='猫和狗')
+    files = write_splits(read_dataset(root), root)
+    for path, _ in files.values():  # as mmdet reads it
+        data = json.loads(path.read_bytes().decode('utf-8'))
+        assert data['categories'][1]['name'] == '猫和狗'
+
+
+def test_text_in_no_known_encoding_names_the_file(tmp_path):
+    root = yolo(tmp_path, 'train/a', 'val/b')
+    write(root / 'classes.txt', 'grün\nweiß\n', 'latin-1')
+    with pytest.raises(ValueError, match='classes.txt: the text is neither'):
+        read_dataset(root)
+
+
+# ----------------------------------------------------------------------- COCO
+def coco(root, splits=('train', 'val'), encoding='utf-8', name='cat'):
+    """As Roboflow exports it: category 0 is what the others are."""
+    for split in splits:
+        stems = ['a', 'b', 'c'] if split in ('', 'train') else ['d']
+        for stem in stems:
+            image(root / split / f'{split}{stem}.png')
+        data = dict(
+            images=[
+                dict(id=i, file_name=f'{split}{s}.png', width=W, height=H)
+                for i, s in enumerate(stems)
+            ],
+            annotations=[
+                dict(id=i + 1, image_id=i, category_id=1, bbox=BOX, area=768,
+                     iscrowd=0) for i, _ in enumerate(stems)
+            ],
+            categories=[
+                dict(id=0, name='animals', supercategory='none'),
+                dict(id=1, name=name, supercategory='animals')
+            ])
+        write(root / split / '_annotations.coco.json',
+              json.dumps(data, ensure_ascii=False), encoding)
+    return root
+
+
+def test_roboflows_coco(tmp_path):
+    source = read_dataset(coco(tmp_path, ('train', 'valid', 'test')))
+    assert source.classes == ('cat', )
+    assert names(source) == dict(
+        train=['traina', 'trainb', 'trainc'], val=['validd'], test=['testd'])
+
+
+def test_a_category_that_is_used_stays(tmp_path):
+    root = coco(tmp_path)
+    path = root / 'val/_annotations.coco.json'
+    data = json.loads(path.read_text())
+    data['annotations'][0]['category_id'] = 0
+    path.write_text(json.dumps(data))
+    assert read_dataset(root).classes == ('animals', 'cat')
+    # nor is a class left out because another one is called after it
+    root = coco(tmp_path / 'flat')
+    for path in root.rglob('*.json'):
+        data = json.loads(path.read_text())
+        data['categories'] = [
+            dict(id=1, name='cat', supercategory='cat'),
+            dict(id=2, name='dog', supercategory='animal')]
+        path.write_text(json.dumps(data))
+    assert read_dataset(root).classes == ('cat', 'dog')
+
+
+@pytest.mark.parametrize('splits', [('', ), ('train', 'val')])
+@pytest.mark.parametrize('change, words', [
+    (lambda d: d['annotations'][0].pop('bbox'), "no 'bbox' of type list"),
+    (lambda d: d['annotations'][0].update(bbox='1 2 3 4'), "no 'bbox' of"),
+    (lambda d: d['annotations'][0].pop('image_id'), "no 'image_id'"),
+    (lambda d: d['annotations'][0].pop('category_id'), "no 'category_id'"),
+    (lambda d: d['annotations'][0].update(category_id=[1]), 'category_id'),
+    (lambda d: d['annotations'].append('cat'), 'not json objects'),
+    (lambda d: d['images'][0].pop('width'), "no 'width' of type int"),
+    (lambda d: d['images'][0].pop('id'), "no 'id' of type int"),
+    (lambda d: d['images'][0].pop('file_name'), "no 'file_name' of type str"),
+    (lambda d: d['images'].append(3), 'not json objects'),
+    (lambda d: d['categories'][1].pop('name'), "no 'name' of type str"),
+    (lambda d: d['categories'][1].pop('id'), "no 'id' of type int"),
+    (lambda d: d['annotations'][0].update(category_id=9), 'category-unknown'),
+    (lambda d: d['annotations'][0].update(image_id=9), 'image-unknown'),
+])
+def test_one_json_is_judged_as_several(splits, change, words, tmp_path,
+                                       prepare):
+    root = coco(tmp_path / 'd', splits)
+    path = next(root.rglob('*.json')) if splits == ('', ) else \
+        root / 'train/_annotations.coco.json'
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    status, out = prepare(root, tmp_path / 'mine.py')
+    assert words in out
+    assert ('refused: ' in out) == (status != 0)
+    assert (status == 0) == (tmp_path / 'mine.py').exists()
+
+
+# ------------------------------------------------------------ Darknet and CVAT
+def test_cvats_yolo(tmp_path):
+    for split, stem in (('train', 'a'), ('train', 'c'), ('valid', 'b')):
+        folder = tmp_path / f'obj_{split}_data'
+        image(folder / f'{stem}.png')
+        write(folder / f'{stem}.txt', f'0 {SHARES}')
+    write(tmp_path / 'obj.names', 'cat\n')
+    write(tmp_path / 'obj.data', 'classes = 1\nnames = data/obj.names')
+    write(tmp_path / 'train.txt',
+          'data/obj_train_data/a.png\ndata/obj_train_data/c.png\n')
+    write(tmp_path / 'valid.txt', 'data/obj_valid_data/b.png\n')
+    source = read_dataset(tmp_path)
+    assert source.format == 'YOLO' and source.classes == ('cat', )
+    assert names(source) == dict(train=['a', 'c'], val=['b'])
+
+
+def test_labelimg_keeps_all_in_one_folder(tmp_path):
+    for stem in 'abcde':
+        image(tmp_path / f'shots/{stem}.png')
+        write(tmp_path / f'shots/{stem}.txt', f'0 {SHARES}')
+    write(tmp_path / 'shots/classes.txt', 'cat\n')
+    source = read_dataset(tmp_path)
+    assert sorted(sum(names(source).values(), [])) == list('abcde')
+    assert table(source)[:2] == ((5, 5, 0, 0), (5, 5, 0, 0))
+
+
+def test_roboflows_darknet(tmp_path):
+    for split, stem in (('train', 'a'), ('valid', 'b'), ('test', 'c')):
+        image(tmp_path / split / f'{stem}.png')
+        write(tmp_path / split / f'{stem}.txt', f'0 {SHARES}')
+        write(tmp_path / split / '_darknet.labels', 'cat\n')
+    write(tmp_path / 'README.roboflow.txt', 'x')
+    assert names(read_dataset(tmp_path)) == dict(
+        train=['a'], val=['b'], test=['c'])
+    write(tmp_path / 'test/_darknet.labels', 'dog\n')
+    with pytest.raises(ValueError, match='the class names differ between'):
+        read_dataset(tmp_path)
+
+
+CVAT = '''<?xml version="1.0" encoding="utf-8"?>
+<annotations><version>1.1</version>
+<meta><job><labels><label><name>cat</name></label><label><name>a dog</name>
+</label></labels></job></meta>{}</annotations>'''
+CVAT_IMAGE = ('<image id="0" name="{}.png" subset="{}" width="64" '
+              'height="48">\n{}</image>')
+CVAT_BOX = '<box label="cat" xtl="16" ytl="12" xbr="48" ybr="36"/>'
+
+
+def cvat(root, *parts):
+    for name, _, _ in parts:
+        image(root / f'images/{name}.png')
+    write(root / 'annotations.xml', CVAT.format('\n'.join(
+        CVAT_IMAGE.format(*part) for part in parts)))
+    return root
+
+
+def test_cvats_xml(tmp_path):
+    root = cvat(tmp_path, ('sub/a', 'Train', CVAT_BOX),
+                ('b', 'Validation', CVAT_BOX), ('c', 'Train', CVAT_BOX))
+    source = read_dataset(root)
+    assert source.format == 'CVAT' and source.classes == ('cat', 'a dog')
+    assert names(source) == dict(train=['a', 'c'], val=['b'])
+    assert table(source)[:2] == ((3, 3, 0, 0), (1, 1, 0, 0))
+
+
+@pytest.mark.parametrize('shape, box', [
+    ('<polygon label="cat" points="10.5,30;20,12;30,20"/>',
+     [10.5, 12, 19.5, 18]),
+    ('<ellipse label="cat" cx="30" cy="20" rx="10" ry="5"/>',
+     [20, 15, 20, 10]),
+    ('<ellipse label="cat" cx="30" cy="20" rx="10" ry="5" rotation="90"/>',
+     [25, 10, 10, 20]),
+    ('<ellipse label="cat" cx="30" cy="20" rx="9" ry="9" rotation="45"/>',
+     [21, 11, 18, 18]),
+    ('<mask label="cat" left="3" top="4" width="5" height="6" rle="0, 30"/>',
+     [3, 4, 5, 6]),
+    # a square of 20 pixels, on its corner: its diagonal
+    ('<box label="cat" xtl="20" ytl="14" xbr="40" ybr="34" rotation="45"/>',
+     [15.86, 9.86, 28.28, 28.28]),
+    ('<box label="cat" xtl="-5" ytl="14" xbr="70" ybr="34"/>',
+     [0, 14, 64, 20]),
+])
+def test_shapes_of_cvat(shape, box, tmp_path):
+    root = cvat(tmp_path, ('a', 'train', shape), ('b', 'val', ''))
+    (found, ) = read_dataset(root).splits['train'].coco['annotations']
+    assert found['bbox'] == box
+
+
+@pytest.mark.parametrize('shape, words', [
+    ('<points label="cat" points="1,2"/>', 'xml:5: points of cat is not a '),
+    ('<polyline label="cat" points="1,2;3,4"/>', 'xml:5: polyline of cat is '),
+    ('<box label="cat" xtl="70" ytl="1" xbr="80" ybr="9"/>',
+     'xml:5: box of cat has no area inside the 64x48 image'),
+])
+def test_shapes_of_cvat_that_are_not_boxes(shape, words, tmp_path):
+    source = read_dataset(
+        cvat(tmp_path, ('a', 'train', shape), ('b', 'val', CVAT_BOX)))
+    assert words in source.messages[0]
+
+
+@pytest.mark.parametrize('content, words', [
+    (CVAT.format('<track id="0"/>'), 'has tracks of a video: export it'),
+    (CVAT.format(CVAT_IMAGE.format('x', '', '')), '1 of 1 images of'),
+    (CVAT.format(CVAT_IMAGE.format('a', '', '<box label="cat" xtl="x"/>')),
+     "annotations.xml:5: xtl must be a number, got 'x'"),
+    (CVAT.format(CVAT_IMAGE.format(
+        'a', '', '<polygon label="cat" points=""/>')),
+     'annotations.xml:5: points must be a number'),
+    (CVAT.format('<image>')[:-3], 'broken xml'),
+])
+def test_broken_xml_of_cvat(content, words, tmp_path):
+    image(tmp_path / 'images/a.png')
+    write(tmp_path / 'annotations.xml', content)
+    with pytest.raises(ValueError, match=words):
+        read_dataset(tmp_path)
+
+
+# -------------------------------------------------------------------- LabelMe
+def shape(points, kind='rectangle', label='cat', **others):
+    return dict(label=label, points=points, shape_type=kind, **others)
+
+
+def labelme(root, *shapes, folder=''):
+    for stem in ('train/a', 'val/b'):
+        image(root / folder / f'{stem}.png')
+        write(root / f'{stem}.json', json.dumps(dict(
+            version='5.2.1',
+            shapes=shapes,
+            imagePath=f'{stem[-1]}.png' if not folder else
+            f'..\\..\\{folder}\\{stem}.png'.replace('/', '\\'),
+            imageData=None,
+            imageHeight=H,
+            imageWidth=W)))
+    return root
+
+
+def test_labelme(tmp_path):
+    whole = shape([[48, 36], [16, 12]])
+    for folder in ('', 'pictures'):
+        source = read_dataset(labelme(tmp_path / f'x{folder}', whole,
+                                      folder=folder))
+        assert source.format == 'LabelMe' and source.classes == ('cat', )
+        assert names(source) == dict(train=['a'], val=['b'])
+        assert table(source)[:2] == ((2, 2, 0, 0), (2, 2, 0, 0))
+
+
+@pytest.mark.parametrize('shapes, boxes', [
+    ([shape([[10, 30], [20, 12], [30, 20]], 'polygon')], [[10, 12, 20, 18]]),
+    ([shape([[30, 20], [33, 24]], 'circle')], [[25, 15, 10, 10]]),
+    # two parts of one object, and another object
+    ([shape([[1, 2], [5, 6]], group_id=1), shape([[8, 9], [20, 30]],
+                                                 group_id=1),
+      shape([[1, 2], [5, 6]], group_id=2)],
+     [[1, 2, 19, 28], [1, 2, 4, 4]]),
+    ([shape([[-9, 5], [99, 30]])], [[0, 5, 64, 25]]),
+    ([shape([[5, 5]], 'point'), shape([[1, 2], [5, 6]], group_id=None)],
+     [[1, 2, 4, 4]]),
+])
+def test_shapes_of_labelme(shapes, boxes, tmp_path):
+    source = read_dataset(labelme(tmp_path, *shapes))
+    found = source.splits['val'].coco['annotations']
+    assert [a['bbox'] for a in found] == boxes
+    assert len(source.messages) == 2 * ("'point'" in str(shapes))
+
+
+@pytest.mark.parametrize('broken', [
+    dict(points=[[1, 2], [3, 4]]), dict(label='cat'),
+    shape([['x', 2], [3, 4]]), shape([]), shape([1, 2, 3]),
+    shape([[float('nan'), 2], [3, 4]]), 'cat'
+])
+def test_broken_shapes_of_labelme_name_the_place(broken, tmp_path):
+    with pytest.raises(ValueError, match=r'train/a.json: shape 0: '):
+        read_dataset(labelme(tmp_path, broken))
+
+
+# ------------------------------------------------------------------------ VOC
+def test_an_xml_that_names_its_image_otherwise(tmp_path):
+    """The own name counts; another one does if there is none of its own."""
+    root = voc(tmp_path, train=['a', 'x'], val=['b'])
+    (root / 'JPEGImages/x.png').rename(root / 'JPEGImages/IMG_7.png')
+    write(root / 'Annotations/x.xml', XML.format(name='C:\\IMG_7.png'))
+    write(root / 'Annotations/a.xml', XML.format(name='b.png'))
+    assert names(read_dataset(root)) == dict(train=['IMG_7', 'a'], val=['b'])
+
+
+@pytest.mark.parametrize('size', [
+    '', '<size/>', '<size><width>0</width><height>0</height></size>',
+    '<size><width>64</width></size>'
+])
+def test_an_xml_without_a_size(size, tmp_path):
+    root = voc(tmp_path, train=['a'], val=['b'])
+    text = re.sub('<size>.*</size>', size, XML.format(name='a.png'))
+    write(root / 'Annotations/a.xml', text)
+    assert names(read_dataset(root)) == dict(train=['a'], val=['b'])
+
+
+def test_an_xml_without_an_image_is_left_out(tmp_path):
+    root = voc(tmp_path, train=['a', 'c', 'd', 'e'], val=['b'])
+    (root / 'JPEGImages/c.png').unlink()
+    shutil.rmtree(root / 'ImageSets')
+    source = read_dataset(root)
+    assert sorted(sum(names(source).values(), [])) == ['a', 'b', 'd', 'e']
+    assert table(source)[1] == (5, 4, 0, 1)
+
+
+# ------------------------------------------------------------------ data.yaml
+@pytest.mark.parametrize('text, classes', [
+    ("names: {'0': cat}", ('cat', )),
+    ('names: {0: cat}\nnc: "1"', ('cat', )),
+    ('names: [no, yes]', ('no', 'yes')),
+    ('names: [1, 2.50, null]\nnc: 3', ('1', '2.50', 'null')),
+    ('"names": [cat]', ('cat', )),
+    ('names:\n  0: cat\nval: images/val\ntest:\n', ('cat', )),
+    ('names: [a b, "c: d"]\ndownload: !!python/name:os.system',
+     ('a b', 'c: d')),
+])
+def test_names_in_yaml(text, classes, tmp_path):
+    root = yolo(tmp_path, 'train/a', 'val/b')
+    val = '' if 'val:' in text else '\nval: images/val'
+    write(root / 'data.yaml', f'train: images/train{val}\n{text}')
+    assert read_dataset(root).classes == classes
+
+
+def test_which_yaml(tmp_path):
+    root = yolo(tmp_path, 'train/a', 'val/b')
+    spec = 'train: images/train\nval: images/val\nnames: [{}]'
+    write(root / 'backup.yaml', spec.format('old'))
+    assert read_dataset(root).classes == ('old', )
+    write(root / 'another.yml', spec.format('new'))
+    with pytest.raises(ValueError, match='which of .*another.yml, .*backup'):
+        read_dataset(root)
+    write(root / 'data.yaml', spec.format('cat'))
+    write(root / 'conda.yaml', 'dependencies: [python]')
+    assert read_dataset(root).classes == ('cat', )
+
+
+def test_yaml_with_a_test_split(tmp_path):
+    root = yolo(tmp_path, 'train/a', 'train/x', 'val/b', 'test/c')
+    spec = 'train: images/train\nval: images/val\nnames: [cat]\ntest: {}'
+    write(root / 'data.yaml', spec.format('images/test'))
+    assert names(read_dataset(root)) == dict(
+        train=['a', 'x'], val=['b'], test=['c'])
+    # as Roboflow writes it whether there is one or not
+    write(root / 'data.yaml', spec.format('../none/images'))
+    source = read_dataset(root)
+    assert names(source) == dict(train=['a', 'x'], val=['b'])
+    assert "test is '../none/images', which is not there" in source.messages[0]
+    write(root / 'data.yaml',
+          'train: images/train\ntest: images/test\nnames: [cat]')
+    found = names(read_dataset(root))
+    assert found['test'] == ['c'] and len(found['val']) == 1
+
+
+def test_yaml_lists_of_images_that_do_not_exist(tmp_path):
+    root = yolo(tmp_path, 'train/a', 'train/x', 'val/b')
+    write(root / 'data.yaml',
+          'train: train.txt\nval: images/val\nnames: [cat]')
+    write(root / 'train.txt',
+          'images/train/a.png\nimages/train/x.png\nimages/train/none.png')
+    source = read_dataset(root)
+    assert names(source) == dict(train=['a', 'x'], val=['b'])
+    assert 'train.txt: 1 of the 3 images that it lists do not exist: ' \
+        'images/train/none.png' in source.messages[0]
+    write(root / 'train.txt',
+          'images/train/a.png\nimages/train/y.png\nimages/train/z.png')
+    with pytest.raises(ValueError, match='2 of the 3 images that it lists'):
+        read_dataset(root)
+
+
+def test_images_outside_of_the_folder(tmp_path):
+    yolo(tmp_path / 'disk', 'train/a', 'val/b')
+    write(tmp_path / 'mine/data.yaml', f'path: {tmp_path}/disk\n'
+          'train: images/train\nval: images/val\nnames: [cat]')
+    source = read_dataset(tmp_path / 'mine')
+    assert names(source) == dict(train=['a'], val=['b'])
+    assert table(source)[0] == (2, 2, 0, 0)
+
+
+def test_boxes_are_clipped_to_the_image(tmp_path):
+    root = yolo(tmp_path, 'train/a', 'val/b')
+    write(root / 'labels/val/b.txt', '0 0.98 0.5 0.1 0.2')
+    (box, ) = read_dataset(root).splits['val'].coco['annotations']
+    assert box['bbox'] == pytest.approx([59.52, 19.2, 4.48, 9.6])
+
+
+def test_boxes_that_are_there_twice(tmp_path):
+    root = yolo(tmp_path, 'train/a', 'val/b')
+    write(root / 'labels/val/b.txt', f'0 {SHARES}\n0 {SHARES}\n')
+    source = read_dataset(root)
+    assert source.messages == ['val: 1 boxes left out that are there twice']
+    assert names(source) == dict(train=['a'], val=['b'])
+
+
+# -------------------------------------------------------- a second preparation
+def test_a_second_preparation_changes_nothing_of_the_first(tmp_path):
+    root = yolo(tmp_path, 'one/a', 'one/b', 'two/c', 'two/d')
+    for name, train, val in (('fold1', 'one', 'two'), ('fold2', 'two', 'one')):
+        write(root / f'{name}.yaml',
+              f'train: images/{train}\nval: images/{val}\nnames: [cat]')
+
+    def files(name):
+        source = read_dataset(root / f'{name}.yaml')
+        return write_splits(source, root / 'annotations')
+
+    def images(found):
+        return {
+            split: [i['file_name']
+                    for i in json.loads(path.read_text())['images']]
+            for split, (path, _) in found.items()
+        }
+
+    first = files('fold1')
+    before = images(first)
+    second = files('fold2')
+    assert images(first) == before
+    assert images(second) == dict(train=before['val'], val=before['train'])
+    assert files('fold1') == first and files('fold2') == second
+    assert sorted(os.listdir(root / 'annotations')) == [
+        'mmfasternet_train.json', 'mmfasternet_train_2.json',
+        'mmfasternet_val.json', 'mmfasternet_val_2.json'
+    ]
+
+
+@pytest.fixture
+def prepare(monkeypatch, capsys):
+    """Exit status and output of the tool."""
+    import runpy
+    import sys
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, 'argv',
+                            ['tools/prepare.py', *map(str, arguments)])
+        status = 0
+        try:
+            runpy.run_path('tools/prepare.py', run_name='__main__')
+        except SystemExit as end:
+            status = end.code
+        return status, capsys.readouterr().out + str(status)
+
+    return call
