@@ -12,8 +12,6 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-# first: it makes mmyolo importable, or says what is missing
-import mmfasternet.deploy  # noqa: F401  # isort: skip
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
@@ -23,7 +21,7 @@ from mmfasternet.config import load_config
 from mmfasternet.datasets.images import read_image
 from mmfasternet.deploy import Predictor
 from mmfasternet.deploy.engines import ENGINES, EXPORTED
-from mmfasternet.deploy.predictor import detect
+from mmfasternet.deploy.files import as_dict
 
 MAX_BYTES = 20 * 2**20  # of an upload
 MAX_PIXELS = 25_000_000  # of an image, 75 MB when it is decoded
@@ -37,11 +35,7 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file path')
-    parser.add_argument(
-        'checkpoint',
-        help='checkpoint file or URL, or what tools/deploy/export.py wrote '
-        '(.onnx, or .xml of OpenVINO)')
+    cli.add_checkpoint(parser)
     parser.add_argument(
         '--compare',
         nargs=2,
@@ -55,26 +49,28 @@ def parse_args():
         help='what runs the networks at first (default: what an exported '
         'file is for, pytorch for a checkpoint)')
     parser.add_argument(
-        '--threads', type=int, help='of a network (default: its choice)')
-    parser.add_argument(
-        '--device', default='cpu', help='e.g. cuda:0 (default: cpu)')
-    parser.add_argument(
-        '--score-thr',
-        type=float,
-        default=0.3,
-        help='lowest score of a box at first (default: 0.3)')
+        '--threads',
+        type=cli.positive_int,
+        help='of a network (default: its choice)')
+    cli.add_device(parser)
+    cli.add_score_thr(parser)
     parser.add_argument(
         '--server-name',
         default='127.0.0.1',
         help='address to listen on; 0.0.0.0 lets other machines in (default: '
         '127.0.0.1)')
     parser.add_argument(
-        '--server-port', type=int, default=7860, help='default: 7860')
+        '--server-port', type=port, default=7860, help='default: 7860')
     cli.add_cfg_options(parser)
-    args = parser.parse_args()
-    if not 0 <= args.score_thr <= 1:
-        parser.error(f'--score-thr must be 0 to 1, got {args.score_thr}')
-    return args
+    return parser.parse_args()
+
+
+def port(text):
+    """A port to listen on, for ``type=`` of an argument."""
+    value = cli.positive_int(text)
+    if value > 65535:
+        raise argparse.ArgumentTypeError(f'{text} is not a port: 1 to 65535')
+    return value
 
 
 class Models:
@@ -110,20 +106,18 @@ class Models:
             predictor = self.load(name, backend)
             begin = time.perf_counter()
             image = read_image(path)
-            inputs, meta = predictor.letterbox(image)
-            before = time.perf_counter()
-            found, = detect(predictor.backend, inputs[None], [meta])
-            end = time.perf_counter()
-            found = found[found.scores >= score_thr]
-            picture = predictor.draw(image, as_sample(found), score_thr)
-        rows = [[predictor.classes[label], round(score, 3),
-                 *(round(side, 1) for side in box)]
-                for label, score, box in zip(
-                    found.labels.tolist(), found.scores.tolist(),
-                    found.bboxes.tolist())]
-        network = predictor.backend.seconds
-        return picture[..., ::-1], rows, (before - begin, network,
-                                          end - before - network)
+            read = time.perf_counter() - begin
+            sample, = predictor(image)
+            found = sample.pred_instances
+            sample.pred_instances = found[found.scores >= score_thr]
+            picture = predictor.draw(image, sample, score_thr)
+        boxes = as_dict(sample, predictor.classes)
+        rows = [[name, round(score, 3), *(round(side, 1) for side in box)]
+                for name, score, box in zip(
+                    boxes['names'], boxes['scores'], boxes['bboxes'])]
+        took = sample.seconds
+        return picture[..., ::-1], rows, (read + took['prepare'],
+                                          took['network'], took['boxes'])
 
     def load(self, name, backend=None):
         """The predictor of a model; None is the backend that it is for."""
@@ -137,15 +131,8 @@ class Models:
         return self.predictors[name, backend]
 
 
-def as_sample(found):
-    from mmdet.structures import DetDataSample
-    sample = DetDataSample()
-    sample.pred_instances = found
-    return sample
-
-
 def check_image(path):
-    """Refuse what is no image of a usual format and size; decodes nothing.
+    """Refuse what is not an image of a usual format and size; decodes nothing.
 
     Raises:
         ValueError: Saying what is wrong.
@@ -159,7 +146,7 @@ def check_image(path):
     except Image.DecompressionBombError:  # Pillow's own limit
         raise ValueError(large) from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-        raise ValueError('this is no image, or damaged: give a '
+        raise ValueError('this is not an image, or damaged: give a '
                          f'{", ".join(FORMATS)}') from None
     if width * height > MAX_PIXELS:
         raise ValueError(large)
@@ -192,7 +179,7 @@ def build_page(models, backend=None, score_thr=0.3):
     """
     import gradio as gr
     names = [*models.models]
-    engines = [USUAL, *(b for b in ENGINES if b == 'pytorch' or find_spec(b))]
+    engines = [USUAL, *(e.name for e in ENGINES.values() if e.is_installed)]
 
     def run(path, score, *chosen):
         """Pictures, texts and tables of one or two models."""

@@ -197,6 +197,42 @@ def small(coco, tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
+def truth(small, coco, tmp_path_factory):
+    """Options that let the small detector find its validation images' boxes
+    in part: every third of its own, so that AP is neither 0 nor 1."""
+    from mmcv.transforms import Compose
+    from mmengine.dataset import pseudo_collate
+    from mmengine.registry import init_default_scope
+    init_default_scope('mmyolo')
+    pipeline = Compose([
+        step for step in small.cfg.test_dataloader.dataset.pipeline
+        if 'LoadAnnotations' not in step.type
+    ])
+    data = json.loads((coco / 'annotations/val.json').read_text())
+    data['annotations'] = []
+    for image in data['images']:
+        path = str(coco / 'val' / image['file_name'])
+        with torch.no_grad():
+            sample, = small.detector.test_step(
+                pseudo_collate([pipeline(dict(img_path=path, img_id=0))]))
+        found = sample.pred_instances
+        for i in range(0, 15, 3):
+            x, y, right, bottom = found.bboxes[i].tolist()
+            data['annotations'].append(
+                dict(
+                    id=len(data['annotations']) + 1,
+                    image_id=image['id'],
+                    category_id=data['categories'][found.labels[i]]['id'],
+                    bbox=[x, y, right - x, bottom - y],
+                    area=(right - x) * (bottom - y),
+                    iscrowd=0))
+    path = tmp_path_factory.mktemp('truth') / 'val.json'
+    path.write_text(json.dumps(data))
+    return {'test_dataloader.dataset.ann_file': str(path),
+            'test_evaluator.ann_file': str(path)}
+
+
+@pytest.fixture(scope='session')
 def exported(small, tmp_path_factory):
     """Files of the small detector, as ``tools/deploy/export.py`` makes them:
     suffixes, with ``nms`` and ``fixed`` in front of them."""
@@ -218,3 +254,19 @@ def exported(small, tmp_path_factory):
             export(deployed, info, path, **options)
             files[path.name] = str(path)
     return files
+
+
+def check_drawn(picture, plain, box):
+    """All four edges of a box, x1, y1, x2, y2, are another colour than
+    before."""
+    assert picture.shape == plain.shape
+    changed = (picture != plain).any(2)
+    left, top, right, bottom = (
+        int(np.clip(round(float(side)), 0, changed.shape[1 - i % 2]))
+        for i, side in enumerate(box))
+    for x in (left, right):
+        edge = changed[top:bottom, max(x - 2, 0):x + 2]
+        assert edge.any(1).mean() > 0.9
+    for y in (top, bottom):
+        edge = changed[max(y - 2, 0):y + 2, left:right]
+        assert edge.any(0).mean() > 0.9

@@ -1,13 +1,30 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""From a trained detector to one that runs where it is needed."""
-import mmfasternet.models  # noqa: F401  makes mmyolo importable
+"""From a trained detector to one that runs where it is needed.
 
-from .backends import DeployInfo, load_backend, load_deployed
-from .exporting import export
-from .fold import deploy_form
-from .predictor import ExportedDetector, Predictor, frames, use_exported
+The names below are imported when they are first used: ``--help`` of a tool,
+and a process that measures one engine, need :mod:`.engines` alone.
+"""
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    'DeployInfo', 'ExportedDetector', 'Predictor', 'deploy_form', 'export',
-    'frames', 'load_backend', 'load_deployed', 'use_exported'
-]
+_MODULES = dict(
+    DeployInfo='info',
+    ExportedDetector='exported_detector',
+    Predictor='predictor',
+    SahiModel='sahi',
+    TrainedPredictor='trained',
+    deploy_form='fold',
+    export='exporting',
+    frames='video',
+    load_backend='backends',
+    load_deployed='backends',
+    use_exported='exported_detector')
+
+__all__ = [*_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    import mmfasternet.models  # noqa: F401  makes mmyolo importable
+    return getattr(import_module(f'.{_MODULES[name]}', __name__), name)

@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-only
 # GPL because it prepares images by mmyolo's transforms, and mmyolo is GPL-3.0.
-"""From files, arrays and videos to detections, on any backend."""
-import os
-import queue
+"""From files, arrays and videos to detections, on any engine."""
 import tempfile
-import threading
-from contextlib import suppress
+import time
 from functools import cached_property
 from pathlib import Path
 from typing import (
     Any,
-    Dict,
+    Callable,
     Iterable,
     Iterator,
     List,
@@ -22,37 +19,62 @@ from typing import (
 
 import cv2
 import numpy as np
-import torch
-from mmcv.ops import batched_nms
-from mmdet.models.utils import filter_scores_and_topk
-from mmdet.structures import DetDataSample
-from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
-from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.structures import InstanceData
-from mmyolo.datasets.transforms import LetterResize, YOLOv5KeepRatioResize
+from PIL import Image as PillowImage
+from PIL import ImageOps
 
-from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.config import load_config
 from mmfasternet.datasets.images import read_image
-from mmfasternet.registry import MODELS
 
-from .backends import (
-    Backend,
-    DeployInfo,
-    PyTorchBackend,
-    load_backend,
-    load_deployed,
-)
+from .backends import Backend, load_backend, load_deployed
 from .engines import ENGINES, EXPORTED
+from .engines.pytorch import PyTorchNetwork
 from .exporting import export
+from .info import DeployInfo
+from .postprocess import Meta, postprocess
+from .video import prefetch
 
-Image = Union[str, Path, np.ndarray]
-# of an image: what leads back to it from the network's input
-Meta = Dict[str, Any]
+# after mmfasternet.models, which makes them importable
+from mmdet.structures import DetDataSample  # isort: skip
+from mmdet.visualization import DetLocalVisualizer  # isort: skip
+from mmyolo.datasets.transforms import (  # isort: skip
+    LetterResize,
+    YOLOv5KeepRatioResize)
+
+Image = Union[str, Path, np.ndarray, PillowImage.Image]
 
 
-# ------------------------------------------------------------ before
+def as_array(image: Image) -> Tuple[np.ndarray, Optional[str]]:
+    """An image in memory, and its path or URL.
+
+    Returns:
+        tuple[np.ndarray, str | None]: uint8 ``(H, W, 3)``, BGR; None if it
+        had no path.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not an image.
+    """
+    if isinstance(image, (str, Path)):
+        try:
+            return read_image(str(image)), str(image)
+        except cv2.error:
+            raise ValueError(f'{image} cannot be read as an image: it is '
+                             'empty, or larger than OpenCV reads') from None
+    if isinstance(image, PillowImage.Image):
+        image = ImageOps.exif_transpose(image).convert('RGB')
+        return np.asarray(image)[..., ::-1], None
+    if not isinstance(image, np.ndarray):
+        raise ValueError('an image must be a path, a URL, a PIL image or an '
+                         f'array, got {type(image).__name__}')
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 \
+            or 0 in image.shape:
+        raise ValueError('an image must be uint8 of (height, width, 3), '
+                         f'got {image.dtype} of {image.shape}')
+    return image, None
+
+
 class Letterbox:
     """Images as the test pipeline of a YOLOv8 config prepares them.
 
@@ -73,24 +95,17 @@ class Letterbox:
         """Prepare one image.
 
         Args:
-            image (str | Path | np.ndarray): A path or URL, or uint8
-                ``(H, W, 3)``, BGR.
+            image (str | Path | np.ndarray | PIL.Image.Image): A path or URL,
+                a PIL image, or uint8 ``(H, W, 3)``, BGR.
 
         Returns:
             tuple[np.ndarray, dict]: uint8 ``(3, h, w)`` and what leads back.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is no image.
+            ValueError: If it is not an image.
         """
-        path = None
-        if not isinstance(image, np.ndarray):
-            path = str(image)
-            image = read_image(path)
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 \
-                or 0 in image.shape:
-            raise ValueError('an image must be uint8 of (height, width, 3), '
-                             f'got {image.dtype} of {image.shape}')
+        image, path = as_array(image)
         results = dict(img=image)
         for step in self.steps:
             results = step(results)
@@ -101,77 +116,6 @@ class Letterbox:
             scale_factor=results['scale_factor'],
             pad_param=results['pad_param'])
         return np.ascontiguousarray(results['img'].transpose(2, 0, 1)), meta
-
-
-# ------------------------------------------------------------ after
-def choose(info: DeployInfo, boxes: np.ndarray, scores: np.ndarray,
-           meta: Optional[Meta] = None) -> InstanceData:
-    """What YOLOv8's head of mmyolo does after decoding, with its functions.
-
-    Args:
-        info (DeployInfo): The thresholds.
-        boxes (np.ndarray): ``(A, 4)``, x1, y1, x2, y2 in the input.
-        scores (np.ndarray): ``(A, num_classes)``.
-        meta (dict, optional): What leads back to the image. Defaults to
-            None: stay in the input.
-
-    Returns:
-        InstanceData: ``bboxes (K, 4)`` in pixels of the image, ``scores`` and
-        ``labels (K, )``, the best first.
-    """
-    # a copy: what an engine returns may be memory that it uses again
-    boxes, scores = torch.tensor(boxes), torch.from_numpy(scores)
-    labels = None
-    if not info.multi_label:
-        scores, labels = scores.max(1, keepdim=True)
-    scores, columns, places, _ = filter_scores_and_topk(
-        scores, info.score_thr, info.nms_pre)
-    labels = columns if labels is None else labels[places, 0]
-    boxes = _back(boxes[places], meta)
-    if len(boxes):
-        kept, index = batched_nms(
-            boxes, scores, labels,
-            dict(type='nms', iou_threshold=info.iou_threshold))
-        index = index[:info.max_per_img]
-        boxes, labels = boxes[index], labels[index]
-        scores = kept[:info.max_per_img, -1]
-    return InstanceData(
-        bboxes=_clip(boxes, meta), scores=scores, labels=labels)
-
-
-def chosen(info: DeployInfo, outs: Sequence[np.ndarray], index: int,
-           meta: Optional[Meta] = None) -> InstanceData:
-    """The same of a network that ends with NMS.
-
-    Args:
-        info (DeployInfo): About the network.
-        outs (Sequence[np.ndarray]): What it returned.
-        index (int): The image in its batch.
-        meta (dict, optional): See :func:`choose`.
-
-    Returns:
-        InstanceData: See :func:`choose`.
-    """
-    number, boxes, scores, labels = (torch.tensor(out[index]) for out in outs)
-    boxes, scores, labels = (x[:int(number)] for x in (boxes, scores, labels))
-    return InstanceData(
-        bboxes=_clip(_back(boxes, meta), meta), scores=scores, labels=labels)
-
-
-def _back(boxes: torch.Tensor, meta: Optional[Meta]) -> torch.Tensor:
-    if meta is None:
-        return boxes
-    top, _, left, _ = meta['pad_param']
-    boxes = boxes - boxes.new_tensor([left, top, left, top])
-    return boxes / boxes.new_tensor(meta['scale_factor']).repeat(1, 2)
-
-
-def _clip(boxes: torch.Tensor, meta: Optional[Meta]) -> torch.Tensor:
-    if meta is not None:
-        height, width = meta['ori_shape']
-        boxes[:, 0::2].clamp_(0, width)
-        boxes[:, 1::2].clamp_(0, height)
-    return boxes
 
 
 def detect(backend: Backend, images: np.ndarray,
@@ -185,7 +129,7 @@ def detect(backend: Backend, images: np.ndarray,
         metas (Sequence[dict]): What leads back, one per image.
 
     Returns:
-        list[InstanceData]: See :func:`choose`.
+        list[InstanceData]: See :func:`.postprocess.postprocess`.
     """
     size = backend.info.shape[0]
     if size is not None and len(images) > size:
@@ -197,18 +141,9 @@ def detect(backend: Backend, images: np.ndarray,
     if size is not None and len(images) < size:
         images = np.concatenate(
             [images, np.repeat(images[-1:], size - len(images), 0)])
-    outs = backend(images)
-    if backend.info.nms:
-        return [
-            chosen(backend.info, outs, i, meta) for i, meta in enumerate(metas)
-        ]
-    return [
-        choose(backend.info, boxes, scores, meta)
-        for boxes, scores, meta in zip(*outs, metas)
-    ]
+    return postprocess(backend.info, backend(images), metas)
 
 
-# ------------------------------------------------------------ both
 class Predictor:
     """Detects objects in images and videos.
 
@@ -273,20 +208,22 @@ class Predictor:
         """Detect objects in images.
 
         Args:
-            images (str | Path | np.ndarray | Sequence): One or several paths,
-                URLs or arrays, see :class:`Letterbox`.
+            images (str | Path | np.ndarray | PIL.Image.Image | Sequence): One
+                or several, see :class:`Letterbox`.
             batch_size (int): Images per run. Defaults to 1.
 
         Returns:
             list[DetDataSample]: One per image; ``pred_instances`` holds
             ``bboxes`` as x1, y1, x2, y2 in pixels of the image, ``scores``
-            and ``labels``, the best first.
+            and ``labels``, the best first; ``seconds`` what it took, by
+            ``'prepare'``, ``'network'`` and ``'boxes'``, of a batch the share
+            of each image.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is no image.
+            ValueError: If it is not an image.
         """
-        if isinstance(images, (str, Path, np.ndarray)):
+        if isinstance(images, (str, Path, np.ndarray, PillowImage.Image)):
             images = [images]
         return [sample for _, sample in self.stream(images, batch_size)]
 
@@ -294,16 +231,19 @@ class Predictor:
         self,
         images: Iterable[Image],
         batch_size: int = 1,
-        latest: bool = False
+        latest: bool = False,
+        skip: Optional[Callable[[Image, Exception], None]] = None
     ) -> Iterator[Tuple[Image, DetDataSample]]:
         """Detect in one image after another, while the next is prepared.
 
         Args:
-            images (Iterable): Of images, e.g. :func:`frames`; read in another
-                thread, a few at a time.
+            images (Iterable): Of images, e.g. :func:`.video.frames`; read in
+                another thread, a few at a time.
             batch_size (int): Images per run. Defaults to 1.
             latest (bool): If images come faster than they are processed, drop
                 all but the last, for live sources. Defaults to False.
+            skip (callable, optional): Told of each image that cannot be read,
+                and why, in that thread. Defaults to None: it is raised.
 
         Yields:
             tuple: An image as it came and its detections, in order.
@@ -311,15 +251,45 @@ class Predictor:
         if batch_size < 1:
             raise ValueError(
                 f'batch_size must be positive, got {batch_size}')
-        prepared = prefetch(((image, *self.letterbox(image))
-                             for image in images), 2 * batch_size, latest)
+
+        def prepared() -> Iterator[tuple]:
+            for image in images:
+                begin = time.perf_counter()
+                try:
+                    inputs, meta = self.prepare(image)
+                except (OSError, ValueError) as error:
+                    if skip is None:
+                        raise
+                    skip(image, error)
+                    continue
+                yield image, inputs, meta, time.perf_counter() - begin
+
         batch = []
-        for item in prepared:
+        for item in prefetch(prepared(), 2 * batch_size, latest):
             batch.append(item)
             if len(batch) == batch_size:
                 yield from self._detect(batch)
                 batch = []
-        yield from self._detect(batch)
+        if batch:
+            yield from self._detect(batch)
+
+    def prepare(self, image: Image) -> Tuple[Any, Any]:
+        """Inputs and meta of an image, see :class:`Letterbox`."""
+        return self.letterbox(image)
+
+    def detect(self, inputs: Sequence[Any],
+               metas: Sequence[Any]) -> Tuple[List[DetDataSample], float]:
+        """Detections of one batch, and how long the network took.
+
+        Args:
+            inputs (Sequence): The first of what :meth:`prepare` gives.
+            metas (Sequence): The second.
+        """
+        samples = [DetDataSample(metainfo=meta) for meta in metas]
+        for sample, found in zip(
+                samples, detect(self.backend, np.stack(inputs), metas)):
+            sample.pred_instances = found
+        return samples, self.backend.seconds
 
     def draw(self,
              image: np.ndarray,
@@ -355,15 +325,21 @@ class Predictor:
 
     def _detect(
             self, batch: List[tuple]) -> Iterator[Tuple[Image, DetDataSample]]:
-        if not batch:
-            return
-        images, inputs, metas = zip(*batch)
-        results = detect(self.backend, np.stack(inputs), metas)
-        for image, meta, result in zip(images, metas, results):
+        images, inputs, metas, seconds = zip(*batch)
+        begin = time.perf_counter()
+        samples, network = self.detect(inputs, metas)
+        whole = time.perf_counter() - begin
+        for image, sample, before in zip(images, samples, seconds):
+            sample.set_metainfo(
+                dict(
+                    seconds=dict(
+                        prepare=before,
+                        network=network / len(batch),
+                        boxes=(whole - network) / len(batch))))
+            found = sample.pred_instances
             if self.score_thr is not None:
-                result = result[result.scores >= self.score_thr]
-            sample = DetDataSample(metainfo=meta)
-            sample.pred_instances = result
+                found = found[found.scores >= self.score_thr]
+            sample.pred_instances = found
             yield image, sample
 
 
@@ -372,193 +348,18 @@ def _load_checkpoint(checkpoint: str, config: Union[str, Config, None],
                      device: str) -> Backend:
     if config is None:
         raise ValueError(
-            f'{checkpoint} is no exported file ({" or ".join(EXPORTED)}): for '
-            'a checkpoint give its config, too')
+            f'{checkpoint} is not an exported file '
+            f'({" or ".join(EXPORTED)}): for a checkpoint give its config, '
+            'too')
     if not isinstance(config, Config):
         config = load_config(str(config))
     info = DeployInfo.from_config(config)
     deployed = load_deployed(config, checkpoint)
-    if backend == 'pytorch':
-        return PyTorchBackend(deployed.to(device), info, precision, threads)
-    suffix = dict(zip(('onnxruntime', 'openvino'), EXPORTED))[backend]
+    engine = ENGINES[backend]
+    if engine.suffix is None:
+        return Backend(
+            PyTorchNetwork(deployed, precision, threads, device), info)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f'detector{suffix}'
+        path = Path(folder) / f'detector{engine.suffix}'
         export(deployed, info, path, dynamic=True)
         return load_backend(path, backend, precision, threads, device)
-
-
-def prefetch(items: Iterable[Any],
-             size: int,
-             latest: bool = False) -> Iterator[Any]:
-    """Take items from an iterable in another thread, in order.
-
-    Args:
-        items (Iterable): What raises in there is raised here.
-        size (int): How many to take ahead.
-        latest (bool): Drop what was not fetched when the next one comes.
-            Defaults to False.
-
-    Yields:
-        The items.
-    """
-    buffer: queue.Queue = queue.Queue(1 if latest else size)
-    stop = threading.Event()
-    end = object()
-
-    def put(item: Any) -> None:
-        drop = latest and item[0] is None
-        while not stop.is_set():
-            try:
-                return buffer.put(item, timeout=0 if drop else 0.1)
-            except queue.Full:
-                with suppress(queue.Empty):
-                    if drop:
-                        buffer.get_nowait()
-
-    def fill() -> None:
-        try:
-            for item in items:
-                if stop.is_set():
-                    return
-                put((None, item))
-            put((end, None))
-        except Exception as error:
-            put((error, None))
-
-    thread = threading.Thread(target=fill, daemon=True)
-    thread.start()
-    try:
-        while True:
-            state, item = buffer.get()
-            if state is end:
-                return
-            if state is not None:
-                raise state
-            yield item
-    finally:
-        stop.set()
-        thread.join()
-
-
-def frames(source: Union[str, int]) -> Iterator[np.ndarray]:
-    """Frames of a video.
-
-    Args:
-        source (str | int): A file, a URL (``rtsp://...``, ``http://...``), or
-            the number of a camera.
-
-    Yields:
-        np.ndarray: uint8 ``(H, W, 3)``, BGR.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be opened, or holds no frame.
-    """
-    if isinstance(source, str) and source.isdigit():
-        source = int(source)
-    if isinstance(source, str) and '://' not in source and \
-            not os.path.isfile(source):
-        raise FileNotFoundError(f'video not found: {source}')
-    video = cv2.VideoCapture(source)
-    try:
-        if not video.isOpened():
-            kind = 'camera' if isinstance(source, int) else 'video'
-            raise ValueError(f'the {kind} {source} cannot be opened: it is '
-                             'not there, in use, or of a format that OpenCV '
-                             'does not know')
-        count = 0
-        while True:
-            more, frame = video.read()
-            if not more:
-                break
-            count += 1
-            yield frame
-        if not count:
-            raise ValueError(f'{source} holds no frame that can be read')
-    finally:
-        video.release()
-
-
-@MODELS.register_module()
-class ExportedDetector(BaseModel):
-    """An exported file as a model that MMEngine's runner can test.
-
-    Args:
-        file (str): ``.onnx``, or ``.xml`` of OpenVINO.
-        backend (str, optional): See :class:`Predictor`.
-        precision (str): See :class:`Predictor`. Defaults to ``'fp32'``.
-        threads (int, optional): See :class:`Predictor`.
-        device (str): See :class:`Predictor`. Defaults to ``'cpu'``.
-    """
-
-    def __init__(self,
-                 file: str,
-                 backend: Optional[str] = None,
-                 precision: str = 'fp32',
-                 threads: Optional[int] = None,
-                 device: str = 'cpu') -> None:
-        # images stay uint8, as the test pipeline leaves them
-        super().__init__(data_preprocessor=BaseDataPreprocessor())
-        self.backend = load_backend(file, backend, precision, threads, device)
-
-    def forward(self,
-                inputs: Sequence[torch.Tensor],
-                data_samples: Sequence[DetDataSample],
-                mode: str = 'predict') -> List[DetDataSample]:
-        """Detect in a batch of the test data loader.
-
-        Args:
-            inputs (Sequence[Tensor]): uint8 ``(3, H, W)`` each, prepared.
-            data_samples (Sequence[DetDataSample]): One per image.
-            mode (str): ``'predict'`` alone.
-
-        Returns:
-            list[DetDataSample]: The same with ``pred_instances``.
-        """
-        if mode != 'predict':
-            raise ValueError(f'an exported detector can only predict, not '
-                             f'{mode}')
-        metas = [
-            dict(dict(pad_param=(0, 0, 0, 0)), **sample.metainfo)
-            for sample in data_samples
-        ]
-        alike = len({image.shape for image in inputs}) == 1
-        size = len(inputs) if alike else 1
-        for first in range(0, len(inputs), size):
-            part = slice(first, first + size)
-            batch = torch.stack(list(inputs[part])).cpu().numpy()
-            for sample, result in zip(
-                    data_samples[part],
-                    detect(self.backend, batch, metas[part])):
-                sample.pred_instances = result
-        return list(data_samples)
-
-
-def use_exported(cfg: Config,
-                 file: Union[str, Path],
-                 backend: Optional[str] = None,
-                 precision: str = 'fp32') -> None:
-    """Let an exported file stand in the place of the model of a config.
-
-    Args:
-        cfg (Config): The config, changed in place.
-        file (str | Path): See :class:`ExportedDetector`.
-        backend (str, optional): See :class:`Predictor`.
-        precision (str): See :class:`Predictor`. Defaults to ``'fp32'``.
-
-    Raises:
-        CheckpointError: If the file detects other classes.
-    """
-    model = dict(
-        type='mmfasternet.ExportedDetector',
-        file=str(file),
-        backend=backend,
-        precision=precision)
-    exported = MODELS.build(model).backend.info.classes
-    classes = tuple(cfg.get('metainfo', {}).get('classes', ()))
-    if classes not in ((), exported):
-        raise CheckpointError(
-            f'{file} detects {", ".join(exported)}, but the config has '
-            f'{", ".join(classes)}: give the config that it was exported with')
-    cfg.model = model
-    cfg.custom_hooks = []  # they are for training; EMAHook copies the model

@@ -1,5 +1,5 @@
-# SPDX-License-Identifier: GPL-3.0-only
-"""Post-training quantisation to int8, by NNCF and ONNX Runtime.
+# SPDX-License-Identifier: Apache-2.0
+"""Post-training quantisation to int8.
 
 Weights get a scale per channel, activations one per tensor, from images of
 the user. What follows the last convolutions, the decoding of boxes and
@@ -8,24 +8,17 @@ scores, stays in float: a coordinate up to 640 has no place in 8 bits.
 import re
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Union
+from typing import Dict, List, Sequence, Union
 
 import numpy as np
 
-from .backends import (
-    KEY,
-    Backend,
-    load_backend,
-    openvino_core,
-    require_package,
-)
-from .engines import EXPORTED
-from .exporting import quiet, written_whole
+from .backends import Backend, load_backend
+from .engines import EXPORTED, engine_of
+from .files import written_whole
 
 # Layers of a detector that are kept in float or quantised together: part,
 # module, and its number if there are several
 _PART = re.compile(r'\w+\.\w+(\.\d+)?')
-_CONVOLUTIONS = ('Conv', 'Convolution', 'GroupConvolution')
 
 
 def quantize(path: Union[str, Path],
@@ -51,13 +44,17 @@ def quantize(path: Union[str, Path],
     if path.suffix not in EXPORTED or out.suffix != path.suffix:
         raise ValueError(f'{path} and {out} must both end in '
                          f'{" or ".join(EXPORTED)}')
+    if path.resolve() == out.resolve():
+        raise ValueError(f'{out} would replace the file that it is made of: '
+                         'give another name')
+    info = load_backend(path).info
     unknown = {*keep} - {*parts(path)}
     if unknown:
         raise ValueError(f'{path} has no part {", ".join(sorted(unknown))}; '
                          f'its parts are {", ".join(parts(path))}')
-    with written_whole(out) as part, quiet('nncf', ''):
-        write = _by_onnxruntime if path.suffix == '.onnx' else _by_nncf
-        write(path, part, images, tuple(keep))
+    with written_whole(out) as part:
+        engine_of(path).quantize(path, part, _batches(images, info.shape[0]),
+                                 info.dumps(), lambda n: _part(n) in keep)
 
 
 def parts(path: Union[str, Path]) -> List[str]:
@@ -69,11 +66,9 @@ def parts(path: Union[str, Path]) -> List[str]:
     Returns:
         list[str]: Names of modules, such as ``'backbone.stages.0'``.
     """
-    names = {}
-    for name, kind in _nodes(Path(path)):
-        if kind in _CONVOLUTIONS:
-            names[_part(name)] = None
-    return [*names]
+    return [*dict.fromkeys(
+        _part(name) for name, kind in engine_of(path).operators(path)
+        if kind in ('Conv', 'Convolution', 'GroupConvolution'))]
 
 
 def sensitivity(path: Union[str, Path],
@@ -104,103 +99,20 @@ def sensitivity(path: Union[str, Path],
     return dict(sorted(moved.items(), key=lambda item: -item[1]))
 
 
+def _batches(images: np.ndarray, size: int) -> List[np.ndarray]:
+    """As many whole batches as there are."""
+    size = size or 1
+    return [images[i:i + size] for i in range(0, len(images) - size + 1, size)]
+
+
 def _scores(backend: Backend, images: np.ndarray) -> np.ndarray:
-    size = backend.info.shape[0] or 1
     index = 2 if backend.info.nms else 1
     return np.concatenate([
-        backend(images[i:i + size])[index]
-        for i in range(0, len(images) - size + 1, size)
+        backend(batch)[index]
+        for batch in _batches(images, backend.info.shape[0])
     ])
 
 
 def _part(name: str) -> str:
     found = _PART.match(name)
     return found[0] if found else name
-
-
-def _nodes(path: Path) -> List[tuple]:
-    """Names and kinds of the operations of a graph."""
-    if path.suffix == '.onnx':
-        model = require_package('onnx').load(str(path))
-        return [(node.name, node.op_type) for node in model.graph.node]
-    model = openvino_core().read_model(str(path))
-    return [(op.get_friendly_name().partition('/')[0], op.get_type_name())
-            for op in model.get_ordered_ops()]
-
-
-def _by_onnxruntime(path: Path, out: Path, images: np.ndarray,
-                    keep: Sequence[str]) -> None:
-    onnx = require_package('onnx')
-    require_package('onnxruntime')
-    from onnxruntime import quantization
-    backend = load_backend(path)
-    size = backend.info.shape[0] or 1
-    batches = iter([
-        {backend.input: images[i:i + size]}
-        for i in range(0, len(images) - size + 1, size)
-    ])
-
-    class Reader(quantization.CalibrationDataReader):
-        """The images, one run after another."""
-
-        def get_next(self):
-            return next(batches, None)
-
-    quantization.quantize_static(
-        str(path),
-        str(out),
-        Reader(),
-        quant_format=quantization.QuantFormat.QDQ,
-        op_types_to_quantize=['Conv'],
-        per_channel=True,
-        activation_type=quantization.QuantType.QUInt8,
-        weight_type=quantization.QuantType.QInt8,
-        nodes_to_exclude=[
-            name for name, kind in _nodes(path)
-            if kind in _CONVOLUTIONS and _part(name) in keep
-        ])
-    model = onnx.load(str(out))
-    del model.metadata_props[:]
-    model.metadata_props.add(key=KEY, value=backend.info.dumps())
-    onnx.save(model, str(out))
-
-
-def _by_nncf(path: Path, out: Path, images: np.ndarray,
-             keep: Sequence[str]) -> None:
-    openvino = require_package('openvino')
-    nncf = require_package('nncf')
-    info = load_backend(path).info
-    size = info.shape[0] or 1
-    model = openvino_core().read_model(str(path))
-    quantized = nncf.quantize(
-        model,
-        nncf.Dataset([
-            images[i:i + size] for i in range(0, len(images) - size + 1, size)
-        ]),
-        subset_size=len(images),
-        # SiLU and GELU have few negative values: asymmetric activations
-        preset=nncf.QuantizationPreset.MIXED,
-        target_device=nncf.TargetDevice.CPU,
-        ignored_scope=nncf.IgnoredScope(names=_float_names(model, keep)))
-    quantized.set_rt_info(info.dumps(), KEY)
-    openvino.save_model(quantized, str(out), compress_to_fp16=False)
-
-
-def _float_names(model: Any, keep: Sequence[str]) -> List[str]:
-    """What NNCF must not touch: the parts to keep, and the decoding."""
-    names = []
-    before = set()  # operations that a convolution comes after
-    for op in reversed(model.get_ordered_ops()):
-        name, kind = op.get_friendly_name(), op.get_type_name()
-        is_convolution = kind in _CONVOLUTIONS
-        if is_convolution or name in before:
-            before.update(
-                value.get_source_output().get_node().get_friendly_name()
-                for value in op.inputs())
-        if is_convolution:
-            if _part(name.partition('/')[0]) in keep:
-                names.append(name)
-        elif name not in before and kind not in ('Constant', 'Result'):
-            names.append(name)
-    # the summand of a last convolution is an operation of its own
-    return names

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,8 @@ from mmfasternet.deploy import (
     load_backend,
     load_deployed,
 )
+from mmfasternet.deploy.engines import ENGINES, engine_of
+from mmfasternet.deploy.engines.pytorch import PyTorchNetwork
 from mmfasternet.deploy.exporting import node_counts
 
 onnx = pytest.importorskip('onnx')
@@ -91,18 +92,51 @@ def test_graph_is_as_small_as_the_network(exported, deployed):
 
 
 @pytest.mark.parametrize('suffix', ['torchscript', 'pt2'])
-def test_formats_of_pytorch(deployed, info, tmp_path, suffix):
+def test_says_what_makes_formats_that_nothing_runs(deployed, info, tmp_path,
+                                                   suffix):
     path = tmp_path / f'detector.{suffix}'
-    done = export(deployed, info, path, dynamic=True)
-    extra = {'mmfasternet.json': ''}
-    if suffix == 'pt2':
-        network = torch.export.load(str(path), extra_files=extra).module()
-    else:
-        network = torch.jit.load(str(path), _extra_files=extra)
-    assert DeployInfo.loads(extra['mmfasternet.json'], path) == done
-    images = torch.from_numpy(batch(3, 96, 64))
-    for got, wanted in zip(network(images), deployed(images)):
-        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=f'Nothing here runs .{suffix}; '):
+        export(deployed, info, path)
+    path.touch()
+    with pytest.raises(ValueError, match=f'Nothing here runs .{suffix}; '):
+        load_backend(path)
+
+
+@pytest.mark.parametrize('opset', [17, 20])
+def test_the_opset_is_that_asked_for(deployed, info, tmp_path, opset):
+    path = tmp_path / 'detector.onnx'
+    export(deployed, info, path, (32, 64), opset=opset, nms=opset == 17)
+    assert [(entry.domain, entry.version)
+            for entry in onnx.load(path).opset_import
+            if not entry.domain] == [('', opset)]
+    load_backend(path)(batch(1, 32, 64))
+
+
+def test_an_opset_that_cannot_be_written(deployed, info, tmp_path):
+    """PyTorch would leave it at 18, with an exit status of 0."""
+    with pytest.raises(ValueError, match='opset 99 cannot be written'):
+        export(deployed, info, tmp_path / 'detector.onnx', opset=99)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('name, dtype', [('a.onnx', 'float32'),
+                                         ('a.xml', 'float32')])
+def test_any_network_is_written_and_run(tmp_path, name, dtype):
+    """What the benchmark needs: no detector, no uint8, no text."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).eval()
+    network[1].running_mean.normal_()
+    images = torch.randn(2, 3, 8, 9)
+    engine = engine_of(name)
+    engine.write(network, images, tmp_path / name)
+    opened = engine.open(tmp_path / name, threads=1)
+    assert (opened.shape, opened.dtype, opened.text) == (
+        (2, 3, 8, 9), dtype, None)
+    wanted = PyTorchNetwork(network)(images.numpy())
+    np.testing.assert_allclose(wanted[0], network(images).detach(), atol=1e-5)
+    np.testing.assert_allclose(
+        opened(images.numpy())[0], wanted[0], atol=1e-5)
 
 
 def test_deploy_form_as_a_checkpoint(small, deployed, info, tmp_path):
@@ -128,8 +162,10 @@ def test_what_travels_in_the_file(exported, small):
 @pytest.mark.parametrize('options, words', [
     (dict(shape=(100, 64)), 'multiples of 32, got 100 64'),
     (dict(batch_size=0), 'batch size must be positive, got 0'),
-    (dict(path='x.engine'), 'x.engine must end in one of .onnx'),
-    (dict(path='x.pt2', nms=True), 'NMS can be part of .onnx and .xml'),
+    (dict(batch_size=10**6), '1000000 images of 64x64 are more than the'),
+    (dict(shape=(32, 32 * 10**9)), 'more than the 134217728 pixels'),
+    (dict(path='x.engine'), 'x.engine must end in .onnx or .xml'),
+    (dict(path='x.pth', nms=True), 'NMS can be part of .onnx and .xml'),
 ])
 def test_refuses_what_it_cannot_do(deployed, info, tmp_path, options, words):
     options = dict(dict(path='x.onnx'), **options)
@@ -186,16 +222,36 @@ def test_the_tool(small, tmp_path):
         small.checkpoint
     ]
     done = subprocess.run(
-        [*command, tmp_path / 'a.onnx', tmp_path / 'a.torchscript', '--shape',
-         '32', '64', '--images', small.folder],
+        [*command, tmp_path / 'a.onnx', tmp_path / 'a.xml', '--shape', '32',
+         '64', '--opset', '17', '--images', small.folder],
         capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert 'batch 1, 32x64, opset 18' in done.stdout
+    assert 'a.onnx: ' in done.stdout and 'a.xml: ' in done.stdout
+    assert 'batch 1, 32x64, opset 17' in done.stdout
     assert done.stdout.count('compared with PyTorch on 8 images, boxes') == 2
-    assert zipfile.is_zipfile(tmp_path / 'a.torchscript')
+    assert onnx.load(tmp_path / 'a.onnx').opset_import[0].version == 17
     done = subprocess.run(
         [*command, tmp_path / 'b.onnx', '--images', tmp_path / 'none'],
         capture_output=True, text=True)
     assert done.returncode == 1 and not (tmp_path / 'b.onnx').exists()
     assert done.stderr.strip().splitlines()[-1] == \
         f'error: no such file or folder: {tmp_path}/none'
+
+
+def test_engines_are_imported_when_they_are_used():
+    """The tools' --help, and processes that measure one engine."""
+    code = ('import sys; from mmfasternet.deploy.engines import ENGINES; '
+            'print({*ENGINES} & {*sys.modules}, "torch" in sys.modules); '
+            'ENGINES["onnxruntime"].module; '
+            'print({*ENGINES} & {*sys.modules}, "torch" in sys.modules)')
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True,
+                          text=True)
+    assert done.stdout.splitlines() == [
+        'set() False', "{'onnxruntime'} False"], done.stderr
+
+
+def test_one_openvino_core():
+    openvino = pytest.importorskip('openvino')
+    module = ENGINES['openvino'].module
+    assert isinstance(module.openvino_core(), openvino.Core)
+    assert module.openvino_core() is module.openvino_core()

@@ -49,6 +49,8 @@ def build(letter='n', **model):
                       dict(pretrained=None, classes=['a', 'b', 'c']))
     # which takes the `_delete_` out of what it is given
     cfg.merge_from_dict(copy.deepcopy(dict(model=model)))
+    if cfg.model.bbox_head.head_module.type == 'YOLOv8HeadModule':
+        del cfg.model.bbox_head.head_module['initial_distance']  # not mmyolo's
     return MODELS.build(cfg.model)
 
 
@@ -171,7 +173,7 @@ def test_pixels_as_the_preprocessor_has_them(preprocessor):
 
 
 def test_a_padded_stem_keeps_the_normalisation():
-    """Zeros around normalised pixels are no zeros before."""
+    """Zeros around normalised pixels are not zeros before."""
     model = build(backbone=TINY)
     model.backbone.patch_embed.proj.padding = (2, 2)
     model = randomise_norms(model).double()

@@ -25,7 +25,7 @@ from urllib.error import HTTPError
 import cv2
 import numpy as np
 import pytest
-from conftest import free_ports
+from conftest import check_drawn, free_ports
 
 from mmfasternet.config import load_config
 from mmfasternet.deploy import Predictor
@@ -63,7 +63,7 @@ def check_found(found, file, small):
     assert [row[0] for row in rows] == [
         ('blue', 'red')[label] for label in expected.labels]
     image = cv2.imread(small.images[0])[..., ::-1]
-    assert picture.shape == image.shape and (picture != image).any()
+    check_drawn(picture, image, expected.bboxes[0])
     assert min(seconds) > 0
 
 
@@ -98,7 +98,7 @@ def test_only_images_of_a_size_are_taken(demo, small, tmp_path):
     demo.check_image(small.images[0])
     text = tmp_path / 'a.png'
     text.write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
-    with pytest.raises(ValueError, match='this is no image'):
+    with pytest.raises(ValueError, match='this is not an image'):
         demo.check_image(text)
     # pictures of 36 and 900 million pixels in a few bytes
     for side in (6000, 30000):

@@ -6,40 +6,32 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
-# first: it makes mmyolo importable, or says what is missing
-import mmfasternet.deploy  # noqa: F401  # isort: skip
 import numpy as np
 
 from mmfasternet import cli
 from mmfasternet.config import load_config
 from mmfasternet.deploy import DeployInfo, export, load_deployed
-from mmfasternet.deploy.exporting import (
-    OPSET,
-    compare,
-    node_counts,
-    tolerance,
-)
+from mmfasternet.deploy.engines import EXPORTED, OPSET, engine_of
+from mmfasternet.deploy.exporting import compare, node_counts, tolerance
 from mmfasternet.deploy.images import example_images
 from mmfasternet.deploy.predictor import Letterbox
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file path')
-    parser.add_argument('checkpoint', help='checkpoint file or URL')
+    cli.add_checkpoint(parser, exported=False)
     parser.add_argument(
         'out',
         nargs='+',
-        help='files to write; the suffix is the format: .onnx, .xml '
-        '(OpenVINO), .torchscript, .pt2 (torch.export) or .pth (checkpoint '
-        'of the deploy form)')
+        help='files to write; the suffix is the format: '
+        f'{", ".join(EXPORTED)}, or .pth (checkpoint of the deploy form)')
     parser.add_argument(
         '--shape',
-        type=int,
+        type=cli.positive_int,
         nargs=2,
         metavar=('H', 'W'),
         help='input size (default: img_scale of the config)')
-    parser.add_argument('--batch-size', type=int, default=1)
+    cli.add_batch_size(parser)
     parser.add_argument(
         '--dynamic',
         action='store_true',
@@ -50,11 +42,14 @@ def parse_args():
         help='end with NMS; outputs: num_dets, boxes, scores, labels')
     parser.add_argument(
         '--score-thr',
-        type=float,
+        type=cli.share,
         help='lowest score of a box (default: that of model.test_cfg, which '
         'is meant for evaluation)')
     parser.add_argument(
-        '--opset', type=int, default=OPSET, help='of ONNX (default: 18)')
+        '--opset',
+        type=cli.positive_int,
+        default=OPSET,
+        help=f'of ONNX (default: {OPSET})')
     parser.add_argument(
         '--images',
         help='image or folder to compare on (default: the test images of the '
@@ -69,7 +64,10 @@ def main():
     options = dict(args.cfg_options or {})
     if args.score_thr is not None:
         options['model.test_cfg.score_thr'] = args.score_thr
-    with cli.clear_errors():
+    with cli.clear_errors(ImportError, OSError, ValueError):
+        for out in args.out:  # before minutes are spent on the others
+            if not out.endswith('.pth'):
+                engine_of(out)
         cfg = load_config(args.config, options)
         info = DeployInfo.from_config(cfg)
         deployed = load_deployed(cfg, args.checkpoint)
@@ -87,7 +85,7 @@ def main():
                 letterbox(image)[0]
                 for image in islice(cycle(images), max(8, args.batch_size))
             ])
-            print(describe(out, done, args.opset), flush=True)
+            print(describe(out, done), flush=True)
             for name, worst in compare(deployed, done, out, batch).items():
                 limit = tolerance(done, name, batch)
                 unit = dict(boxes='pixels').get(name, '')
@@ -104,7 +102,7 @@ def main():
                  'python -m mmfasternet.doctor')
 
 
-def describe(path, info, opset):
+def describe(path, info):
     """What was written, and the operators in it."""
     size = sum(file.stat().st_size
                for file in {Path(path), Path(path).with_suffix('.bin')}
@@ -112,10 +110,19 @@ def describe(path, info, opset):
     batch, height, width = (s or 'any' for s in info.shape)
     kinds = node_counts(path)
     most = ', '.join(f'{count} {kind}' for kind, count in kinds[:8])
-    version = f', opset {opset}' if Path(path).suffix == '.onnx' else ''
     return (f'{path}: {size / 1e6:.1f} MB, batch {batch}, {height}x{width}'
-            f'{", with NMS" * info.nms}{version}\n'
+            f'{", with NMS" * info.nms}{opset_of(path)}\n'
             f'  {sum(count for _, count in kinds)} nodes: {most}, ...')
+
+
+def opset_of(path):
+    """Of an ONNX file, as it says itself."""
+    if not path.endswith('.onnx'):
+        return ''
+    import onnx
+    model = onnx.load(path, load_external_data=False)
+    return ''.join(f', opset {entry.version}' for entry in model.opset_import
+                   if not entry.domain)
 
 
 if __name__ == '__main__':

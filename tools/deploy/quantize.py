@@ -5,8 +5,6 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
-# first: it makes mmyolo importable, or says what is missing
-import mmfasternet.deploy  # noqa: F401  # isort: skip
 import numpy as np
 from mmengine.runner import Runner
 
@@ -32,7 +30,7 @@ def parse_args():
         'images of the config)')
     parser.add_argument(
         '--num-images',
-        type=int,
+        type=cli.positive_int,
         default=200,
         help='how many of them, evenly spread (default: 200)')
     parser.add_argument(
@@ -49,17 +47,20 @@ def parse_args():
         'quantised (minutes)')
     parser.add_argument(
         '--max-drop',
-        type=float,
+        type=cli.share,
         metavar='AP',
         help='keep the most sensitive parts in float, one after another, '
         'until AP drops by no more than this')
     parser.add_argument(
         '--threads',
-        type=int,
+        type=cli.positive_int,
         default=1,
         help='of the timed runs (default: 1)')
     parser.add_argument(
-        '--runs', type=int, default=20, help='timed runs (default: 20)')
+        '--runs',
+        type=cli.positive_int,
+        default=20,
+        help='timed runs (default: 20)')
     parser.add_argument(
         '--no-test',
         action='store_true',
@@ -110,7 +111,7 @@ def speed(paths, images, threads, runs):
 
 def main():
     args = parse_args()
-    with cli.clear_errors():
+    with cli.clear_errors(ImportError, OSError, ValueError):
         cfg = load_config(args.config, args.cfg_options)
         backend = load_backend(args.model)
         if not args.no_test:

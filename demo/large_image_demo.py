@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Detect small objects in large images, patch after patch.
+
+It needs SAHI: pip install sahi.
+"""
+import argparse
+import os.path as osp
+
+from image_demo import Skipped, load, save_all
+
+from mmfasternet import cli
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('img', help='image file, folder of images, or URL')
+    cli.add_checkpoint(parser)
+    parser.add_argument(
+        '--out-dir',
+        default='./output',
+        help='pictures go to OUT_DIR/vis, boxes to OUT_DIR/preds')
+    cli.add_device(parser, None)
+    cli.add_engine(parser)
+    parser.add_argument(
+        '--deploy',
+        action='store_true',
+        help='the same as --backend pytorch')
+    parser.add_argument(
+        '--show', action='store_true', help='open a window with each picture')
+    cli.add_score_thr(parser)
+    parser.add_argument(
+        '--patch-size',
+        type=cli.positive_int,
+        default=640,
+        help='side of a patch in pixels (default: 640)')
+    parser.add_argument(
+        '--patch-overlap-ratio',
+        type=cli.share,
+        default=0.25,
+        help='of its side, what a patch shares with the next (default: 0.25)')
+    parser.add_argument(
+        '--merge-iou-thr',
+        type=cli.share,
+        default=0.25,
+        help='boxes of two patches that overlap by more are one (default: '
+        '0.25)')
+    parser.add_argument(
+        '--merge-nms-type', choices=['nms', 'soft_nms'], default='nms')
+    cli.add_batch_size(parser)
+    parser.add_argument(
+        '--save-patch',
+        action='store_true',
+        help='draw what was found in each patch into OUT_DIR/patch, too')
+    cli.add_cfg_options(parser)
+    args = parser.parse_args()
+    if args.patch_overlap_ratio == 1:
+        parser.error('--patch-overlap-ratio must be below 1')
+    if args.deploy:
+        args.backend = args.backend or 'pytorch'
+    return args
+
+
+def detect_patches(args, predictor, images, skipped):
+    """Path and merged detections of each image that can be read."""
+    from mmyolo.utils.large_image import merge_results_by_nms
+    from sahi.slicing import slice_image
+
+    from mmfasternet.deploy.files import output_names, write_image
+    from mmfasternet.deploy.predictor import as_array
+    names = dict(zip(images, output_names(images, args.img)))
+    for path in images:
+        try:
+            image, _ = as_array(path)
+        except (OSError, ValueError) as error:
+            skipped(path, error)
+            continue
+        patches = slice_image(
+            image,
+            slice_height=args.patch_size,
+            slice_width=args.patch_size,
+            auto_slice_resolution=False,
+            overlap_height_ratio=args.patch_overlap_ratio,
+            overlap_width_ratio=args.patch_overlap_ratio)
+        results = predictor(patches.images, args.batch_size)
+        if args.save_patch:
+            stem, suffix = osp.splitext(names[path][0])
+            for patch, result, (x, y) in zip(patches.images, results,
+                                             patches.starting_pixels):
+                write_image(
+                    predictor.draw(patch, result, args.score_thr),
+                    osp.join(args.out_dir, 'patch', f'{stem}_{x}_{y}{suffix}'))
+        yield path, merge_results_by_nms(
+            results, patches.starting_pixels, image.shape[:2],
+            dict(type=args.merge_nms_type, iou_threshold=args.merge_iou_thr))
+
+
+def main():
+    args = parse_args()
+    with cli.clear_errors(ImportError, OSError, ValueError):
+        from mmfasternet.config import load_config
+        from mmfasternet.datasets.images import images_in
+        from mmfasternet.deploy.engines import require_package
+        require_package('sahi')
+        images, skipped = images_in(args.img), Skipped()
+        predictor = load(args, load_config(args.config, args.cfg_options))
+        save_all(args, images, predictor,
+                 detect_patches(args, predictor, images, skipped), skipped)
+
+
+if __name__ == '__main__':
+    main()

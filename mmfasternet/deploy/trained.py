@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Detectors as they were trained, of any architecture."""
+import time
+from typing import Any, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.device import get_device
+from mmengine.registry import MODELS
+
+from mmfasternet.checkpoint import load_model_weights
+from mmfasternet.config import load_config, use_scope
+
+from .engines.pytorch import usable_device
+from .predictor import Image, Predictor, as_array
+
+# after mmfasternet.models
+from mmdet.evaluation import get_classes  # isort: skip
+from mmdet.structures import DetDataSample  # isort: skip
+
+
+class TrainedPredictor(Predictor):
+    """:class:`Predictor` of a detector that need not have a deploy form.
+
+    Images are prepared by the config's test pipeline, the model is built from
+    the config and used as it is: masks, other heads and other frameworks of
+    OpenMMLab included.
+
+    Args:
+        checkpoint (str): The weights; a file or URL.
+        config (str | Config): The config.
+        device (str, optional): Where to run. Defaults to None, the best
+            there is.
+        score_thr (float, optional): See :class:`Predictor`.
+
+    Raises:
+        FileNotFoundError: If a file does not exist.
+        CheckpointError: If it is damaged, or not of this config.
+    """
+
+    def __init__(self,
+                 checkpoint: str,
+                 config: Union[str, Config],
+                 device: Optional[str] = None,
+                 score_thr: Optional[float] = None) -> None:
+        cfg = config if isinstance(config, Config) else load_config(config)
+        missing = [key for key in ('model', 'test_dataloader')
+                   if key not in cfg]
+        if missing:
+            raise ValueError(f'{cfg.filename} is not the config of a '
+                             f'detector: it has no {" and no ".join(missing)}')
+        device = usable_device(device or get_device())
+        use_scope(cfg)
+        model = MODELS.build(cfg.model)
+        classes = (cfg.get('metainfo') or {}).get('classes') or ()
+        data = load_model_weights(model, checkpoint, classes)
+        model.to(device)
+        model.eval()  # which returns None for some
+        self.model = model
+        self.score_thr = score_thr
+        self.classes = tuple(classes or _noted_classes(data))
+        dataset = cfg.test_dataloader.dataset
+        while 'dataset' in dataset:
+            dataset = dataset.dataset
+        self.pipeline = Compose([step for step in dataset.pipeline
+                                 if 'Load' not in str(step['type'])])
+
+    def prepare(self, image: Image) -> Tuple[torch.Tensor, DetDataSample]:
+        """An image through the test pipeline."""
+        image, path = as_array(image)
+        size = image.shape[:2]
+        packed = self.pipeline(
+            dict(img=np.ascontiguousarray(image), img_path=path, img_id=0,
+                 img_shape=size, ori_shape=size))
+        return packed['inputs'], packed['data_samples']
+
+    @torch.inference_mode()
+    def detect(self, inputs: Sequence[Any],
+               metas: Sequence[Any]) -> Tuple[List[DetDataSample], float]:
+        """Detections of one batch; the whole model counts as its network."""
+        begin = time.perf_counter()
+        samples = self.model.test_step(
+            dict(inputs=list(inputs), data_samples=list(metas)))
+        return [s.cpu() for s in samples], time.perf_counter() - begin
+
+
+def _noted_classes(data: Any) -> Sequence[str]:
+    noted = (data.get('meta') or {}).get('dataset_meta') or {}
+    return noted.get('classes') or noted.get('CLASSES') or get_classes('coco')

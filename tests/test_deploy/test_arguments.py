@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What can be typed wrong: every argument of the demos and deploy tools."""
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmfasternet.deploy.engines import MOST_THREADS
+
+TOOLS = sorted(str(path) for folder in ('demo', 'tools/deploy')
+               for path in Path(folder).glob('*.py'))
+# neither a whole number above 0 nor a share of 1
+WRONG = ('', 'x', '-1', '0.5.1', 'nan', 'inf', '1e400', '\u00b2')
+
+
+def load(tool, monkeypatch):
+    monkeypatch.syspath_prepend('demo')  # as for a script of that folder
+    spec = importlib.util.spec_from_file_location('tool', tool)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def parser_of(module, monkeypatch):
+    found = []
+
+    def keep(parser, *args):
+        found.append(parser)
+        raise SystemExit
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(argparse.ArgumentParser, 'parse_args', keep)
+        module.parse_args()
+    return found[0]
+
+
+@pytest.mark.parametrize('tool', TOOLS)
+def test_numbers_and_choices_that_are_none(tool, monkeypatch, capsys):
+    module = load(tool, monkeypatch)
+    parser = parser_of(module, monkeypatch)
+    positional = ['x' for action in parser._actions
+                  if not action.option_strings]
+    for action in parser._actions:
+        if not action.option_strings or not (action.type or action.choices):
+            continue
+        number = action.nargs if isinstance(action.nargs, int) else 1
+        for value in WRONG:
+            option = f'{action.option_strings[0]}={value}'
+            given = [option] if number == 1 else [
+                action.option_strings[0], *number * [value or '-']]
+            monkeypatch.setattr(sys, 'argv', [tool, *positional, *given])
+            with pytest.raises(SystemExit) as stop:
+                module.parse_args()
+            said = capsys.readouterr().err
+            assert stop.value.code == 2, given
+            assert f'argument {"/".join(action.option_strings)}' in said
+
+
+@pytest.mark.parametrize('tool', TOOLS)
+def test_files_that_are_none(tool, small, tmp_path, monkeypatch, capsys):
+    """Each positional argument and path in turn: not there, a folder, empty,
+    an image, a text; one line says which."""
+    module = load(tool, monkeypatch)
+    parser = parser_of(module, monkeypatch)
+    empty = tmp_path / 'empty.py'
+    empty.touch()
+    good = dict(img=small.images[0], video=small.images[0],
+                config=small.config, checkpoint=small.checkpoint,
+                model=small.checkpoint, out=str(tmp_path / 'out.onnx'))
+    names = [action.dest for action in parser._actions
+             if not action.option_strings]
+    for name in names:
+        if name == 'out':
+            continue
+        for wrong in ('none.py', str(tmp_path), str(empty), small.images[0],
+                      'README.md', 'http://127.0.0.1:9/x.pth'):
+            if name in ('img', 'video') and wrong in (small.images[0],
+                                                      str(tmp_path)):
+                continue
+            given = dict(good, **{name: wrong})
+            monkeypatch.setattr(
+                sys, 'argv', [tool, *(given[n] for n in names)])
+            with pytest.raises(SystemExit) as stop:
+                module.main()
+            said = str(stop.value)
+            assert said.startswith('error: ') and len(said) > 20, (name, wrong)
+            assert 'Traceback' not in capsys.readouterr().err
+
+
+def test_more_threads_than_an_engine_survives(exported):
+    from mmfasternet.deploy import load_backend
+    for name in ('any.onnx', 'any.xml'):
+        for threads in (0, -1, MOST_THREADS + 1, 10**12):
+            with pytest.raises(ValueError, match='threads must be 1 to'):
+                load_backend(exported[name], threads=threads)
