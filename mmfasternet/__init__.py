@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """FasterNet (CVPR 2023) for the OpenMMLab 2.x detection family."""
 from .compat.mmcv_ops import provide_operators
+from .compat.openmp import wait_politely
 from .version import __version__
+
+wait_politely()  # before PyTorch is imported
+provide_operators()  # where mmcv has none of its own
 
 try:
     from mmengine.config.utils import MODULE2PACKAGE
@@ -10,7 +14,5 @@ except Exception:  # mmfasternet.doctor must run here and say what is wrong
 else:
     # Without it MMEngine does not resolve ``mmfasternet::`` in `_base_`.
     MODULE2PACKAGE.setdefault('mmfasternet', 'mmfasternet')
-
-provide_operators()  # where mmcv has none of its own
 
 __all__ = ['__version__']
