@@ -221,9 +221,9 @@ runpy.run_path(mmdet.__path__[0] + '/.mim/tools/train.py',
                run_name='__main__')
 ''', cwd=tmp_path)
     out = run(python, '-c', f'''
+import mmfasternet
 import numpy as np
 from mmdet.apis import DetInferencer
-import mmfasternet
 inferencer = DetInferencer({str(config)!r}, 'out/epoch_1.pth', device='cpu',
                            scope='mmyolo')
 out = inferencer(np.zeros((64, 96, 3), np.uint8))

@@ -4,6 +4,8 @@
 # in pip's cache. Run again it does nothing; interrupted, it goes on where it
 # stopped. Environment:
 # PYTHON: the interpreter to use
+# COMPILE=1: compile mmcv's own operators (needs g++, and 10 minutes on 2
+#   cores); without it, mmfasternet.ops has those that detectors need
 # STACK: onedl; openmmlab for OpenMMLab's own last releases in .venv-openmmlab;
 #   or lowest for the oldest versions that setup.cfg allows in .venv-lowest
 set -euo pipefail
@@ -12,7 +14,9 @@ cd "$(dirname "$0")/.."
 say() { echo "[set-up] $*"; }
 fail() { echo "[set-up] error: $*" >&2; exit 1; }
 
-TORCH=2.13.0
+# of the versions that setup.cfg does not have
+pinned() { sed -n "s/^$1 = '\(.*\)'/\1/p" mmfasternet/doctor.py; }
+TORCH=$(pinned TORCH) TORCH=${TORCH#torch==}
 case ${STACK:=onedl} in
     onedl)
         venv=$PWD/.venv
@@ -22,7 +26,9 @@ case ${STACK:=onedl} in
     openmmlab)
         venv=$PWD/.venv-openmmlab
         mmcv=mmcv-2.1.0
-        extras=openmmlab,deploy,tests
+        # mmcv-lite, unless mmcv is there before it
+        extras=openmmlab-lite,deploy,tests
+        [ -z "${COMPILE:-}" ] || extras=openmmlab,deploy,tests
         ;;
     lowest)
         TORCH=2.6.0
@@ -40,14 +46,14 @@ pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 
 find_python() {
     local candidate
-    for candidate in ${PYTHON:-python3 python3.12 python3.11 python3.10}; do
+    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10}; do
         if "$candidate" -c 'import sys, venv, ensurepip
-sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
             echo "$candidate"
             return
         fi
     done
-    fail "Python 3.10, 3.11 or 3.12 with the venv module is needed, and" \
+    fail "Python 3.10 to 3.13 with the venv module is needed, and" \
         "${PYTHON:-python3} is not that. Install one (Debian and Ubuntu:" \
         "apt install python3-venv), or name one: PYTHON=/path/to/python $0"
 }
@@ -97,7 +103,10 @@ build_mmcv() {
 }
 
 wanted=$(cat setup.cfg "$0" | cksum)
-[ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || exit 0
+case $(cat "$stamp" 2>/dev/null) in
+    "$wanted compiled") exit 0 ;;
+    "$wanted") [ -n "${COMPILE:-}" ] || exit 0 ;;
+esac
 
 if ! "$venv/bin/python" -c '' 2>/dev/null; then
     python=$(find_python)
@@ -110,14 +119,29 @@ rm -rf "$source_dir.partial"
 say "installing torch $TORCH"
 # setuptools: from 77 on it reads mmcv's licence; pkg_resources, which mmcv's
 # build and mmengine 0.10.7 import, is gone from 82 on
-pip install -q "torch==$TORCH" 'setuptools>=77,<81' wheel ninja psutil
+pip install -q "torch==$TORCH" 'setuptools>=77,<81' wheel \
+    ${COMPILE:+ninja psutil}
 
-# compiled for one version of torch, shared by all clones
-wheels=$(pip cache dir 2>/dev/null || echo "$venv")/mmfasternet/torch-$TORCH
-tag=$("$venv/bin/python" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
-if ! compgen -G "$wheels/$mmcv-$tag-*.whl" >/dev/null; then
-    pip download -q --no-deps --only-binary :all: -d "$wheels" \
-        "${mmcv/-/==}" 2>/dev/null || build_mmcv
+wheels=$(pip cache dir 2>/dev/null || echo "$venv")/mmfasternet
+if [ -n "${COMPILE:-}" ]; then
+    # compiled for one version of torch, shared by all clones
+    wheels=$wheels/torch-$TORCH
+    tag=$("$venv/bin/python" -c \
+        'import sys; print("cp%d%d" % sys.version_info[:2])')
+    if ! compgen -G "$wheels/$mmcv-$tag-*.whl" >/dev/null; then
+        pip download -q --no-deps --only-binary :all: -d "$wheels" \
+            "${mmcv/-/==}" 2>/dev/null || build_mmcv
+    fi
+    pip uninstall -q -y mmcv-lite
+    pip install -q --force-reinstall --no-deps "$wheels/$mmcv-$tag-"*.whl
+elif [ "$STACK" != openmmlab ]; then
+    # no operators, so neither a compiler nor this torch; not from pip's own
+    # cache, where one that was compiled for another torch may be
+    wheels=$wheels/no-operators
+    compgen -G "$wheels/$mmcv-*.whl" >/dev/null ||
+        MMCV_WITH_OPS=0 pip wheel -q --no-deps --no-cache-dir -w "$wheels" \
+            "${mmcv/-/==}"
+    pip install -q --force-reinstall --no-deps "$wheels/$mmcv-"*.whl
 fi
 
 say "installing mmfasternet and what it needs"
@@ -125,19 +149,18 @@ constraints=$venv/src/constraints.txt
 if [ "$STACK" = lowest ]; then
     sed -n 's/^ *\([a-z-]*\)>=/\1==/p' setup.cfg
 fi >"$constraints"
-pip install -q --no-build-isolation --find-links "$wheels" \
-    -c "$constraints" -e ".[$extras]"
+pip install -q --no-build-isolation -c "$constraints" -e ".[$extras]"
 # Two distributions of OpenCV write the same cv2, and the one with a window
 # system does not load on a machine without.
 pip uninstall -q -y opencv-python opencv-python-headless
-pip install -q --no-deps 'opencv-python-headless<4.13'
+pip install -q --no-deps "$(pinned OPENCV)"
 # the networks that FasterNet is compared with; its torchvision is not for a
 # PyTorch without CUDA, and the models do without it
 pip install -q --no-deps timm==1.0.31
 
-"$venv/bin/python" -c 'import mmcv.ops, mmfasternet.models' >/dev/null ||
+"$venv/bin/python" -c 'import mmfasternet.models, mmcv.ops' >/dev/null ||
     fail "the environment does not work, see above. If mmcv is to blame:" \
         "rm -r $wheels and run $0 again"
 rm -rf "$venv/src"
-echo "$wanted" >"$stamp"
+echo "$wanted${COMPILE:+ compiled}" >"$stamp"
 say "done: source ${venv#"$PWD/"}/bin/activate"
