@@ -32,8 +32,12 @@ def clear_errors(*kinds: Type[Exception]) -> Iterator[None]:
 
 def build_runner(cfg: Config) -> Any:
     """The runner of a config; what cannot be built is one message."""
-    with clear_errors(FileNotFoundError, ImportError, KeyError, TypeError,
+    with clear_errors(FileExistsError, FileNotFoundError, ImportError,
+                      KeyError, NotADirectoryError, PermissionError, TypeError,
                       ValueError):
+        if not cfg.get('model'):
+            raise ValueError(f'{cfg.filename} has no `model`: it is not a '
+                             'complete config')
         return RUNNERS.build(cfg)
 
 
@@ -78,12 +82,24 @@ def share(text: str) -> float:
     return value
 
 
+class _Options(DictAction):
+    """MMEngine's, with an error of the parser instead of a traceback."""
+
+    def __call__(self, parser: ArgumentParser, namespace: Namespace,
+                 values: Any, option_string: Optional[str] = None) -> None:
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (AssertionError, ValueError):
+            parser.error(f'{option_string} wants key=value pairs with closed '
+                         f'brackets, got {" ".join(values)}')
+
+
 def add_cfg_options(parser: ArgumentParser) -> None:
     """``--cfg-options``, for :func:`mmfasternet.config.load_config`."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_Options,
         help='override settings, as key=value; a name that the config assigns '
         'at its top level (max_epochs=50) counts wherever it is used, a '
         'dotted one (model.backbone.arch=t2) at that place. Lists are '

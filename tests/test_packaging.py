@@ -103,14 +103,14 @@ def test_mmengine_reads_installed_configs_from_any_folder(python, tmp_path):
     out = run(python, '-c', '''
 import mmfasternet
 from mmengine.hub import get_config
-for name in ('_base_/yolov8_fasternet', '_base_/../yolov8_fasternet_n_bccd',
+for name in ('_base_/yolov8_fasternet', 'yolov8/yolov8_fasternet_n_bccd',
              'mask_rcnn/mask-rcnn_fasternet-s_fpn_1x_coco'):
     cfg = get_config(f'mmfasternet::{name}.py')
     assert '/site-packages/' in cfg.filename and '/site-packages/' in \\
         mmfasternet.__file__
     print('epochs', cfg.train_cfg.max_epochs)
 from mmengine.hub import get_model
-for name in ('_base_/../yolov8_fasternet_n',
+for name in ('yolov8/yolov8_fasternet_n',
              'retinanet/retinanet_fasternet-t0_fpn_1x_coco'):
     print('model', type(get_model(f'mmfasternet::{name}.py')).__name__)
 ''', cwd=tmp_path)
@@ -221,9 +221,9 @@ runpy.run_path(mmdet.__path__[0] + '/.mim/tools/train.py',
                run_name='__main__')
 ''', cwd=tmp_path)
     out = run(python, '-c', f'''
+import mmfasternet
 import numpy as np
 from mmdet.apis import DetInferencer
-import mmfasternet
 inferencer = DetInferencer({str(config)!r}, 'out/epoch_1.pth', device='cpu',
                            scope='mmyolo')
 out = inferencer(np.zeros((64, 96, 3), np.uint8))

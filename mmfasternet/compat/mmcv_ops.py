@@ -25,8 +25,7 @@ OPERATORS = Path(__file__).parents[1] / 'ops/extension.py'
 class OperatorsFinder:
     """Finds ``mmcv._ext`` in :mod:`mmfasternet.ops`."""
 
-    @classmethod
-    def find_spec(cls, fullname, path=None,
+    def find_spec(self, fullname, path=None,
                   target=None) -> Optional[ModuleSpec]:
         """The specification of ``mmcv._ext``, of nothing else."""
         if fullname != 'mmcv._ext':
@@ -36,5 +35,5 @@ class OperatorsFinder:
 
 def provide_operators() -> None:
     """Let ``import mmcv.ops`` work where no operators were compiled."""
-    if OperatorsFinder not in sys.meta_path:
-        sys.meta_path.append(OperatorsFinder)
+    if not any(isinstance(f, OperatorsFinder) for f in sys.meta_path):
+        sys.meta_path.append(OperatorsFinder())

@@ -36,21 +36,17 @@ def load_config(filename: str,
 
     Raises:
         FileNotFoundError: If the config or a base of it does not exist.
-        ValueError: If an option names nothing that exists, its value is of
-            another kind than the one it replaces, or it would change nothing
-            because no file of ours derives anything from it; or if a knob
-            was changed in the file where it no longer counts.
+        ValueError: If the file cannot be read; if an option names nothing
+            that exists, its value is of another kind than the one it
+            replaces, or it would change nothing because no file of ours
+            derives anything from it; or if a knob was changed in the file
+            where it no longer counts.
     """
     secure_mmengine()
     options = dict(cfg_options or {})
     knobs = {k: v for k, v in options.items() if '.' not in k}
     with command_line(knobs) as used:
-        if '::' in str(filename):
-            cfg = get_config(filename)
-        elif not Path(filename).is_file():
-            raise FileNotFoundError(f'config file not found: {filename}')
-        else:
-            cfg = Config.fromfile(filename)
+        cfg = _read(str(filename))
     _drop_scope(cfg._cfg_dict)
     # MMEngine has merged what the file itself says over the command line's
     cfg.merge_from_dict({name: cfg.knobs[name] for name in used})
@@ -58,8 +54,30 @@ def load_config(filename: str,
     options = {k: v for k, v in options.items() if k not in used}
     for key, value in options.items():
         _refuse_useless(key, value, cfg)
-    cfg.merge_from_dict(options)
+    try:
+        cfg.merge_from_dict(options)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f'--cfg-options {" ".join(options)}: not all of them '
+                         f'fit {cfg.filename}: {error}') from None
     return cfg
+
+
+def _read(filename: str) -> Config:
+    try:
+        if '::' in filename:
+            return get_config(filename)
+        if not Path(filename).is_file():
+            raise FileNotFoundError(f'config file not found: {filename}')
+        return Config.fromfile(filename)
+    except (FileNotFoundError, ImportError):
+        raise
+    except RecursionError:
+        raise ValueError(f'{filename} inherits itself') from None
+    except Exception as error:
+        if type(error) is ValueError:  # says what is wrong, and where
+            raise
+        raise ValueError(f'{filename} is not a config that can be read: '
+                         f'{type(error).__name__}: {error}') from error
 
 
 def _drop_scope(node: Any) -> None:

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import argparse
 import ast
 import inspect
 import json
@@ -12,6 +13,7 @@ from conftest import skip_if_not_found_by_name
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
+from mmfasternet import cli
 from mmfasternet.config import (
     add_our_hooks,
     load_config,
@@ -76,10 +78,10 @@ def check_every_place(cfg):
     assert cfg.train_cfg.dynamic_intervals[0][0] == 30
 
 
-@pytest.mark.parametrize('letter', 'nsmlx')
-def test_a_command_line_knob_reaches_every_place(letter):
+@pytest.mark.parametrize('size', 'nsmlx')
+def test_a_command_line_knob_reaches_every_place(size):
     check_every_place(
-        load_config(f'configs/yolov8_fasternet_{letter}.py', OVERRIDES))
+        load_config(f'configs/yolov8_fasternet_{size}.py', OVERRIDES))
 
 
 def write(path, base, **values):
@@ -508,7 +510,6 @@ def test_an_evaluator_of_other_images_is_refused(coco_options):
 
 
 def test_options_parsed_from_the_command_line(tmp_path):
-    import argparse
     parser = argparse.ArgumentParser()
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     options = parser.parse_args([
@@ -520,6 +521,48 @@ def test_options_parsed_from_the_command_line(tmp_path):
     assert cfg.num_classes == 2 and cfg.img_scale == (320, 320)
     # no run can stay in warm-up: a tenth of the epochs, at least one
     assert cfg.param_scheduler[0].end == 1
+
+
+@pytest.mark.parametrize('name, text, words', [
+    ('x.py', 'x = (', 'SyntaxError'),
+    ('x.py', 'x = 1 / 0', 'ZeroDivisionError'),
+    ('x.py', '_base_ = "./x.py"', 'inherits itself'),
+    ('x.py', '_base_ = "mmnothing::a/b.py"', 'mmnothing'),
+    ('x.py', b'\xff\xfe', 'UnicodeDecodeError'),
+    ('x.json', '{"a": ', 'JSONDecodeError'),
+    ('x.yml', 'a: [', 'ParserError'),
+    ('x.txt', 'hello', 'Only py/yml/yaml/json'),
+])
+def test_a_config_that_cannot_be_read_is_one_error(name, text, words,
+                                                   tmp_path):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=rf'{path}.* {words}'):
+        load_config(str(path))
+
+
+@pytest.mark.parametrize('options', [
+    {'max_epochs.x': 3}, {'custom_hooks.7.x': 1}, {'custom_hooks.x': 1},
+    {'img_scale.0': 64}, {'val_dataloader.dataset.pipeline.0': 5},
+    {'model.backbone.arch.x': 1}, {'': 1}, {'.': 1}
+], ids=str)
+def test_an_option_that_fits_nowhere_is_one_error(options):
+    with pytest.raises(ValueError, match=f'--cfg-options {next(iter(options))}'
+                       '.*yolov8_fasternet_n.py'):
+        load_config('configs/yolov8_fasternet_n.py', options)
+
+
+@pytest.mark.parametrize('typed', ['max_epochs', '=', 'x=[1,', 'a b'])
+def test_options_that_are_no_pairs_are_an_error_of_the_parser(typed, capsys):
+    parser = argparse.ArgumentParser()
+    cli.add_cfg_options(parser)
+    try:
+        parser.parse_args(['--cfg-options', *typed.split()])
+    except SystemExit as end:
+        assert end.code == 2
+        assert '--cfg-options' in capsys.readouterr().err
+    else:
+        assert typed == '='  # an empty name, which load_config refuses
 
 
 @pytest.mark.parametrize('options, words', [

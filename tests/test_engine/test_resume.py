@@ -405,7 +405,7 @@ def test_another_batch_size_goes_on_after_the_same_images(tmp_path, capsys):
     torch.save(state, tmp_path / 'interrupted.pth')
     _, second = train(tmp_path, resume=True)
     assert second.seen[0][:2] == (1, 2)
-    assert 'goes on after 6 images, but it is another training' in \
+    assert 'goes on after 6 images, but it is another training run' in \
         capsys.readouterr().out
 
 

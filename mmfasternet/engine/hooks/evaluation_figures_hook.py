@@ -25,7 +25,7 @@ from mmfasternet.visualization.detections import (
 
 @HOOKS.register_module()
 class EvaluationFiguresHook(Hook):
-    """Draw the last validation of a training when it ends.
+    """Draw the last validation of a training run when it ends.
 
     Into the work directory: ``pr_curves.png`` (precision over recall of each
     class at IoU 0.5), ``confusion_matrix.png``, and ``best_images.png`` and

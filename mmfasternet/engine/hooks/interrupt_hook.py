@@ -39,7 +39,7 @@ _NOTICE = {
 
 @HOOKS.register_module()
 class InterruptHook(Hook):
-    """Ctrl-C or SIGTERM ends a training with a checkpoint to go on from.
+    """Ctrl-C or SIGTERM ends a training run with a checkpoint to go on from.
 
     The first signal lets the current iteration, or a running validation, come
     to its end. Then ``interrupted.pth`` is saved in the work directory,
@@ -48,11 +48,10 @@ class InterruptHook(Hook):
     after SIGTERM, which they send before they take a machine away. A second
     Ctrl-C stops at once, without a checkpoint.
 
-    Together with :class:`ResumeHook` the training goes on with the next
-    iteration, and nothing is trained again. Where gradients are accumulated
-    over iterations, these come to their end first. Once the last epoch is
-    trained there is nothing to interrupt: the training ends with its
-    validation.
+    Together with :class:`ResumeHook` the run goes on with the next iteration,
+    and nothing is trained again. Where gradients are accumulated over
+    iterations, these come to their end first. Once the last epoch is trained
+    there is nothing to interrupt: the run ends with its validation.
     """
 
     priority = 'LOWEST'  # after the schedulers' step and CheckpointHook

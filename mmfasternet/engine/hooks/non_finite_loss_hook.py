@@ -39,7 +39,7 @@ class NonFiniteLossHook(Hook):
         loader = runner.train_dataloader
         if not isinstance(loader.collate_fn, _CollateWithPaths):
             loader.collate_fn = _CollateWithPaths(loader.collate_fn)
-        # an earlier training in this folder may have left one
+        # an earlier training run in this folder may have left one
         self._foreign = None if resume_request(
             runner)[0] else _last_checkpoint(runner)
 

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 import csv
-import os
+import io
 import time
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 from mmengine.dist import get_world_size, master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmfasternet.checkpoint import whole_file
 from mmfasternet.compat.mmengine_runner import is_training
 from mmfasternet.registry import HOOKS
 from mmfasternet.visualization.training import plot_results
@@ -68,7 +69,8 @@ class ResultsHook(Hook):
     @master_only
     def after_train_epoch(self, runner: Runner) -> None:
         if by_epoch(runner):
-            self._add_row(runner, epoch=runner.epoch + 1)
+            self._add_row(runner, runner.epoch + 1)
+            self._write()
 
     @master_only
     def after_val_epoch(self, runner: Runner,
@@ -76,7 +78,8 @@ class ResultsHook(Hook):
         if not is_training(runner):
             return
         if not self.rows or self.rows[-1]['iteration'] != str(runner.iter):
-            self._add_row_of_validation(runner)
+            self._add_row(runner, runner.epoch if by_epoch(runner) else None)
+            self._begin()
         self.rows[-1].update({
             name: _text(value)
             for name, value in (metrics or {}).items()
@@ -84,52 +87,46 @@ class ResultsHook(Hook):
         })
         self._write()
 
-    def _add_row(self, runner: Runner, epoch: Optional[int] = None) -> None:
-        seconds = time.monotonic() - self._start
-        scalars = runner.message_hub.log_scalars
+    def _add_row(self, runner: Runner, epoch: Optional[int]) -> None:
         row = dict(
             epoch=epoch,
             iteration=runner.iter,
-            seconds=seconds,
-            memory=peak_memory() >> 20,
-            lr=scalars['train/lr'].current())
-        row['images/s'] = self._images / seconds
+            lr=runner.optim_wrapper.get_lr()['lr'][0])
+        if self._iterations:
+            row.update(self._measured(runner))
+        # else it was resumed in a folder without the rows of the first part
+        self.rows.append(
+            {k: _text(v) for k, v in row.items() if v is not None})
+
+    def _measured(self, runner: Runner) -> Iterator[Tuple[str, float]]:
+        """What the iterations since the last row have given."""
+        seconds = time.monotonic() - self._start
+        scalars = runner.message_hub.log_scalars
+        yield 'seconds', seconds
+        yield 'images/s', self._images / seconds
+        yield 'memory', peak_memory() >> 20
+        yield 'lr', scalars['train/lr'].current()
         for key, history in scalars.items():
             prefix, _, name = key.partition('/')
             if prefix == 'train' and 'loss' in name:
-                row[name] = history.mean(self._iterations)
-        row.update({
-            key: share
-            for key, share in runner.message_hub.runtime_info.items()
-            if key.startswith('assigned/')
-        })
-        self.rows.append({k: _text(v) for k, v in row.items()})
-        self._write()
-
-    def _add_row_of_validation(self, runner: Runner) -> None:
-        if self._iterations:
-            self._add_row(runner)
-            self._begin()
-            return
-        # a resumed training, in a folder without the rows of the first one
-        epoch = runner.epoch if by_epoch(runner) else None
-        lr = runner.optim_wrapper.get_lr()['lr'][0]
-        self.rows.append(
-            dict(
-                epoch=_text(epoch),
-                iteration=_text(runner.iter),
-                lr=_text(lr)))
+                yield name, history.mean(self._iterations)
+        for key, share in runner.message_hub.runtime_info.items():
+            if key.startswith('assigned/'):
+                yield key, share
 
     def _write(self) -> None:
-        """Replace the file at once, so that it is never half written."""
-        losses, metrics = _columns(self.rows)
-        part = self.path.with_name('results.csv.part')
-        with part.open('w', newline='') as file:
-            writer = csv.DictWriter(
-                file, [*FIRST_COLUMNS, *losses, *metrics], restval='')
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(part, self.path)
+        """The first columns, the losses, then the rest as it appeared."""
+        names = dict.fromkeys(name for row in self.rows for name in row)
+        others = [name for name in names if name not in FIRST_COLUMNS]
+        text = io.StringIO()
+        writer = csv.DictWriter(
+            text,
+            [*FIRST_COLUMNS, *sorted(others, key=lambda n: 'loss' not in n)],
+            restval='')
+        writer.writeheader()
+        writer.writerows(self.rows)
+        with whole_file(self.path) as file:
+            file.write(text.getvalue().encode())
 
     @master_only
     def after_train(self, runner: Runner) -> None:
@@ -139,15 +136,5 @@ class ResultsHook(Hook):
             runner.logger.info(f'Results of each epoch: {self.path}, .png')
 
 
-def _columns(rows: List[Row]) -> Tuple[List[str], List[str]]:
-    """Names of the losses and of the metrics, as they appeared."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    others = [name for name in names if name not in FIRST_COLUMNS]
-    return ([name for name in others if 'loss' in name],
-            [name for name in others if 'loss' not in name])
-
-
-def _text(value: Optional[float]) -> str:
-    if value is None:
-        return ''
+def _text(value: float) -> str:
     return f'{value:.6g}' if isinstance(value, float) else str(value)

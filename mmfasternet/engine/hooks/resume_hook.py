@@ -41,7 +41,7 @@ _KEY = 'resume'  # in the `meta` of a checkpoint
 
 @HOOKS.register_module()
 class ResumeHook(Hook):
-    """Let a resumed training end as one that nobody has interrupted.
+    """Let a resumed training run end as one that nobody has interrupted.
 
     MMEngine keeps weights, optimizer, averaged weights, schedulers and
     counters. This hook adds what is missing for equal bits:
@@ -119,8 +119,8 @@ class ResumeHook(Hook):
         loader = runner.train_dataloader
         if loader.batch_sampler is None or isinstance(loader.dataset,
                                                       IterableDataset):
-            runner.logger.warning('the data set is no list of images, so a '
-                                  'resumed training sees others')
+            runner.logger.warning('the data set has no index, so a resumed '
+                                  'run sees other images')
             return
         self._batches = SeededBatches(loader, runner.seed)
         if self._saved is not None:
@@ -148,9 +148,9 @@ class ResumeHook(Hook):
             self._offset = min(images // now['images_per_iteration'],
                                len(self._batches))
             runner.logger.warning(
-                f'the checkpoint is of a training with {before}, this one '
+                f'the checkpoint is of a run with {before}, this one '
                 f'has {now}: epoch {runner.epoch + 1} goes on after '
-                f'{images} images, but it is another training')
+                f'{images} images, but it is another training run')
 
     def _shape(self) -> Dict[str, int]:
         values = (get_world_size(),
@@ -263,7 +263,7 @@ def _set_aside(runner: Runner, needed: Optional[str]) -> None:
 
 
 def _require_resumable(own: TensorDict, name: str) -> None:
-    """Refuse what a training cannot go on from, before anything takes it."""
+    """Refuse what a run cannot go on from, before anything takes it."""
     data = get_checkpoint(name, keep=True)
     require_fitting(own, data, name)
     meta = data.get('meta')
@@ -273,8 +273,8 @@ def _require_resumable(own: TensorDict, name: str) -> None:
                 saved is None  # in those of others
                 or _are_counts(saved, 'seed', 'batches', *_SHAPE)):
         raise CheckpointError(
-            f'{name} is no checkpoint that a training can go on from, it '
-            'lacks the optimizer or the place: to begin a training with its '
+            f'{name} is not a checkpoint that a run can go on from, it '
+            'lacks the optimizer or the place: to begin one with its '
             'weights use --cfg-options load_from=... instead')
     averaged = data.get('ema_state_dict')
     if averaged is not None:

@@ -15,7 +15,7 @@ OF_IMAGES, OF_ITERATIONS, OF_EPOCHS = range(3)
 
 
 def _seed(*place: int) -> int:
-    """A random number of 32 bits for a place in a training."""
+    """A random number of 32 bits for a place in a training run."""
     seed, *key = place
     return int(
         np.random.SeedSequence(seed, spawn_key=key).generate_state(1)[0])
