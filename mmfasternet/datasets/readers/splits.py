@@ -152,8 +152,8 @@ def _listed(source: Source,
             found = [find_listed(line, path, source.tree) for line in lines]
             chosen = [of.get(f) or known.get(f.stem) if f else None
                       for f in found]
-            report_missing(
-                source, path,
+            source.missing(
+                path,
                 [line for line, pair in zip(lines, chosen) if pair is None],
                 len(lines))
             groups[role] += dict.fromkeys(p for p in chosen if p)
@@ -187,15 +187,3 @@ def find_listed(line: str, file: Path, tree: Tree) -> Optional[Path]:
             if found is not None:
                 return found
     return None
-
-
-def report_missing(source: Source, path: Path, missing: Sequence[str],
-                   count: int) -> None:
-    """Say which images of a list do not exist; most of them is an error."""
-    if not missing:
-        return
-    text = f'{path}: {len(missing)} of the {count} images that it lists do ' \
-        f'not exist: {", ".join(missing[:3])}'
-    if 2 * len(missing) > count:
-        raise ValueError(f'{text}; correct the list or the folder')
-    source.messages.append(text)
