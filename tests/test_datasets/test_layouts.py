@@ -403,6 +403,20 @@ def test_cvats_yolo(tmp_path):
     assert names(source) == dict(train=['a', 'c'], val=['b'])
 
 
+def test_darknets_data_file_names_the_lists(tmp_path):
+    for stem in 'abc':
+        image(tmp_path / f'obj/{stem}.png')
+        write(tmp_path / f'obj/{stem}.txt', f'0 {SHARES}')
+    write(tmp_path / 'my.names', 'cat\n')
+    write(tmp_path / 'obj.data', 'classes = 1\ntrain  = data/day.txt\n'
+          'valid = data/night.txt\nnames = data/my.names\nbackup = backup/')
+    write(tmp_path / 'day.txt', 'data/obj/a.png\ndata/obj/b.png')
+    write(tmp_path / 'night.txt', 'data/obj/c.png')
+    source = read_dataset(tmp_path)
+    assert names(source) == dict(train=['a', 'b'], val=['c'])
+    assert table(source)[:2] == ((3, 3, 0, 0), (3, 3, 0, 0))
+
+
 def test_labelimg_keeps_all_in_one_folder(tmp_path):
     for stem in 'abcde':
         image(tmp_path / f'shots/{stem}.png')

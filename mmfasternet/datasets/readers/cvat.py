@@ -3,10 +3,9 @@
 import math
 import re
 import xml.etree.ElementTree as ET
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
-from mmfasternet.datasets.images import IMAGE_SUFFIXES
 from mmfasternet.datasets.readers.source import Item, Pair, Source, Tree
 from mmfasternet.datasets.readers.splits import group
 from mmfasternet.datasets.readers.voc import Xml
@@ -45,7 +44,7 @@ def read_cvat(tree: Tree, paths: List[Path]) -> Source:
                   for label in xml.root.iter('label')]
         source.labels[path], missing = [], []
         for element in xml.root.findall('image'):
-            image = _image_of(tree, path, element.get('name', ''))
+            image = tree.named(element.get('name', ''), path)
             if image is None:
                 missing.append(element.get('name', ''))
                 continue
@@ -58,15 +57,6 @@ def read_cvat(tree: Tree, paths: List[Path]) -> Source:
         group(source, pairs, subsets),
         lambda pair: _read(pair.image, *elements[pair.image], source),
         tuple(dict.fromkeys(filter(None, names))) or None)
-
-
-def _image_of(tree: Tree, path: Path, name: str) -> Optional[Path]:
-    for folder in (path.parent / 'images', path.parent, tree.root):
-        if name and (folder / name).is_file():
-            return folder / name
-    named = PurePath(name)
-    return tree.nearest(named.stem, [named.suffix.lower()], path) if \
-        named.suffix.lower() in IMAGE_SUFFIXES else None
 
 
 def _read(image: Path, xml: Xml, element: ET.Element,

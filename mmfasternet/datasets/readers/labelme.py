@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """LabelMe: a json file for each image."""
 import math
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 from mmfasternet.datasets.images import IMAGE_SUFFIXES
@@ -26,7 +26,8 @@ def read_labelme(tree: Tree, jsons: Dict[Path, dict]) -> Source:
     """
     source, pairs = Source('LabelMe', tree), []
     for path, data in jsons.items():
-        image = _image_of(tree, path, str(data.get('imagePath') or ''))
+        image = tree.named(str(data.get('imagePath')), path) or \
+            tree.nearest(path.stem, IMAGE_SUFFIXES, path)
         source.labels[path] = [image] if image else []
         if image:
             pairs.append(Pair(image, path))
@@ -36,17 +37,6 @@ def read_labelme(tree: Tree, jsons: Dict[Path, dict]) -> Source:
     return source.fill(
         group(source, pairs),
         lambda pair: _read(pair, jsons[pair.label]['shapes'], source))
-
-
-def _image_of(tree: Tree, path: Path, named: str) -> Optional[Path]:
-    name = PurePath(named.replace('\\', '/'))
-    if name.suffix.lower() in IMAGE_SUFFIXES:
-        if (path.parent / name).is_file():
-            return path.parent / name
-        found = tree.nearest(name.stem, [name.suffix.lower()], path)
-        if found:
-            return found
-    return tree.nearest(path.stem, IMAGE_SUFFIXES, path)
 
 
 def _read(pair: Pair, shapes: List[dict], source: Source) -> Optional[Item]:

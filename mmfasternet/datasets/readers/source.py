@@ -3,7 +3,7 @@
 import os
 import random
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import (
     Callable,
     Dict,
@@ -65,6 +65,22 @@ class Tree:
             part.lower() for part in f.parts)] or best
         same = [f for f in best if f.parent == best[0].parent]
         return best[0] if len(same) == len(best) else None
+
+
+    def named(self, name: str, to: Path) -> Optional[Path]:
+        """The image that a file of labels names, perhaps on another machine.
+
+        Args:
+            name (str): Its path there, of Windows or not.
+            to (Path): The file of labels.
+        """
+        path = PurePath(name.replace('\\', '/'))
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            return None
+        for folder in (to.parent, to.parent / 'images', self.root):
+            if (folder / path).is_file():
+                return folder / path
+        return self.nearest(path.stem, [path.suffix.lower()], to)
 
 
 class Pair(NamedTuple):

@@ -114,9 +114,18 @@ def _some(paths: Sequence[Path]) -> str:
 
 # ---------------------------------------------------------------------- lists
 def split_lists(tree: Tree) -> Dict[str, List[Path]]:
-    """Text files that list images, by the split that they are named for."""
+    """Text files that list images, by split.
+
+    A ``.data`` of Darknet says which they are, or else their names.
+    """
     found: Dict[str, List[Path]] = {}
-    for path in tree.having(('.txt', )):
+    for path in tree.having(('.data', )):
+        for key, _, value in (line.partition('=') for line in lines_of(path)):
+            role = _ROLES.get(key.strip())
+            file = role and find_listed(value.strip(), path, tree)
+            if file:
+                found.setdefault(role, []).append(file)
+    for path in () if found else tree.having(('.txt', )):
         role = _ROLES.get(path.stem.lower())
         if role and path.parent.name not in _OTHER_TASKS and _is_list(path):
             found.setdefault(role, []).append(path)

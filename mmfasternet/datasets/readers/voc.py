@@ -141,13 +141,8 @@ def read_voc_lists(root: Path, splits: Sequence[str],
 
 def _image_of(tree: Tree, path: Path) -> Optional[Path]:
     """The image of the xml's name, or else of the name in it."""
-    image = tree.nearest(path.stem, IMAGE_SUFFIXES, path)
-    if image is None:
-        named = Path(Xml(path).root.findtext('filename', '').strip().replace(
-            '\\', '/'))
-        image = tree.nearest(named.stem, [named.suffix.lower()], path) if \
-            named.suffix.lower() in IMAGE_SUFFIXES else None
-    return image
+    return tree.nearest(path.stem, IMAGE_SUFFIXES, path) or tree.named(
+        Xml(path).root.findtext('filename', '').strip(), path)
 
 
 def _read(pair: Pair, classes: Optional[Sequence[str]],
