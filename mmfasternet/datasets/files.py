@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Iterator, Union
 
 # Copies that operating systems and storage boxes leave behind.
-_COPIES = ('__MACOSX', '@eaDir')
+_COPIES = ('__MACOSX', '@eaDir', '$RECYCLE.BIN')
 _BOMS = ((codecs.BOM_UTF8, 'utf-8-sig'), (codecs.BOM_UTF16_LE, 'utf-16'),
          (codecs.BOM_UTF16_BE, 'utf-16'))
 
@@ -35,7 +35,9 @@ def files_below(root: Union[str, Path]) -> Iterator[Path]:
         inner = [path for path in paths if path.is_dir()]
         folders[:0] = [path for path in inner if not path.is_symlink()]
         links += [path for path in inner if path.is_symlink()]
-        yield from (path for path in paths if path.is_file())
+        # a link that leads nowhere is one of them, to be found missing
+        yield from (path for path in paths if path.is_file()
+                    or path.is_symlink() and not path.exists())
 
 
 def is_hidden(path: Path, root: Union[str, Path]) -> bool:

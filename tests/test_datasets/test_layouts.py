@@ -116,6 +116,17 @@ def test_years_of_voc_one_folder_down(tmp_path):
     assert len(set(files)) == 4
 
 
+def test_links_to_images_that_are_gone(tmp_path):
+    """As of git-annex without the content."""
+    root = yolo(tmp_path, 'train/a', 'train/b', 'val/c')
+    (root / 'images/train/b.png').unlink()
+    (root / 'images/train/b.png').symlink_to('nowhere.png')
+    (root / 'images/train/d.png').symlink_to('d.png')
+    source = read_dataset(root)
+    assert names(source) == dict(train=['a'], val=['c'])
+    assert table(source)[0] == (4, 2, 2, 0)
+
+
 def test_what_no_list_names_is_left_out_and_said(tmp_path):
     voc(tmp_path, train=list('ab'), val=['c'], extra=['d'])
     source = read_dataset(tmp_path)
@@ -337,6 +348,13 @@ def test_a_category_that_is_used_stays(tmp_path):
     assert read_dataset(root).classes == ('cat', 'dog')
 
 
+def test_roboflows_only_class_has_the_name_of_what_it_is(tmp_path, prepare):
+    root = coco(tmp_path / 'd', name='animals')
+    assert read_dataset(root).classes == ('animals', )
+    status, out = prepare(root, tmp_path / 'mine.py')
+    assert status == 0, out
+
+
 @pytest.mark.parametrize('splits', [('', ), ('train', 'val')])
 @pytest.mark.parametrize('change, words', [
     (lambda d: d['annotations'][0].pop('bbox'), "no 'bbox' of type list"),
@@ -351,6 +369,7 @@ def test_a_category_that_is_used_stays(tmp_path):
     (lambda d: d['images'].append(3), 'not json objects'),
     (lambda d: d['categories'][1].pop('name'), "no 'name' of type str"),
     (lambda d: d['categories'][1].pop('id'), "no 'id' of type int"),
+    (lambda d: d.update(annotations={}), 'categories must be lists'),
     (lambda d: d['annotations'][0].update(category_id=9), 'category-unknown'),
     (lambda d: d['annotations'][0].update(image_id=9), 'image-unknown'),
 ])
@@ -364,7 +383,7 @@ def test_one_json_is_judged_as_several(splits, change, words, tmp_path,
     path.write_text(json.dumps(data))
     status, out = prepare(root, tmp_path / 'mine.py')
     assert words in out
-    assert ('refused: ' in out) == (status != 0)
+    assert ('refused: ' in out or 'must be' in out) == (status != 0)
     assert (status == 0) == (tmp_path / 'mine.py').exists()
 
 
@@ -382,6 +401,20 @@ def test_cvats_yolo(tmp_path):
     source = read_dataset(tmp_path)
     assert source.format == 'YOLO' and source.classes == ('cat', )
     assert names(source) == dict(train=['a', 'c'], val=['b'])
+
+
+def test_darknets_data_file_names_the_lists(tmp_path):
+    for stem in 'abc':
+        image(tmp_path / f'obj/{stem}.png')
+        write(tmp_path / f'obj/{stem}.txt', f'0 {SHARES}')
+    write(tmp_path / 'my.names', 'cat\n')
+    write(tmp_path / 'obj.data', 'classes = 1\ntrain  = data/day.txt\n'
+          'valid = data/night.txt\nnames = data/my.names\nbackup = backup/')
+    write(tmp_path / 'day.txt', 'data/obj/a.png\ndata/obj/b.png')
+    write(tmp_path / 'night.txt', 'data/obj/c.png')
+    source = read_dataset(tmp_path)
+    assert names(source) == dict(train=['a', 'b'], val=['c'])
+    assert table(source)[:2] == ((3, 3, 0, 0), (3, 3, 0, 0))
 
 
 def test_labelimg_keeps_all_in_one_folder(tmp_path):
@@ -470,7 +503,7 @@ def test_shapes_of_cvat_that_are_not_boxes(shape, words, tmp_path):
 
 @pytest.mark.parametrize('content, words', [
     (CVAT.format('<track id="0"/>'), 'has tracks of a video: export it'),
-    (CVAT.format(CVAT_IMAGE.format('x', '', '')), '1 of 1 images of'),
+    (CVAT.format(CVAT_IMAGE.format('x', '', '')), '1 of the 1 images that it'),
     (CVAT.format(CVAT_IMAGE.format('a', '', '<box label="cat" xtl="x"/>')),
      "annotations.xml:5: xtl must be a number, got 'x'"),
     (CVAT.format(CVAT_IMAGE.format(

@@ -53,8 +53,7 @@ def read_jsons(tree: Tree) -> Tuple[Dict[Path, Any], List[Path]]:
 
 def is_coco(data: Any) -> bool:
     """Whether a json is COCO."""
-    return isinstance(data, dict) and set(data) >= _KEYS and all(
-        isinstance(data[key], list) for key in _KEYS)
+    return isinstance(data, dict) and set(data) >= _KEYS
 
 
 def read_coco(tree: Tree, jsons: Dict[Path, dict],
@@ -70,6 +69,10 @@ def read_coco(tree: Tree, jsons: Dict[Path, dict],
         ValueError: If it is not clear which is the training split.
     """
     source, groups = Source('COCO', tree), {}
+    for path, data in jsons.items():
+        if not all(isinstance(data[key], list) for key in _KEYS):
+            raise ValueError(f'{path}: images, annotations and categories '
+                             'must be lists')
     roles = roles_of([[p.relative_to(tree.root)] for p in jsons])
     for role, path in zip(roles, jsons):
         groups.setdefault(role or '', []).append(path)
@@ -97,24 +100,31 @@ def read_coco(tree: Tree, jsons: Dict[Path, dict],
         train = source.splits['train']
         for split, coco in zip(('train', 'val'), _by_chance(train.coco)):
             source.splits[split] = Split(coco, train.folder)
-    source.classes = _classes([s.coco for s in source.splits.values()])
+    _name_classes(source)
     return source
 
 
-def _classes(splits: Sequence[dict]) -> Tuple[str, ...]:
+def _name_classes(source: Source) -> None:
     """The names in the order of the training file, which decides the labels.
 
-    Roboflow's first category is what the others are a kind of, and has no box.
+    Roboflow's first category is what the others are a kind of, and has no
+    box. It is not a class; where it has the name of one it goes.
     """
-    used = {repr(a.get('category_id')) for coco in splits
-            for a in coco['annotations'] if isinstance(a, dict)}
-    categories = [c for c in splits[0]['categories']
+    used = {repr(a.get('category_id')) for split in source.splits.values()
+            for a in split.coco['annotations'] if isinstance(a, dict)}
+    categories = [c for c in source.splits['train'].coco['categories']
                   if isinstance(c, dict) and 'name' in c]
     above = {c.get('supercategory') for c in categories}
-    return tuple(
-        str(c['name']) for c in categories
-        if c['name'] not in above or repr(c.get('id')) in used
-        or c.get('supercategory') not in (None, '', 'none'))
+    dead = [c for c in categories if c['name'] in above and repr(
+        c.get('id')) not in used and c.get('supercategory') in (
+            None, '', 'none')]
+    source.classes = tuple(
+        str(c['name']) for c in categories if c not in dead)
+    if any(c['name'] in source.classes for c in dead):
+        for name, split in source.splits.items():
+            left = [c for c in split.coco['categories'] if c not in dead]
+            source.splits[name] = Split(
+                dict(split.coco, categories=left), split.folder)
 
 
 def _by_chance(coco: dict) -> List[dict]:

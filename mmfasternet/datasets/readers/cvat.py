@@ -3,10 +3,9 @@
 import math
 import re
 import xml.etree.ElementTree as ET
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
-from mmfasternet.datasets.images import IMAGE_SUFFIXES
 from mmfasternet.datasets.readers.source import Item, Pair, Source, Tree
 from mmfasternet.datasets.readers.splits import group
 from mmfasternet.datasets.readers.voc import Xml
@@ -33,7 +32,7 @@ def read_cvat(tree: Tree, paths: List[Path]) -> Source:
     Raises:
         ValueError: If an xml is broken, naming file and line.
     """
-    source, pairs, missing = Source('CVAT', tree), [], []
+    source, pairs = Source('CVAT', tree), []
     elements: Dict[Path, Tuple[Xml, ET.Element]] = {}
     subsets, names = {}, []
     for path in paths:
@@ -43,9 +42,9 @@ def read_cvat(tree: Tree, paths: List[Path]) -> Source:
                              'CVAT as "CVAT for images"')
         names += [label.findtext('name', '').strip()
                   for label in xml.root.iter('label')]
-        source.labels[path] = []
+        source.labels[path], missing = [], []
         for element in xml.root.findall('image'):
-            image = _image_of(tree, path, element.get('name', ''))
+            image = tree.named(element.get('name', ''), path)
             if image is None:
                 missing.append(element.get('name', ''))
                 continue
@@ -53,49 +52,27 @@ def read_cvat(tree: Tree, paths: List[Path]) -> Source:
             subsets[image] = element.get('subset', '')
             source.labels[path].append(image)
             pairs.append(Pair(image, path))
-    if missing:
-        text = f'{len(missing)} of {len(missing) + len(pairs)} images of ' \
-            f'{", ".join(map(str, paths))} do not exist: ' \
-            f'{", ".join(missing[:3])}'
-        if 2 * len(missing) > len(missing) + len(pairs):
-            raise ValueError(f'{text}; put them into {tree.root / "images"}')
-        source.messages.append(text)
+        source.missing(path, missing, len(missing) + len(source.labels[path]))
     return source.fill(
         group(source, pairs, subsets),
         lambda pair: _read(pair.image, *elements[pair.image], source),
         tuple(dict.fromkeys(filter(None, names))) or None)
 
 
-def _image_of(tree: Tree, path: Path, name: str) -> Optional[Path]:
-    for folder in (path.parent / 'images', path.parent, tree.root):
-        if name and (folder / name).is_file():
-            return folder / name
-    named = PurePath(name)
-    return tree.nearest(named.stem, [named.suffix.lower()], path) if \
-        named.suffix.lower() in IMAGE_SUFFIXES else None
-
-
 def _read(image: Path, xml: Xml, element: ET.Element,
           source: Source) -> Item:
     width, height = (_number(xml, element, k) for k in ('width', 'height'))
-    boxes = []
-    for shape in element:
-        name = shape.get('label')
-        if name is None or shape.tag == 'tag':
-            continue
+    shapes = []
+    for shape in element.iterfind('*[@label]'):
         corners = _corners(xml, shape)
-        place = f'{xml.path}:{xml.lines[shape]}: {shape.tag} of {name}'
-        if corners is None:
-            source.messages.append(f'{place} is not a box')
-            continue
-        x1, x2 = (min(max(v, 0), width) for v in corners[::2])
-        y1, y2 = (min(max(v, 0), height) for v in corners[1::2])
-        if x2 <= x1 or y2 <= y1:
-            source.messages.append(f'{place} has no area inside the '
-                                   f'{width:g}x{height:g} image')
-        else:
-            boxes.append((name, [x1, y1, x2 - x1, y2 - y1], 0))
-    return Item(image, int(width), int(height), boxes)
+        place = f'{xml.path}:{xml.lines[shape]}'
+        if corners is not None:
+            shapes.append((place, shape.get('label'), corners, 0))
+        elif shape.tag != 'tag':
+            source.messages.append(
+                f'{place}: {shape.tag} of {shape.get("label")} is not a box')
+    return Item(image, int(width), int(height),
+                source.boxes(shapes, (width, height)))
 
 
 def _number(xml: Xml, element: ET.Element, key: str) -> float:

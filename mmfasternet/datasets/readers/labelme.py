@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """LabelMe: a json file for each image."""
 import math
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
-from mmfasternet.datasets.images import IMAGE_SUFFIXES, image_size
+from mmfasternet.datasets.images import IMAGE_SUFFIXES
 from mmfasternet.datasets.readers.source import Item, Pair, Source, Tree
 from mmfasternet.datasets.readers.splits import group
 
@@ -26,7 +26,8 @@ def read_labelme(tree: Tree, jsons: Dict[Path, dict]) -> Source:
     """
     source, pairs = Source('LabelMe', tree), []
     for path, data in jsons.items():
-        image = _image_of(tree, path, str(data.get('imagePath') or ''))
+        image = tree.named(str(data.get('imagePath')), path) or \
+            tree.nearest(path.stem, IMAGE_SUFFIXES, path)
         source.labels[path] = [image] if image else []
         if image:
             pairs.append(Pair(image, path))
@@ -38,43 +39,22 @@ def read_labelme(tree: Tree, jsons: Dict[Path, dict]) -> Source:
         lambda pair: _read(pair, jsons[pair.label]['shapes'], source))
 
 
-def _image_of(tree: Tree, path: Path, named: str) -> Optional[Path]:
-    name = PurePath(named.replace('\\', '/'))
-    if name.suffix.lower() in IMAGE_SUFFIXES:
-        if (path.parent / name).is_file():
-            return path.parent / name
-        found = tree.nearest(name.stem, [name.suffix.lower()], path)
-        if found:
-            return found
-    return tree.nearest(path.stem, IMAGE_SUFFIXES, path)
-
-
 def _read(pair: Pair, shapes: List[dict], source: Source) -> Optional[Item]:
-    try:
-        width, height = image_size(pair.image)
-    except OSError as error:
-        source.dropped[pair.image] = f'the image cannot be read: {error}'
+    size = source.size_of(pair.image)
+    if size is None:
         return None
-    corners: Dict[tuple, Tuple[float, ...]] = {}
+    objects: Dict[tuple, Tuple[float, ...]] = {}
     for number, shape in enumerate(shapes):
-        place = f'{pair.label}: shape {number}'
-        name, box = _corners(place, shape)
+        name, box = _corners(f'{pair.label}: shape {number}', shape)
         key = (name, number, 'alone')
         if shape.get('group_id') is not None:
             key = (name, shape['group_id'], 'group')
-        other = corners.get(key, box)
-        corners[key] = (*map(min, box[:2], other[:2]),
+        other = objects.get(key, box)
+        objects[key] = (*map(min, box[:2], other[:2]),
                         *map(max, box[2:], other[2:]))
-    boxes = []
-    for (name, *_), (x1, y1, x2, y2) in corners.items():
-        x1, x2 = (min(max(v, 0), width) for v in (x1, x2))
-        y1, y2 = (min(max(v, 0), height) for v in (y1, y2))
-        if x2 <= x1 or y2 <= y1:
-            source.messages.append(f'{pair.label}: shape of {name} has no '
-                                   'area inside the image')
-        else:
-            boxes.append((name, [x1, y1, x2 - x1, y2 - y1], 0))
-    return Item(pair.image, width, height, boxes)
+    boxes = source.boxes(((pair.label, name, corners, 0)
+                          for (name, *_), corners in objects.items()), size)
+    return Item(pair.image, *size, boxes)
 
 
 def _corners(place: str, shape: dict) -> Tuple[str, Tuple[float, ...]]:

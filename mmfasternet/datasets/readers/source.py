@@ -3,7 +3,7 @@
 import os
 import random
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import (
     Callable,
     Dict,
@@ -16,7 +16,7 @@ from typing import (
 )
 
 from mmfasternet.datasets.files import files_below, is_hidden
-from mmfasternet.datasets.images import IMAGE_SUFFIXES
+from mmfasternet.datasets.images import IMAGE_SUFFIXES, image_size
 
 # Of the images without a split, one in five validates.
 VAL_SHARE = 0.2
@@ -65,6 +65,22 @@ class Tree:
             part.lower() for part in f.parts)] or best
         same = [f for f in best if f.parent == best[0].parent]
         return best[0] if len(same) == len(best) else None
+
+
+    def named(self, name: str, to: Path) -> Optional[Path]:
+        """The image that a file of labels names, perhaps on another machine.
+
+        Args:
+            name (str): Its path there, of Windows or not.
+            to (Path): The file of labels.
+        """
+        path = PurePath(name.replace('\\', '/'))
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            return None
+        for folder in (to.parent, to.parent / 'images', self.root):
+            if (folder / path).is_file():
+                return folder / path
+        return self.nearest(path.stem, [path.suffix.lower()], to)
 
 
 class Pair(NamedTuple):
@@ -129,6 +145,52 @@ class Source:
     def root(self) -> Path:
         """The folder."""
         return self.tree.root
+
+    def size_of(self, image: Path) -> Optional[Tuple[int, int]]:
+        """Width and height; an image that cannot be read is dropped."""
+        try:
+            return image_size(image)
+        except OSError as error:
+            self.dropped[image] = f'the image cannot be read: {error}'
+            return None
+
+    def boxes(self, shapes: Iterable[tuple],
+              size: Tuple[float, float]) -> List[tuple]:
+        """Clip boxes to their image; there is a message for what has no area.
+
+        Args:
+            shapes (Iterable[tuple]): Place, class name, ``(x1, y1, x2, y2)``
+                in pixels, ``iscrowd``.
+            size (tuple[float, float]): Width and height of the image.
+
+        Returns:
+            list[tuple]: As in :class:`Item`.
+        """
+        found = []
+        for place, name, (x1, y1, x2, y2), crowd in shapes:
+            x1, x2 = (min(max(v, 0), size[0]) for v in (x1, x2))
+            y1, y2 = (min(max(v, 0), size[1]) for v in (y1, y2))
+            if x2 > x1 and y2 > y1:
+                found.append((name, [x1, y1, x2 - x1, y2 - y1], crowd))
+            else:
+                self.messages.append(
+                    f'{place}: box of {name} has no area inside the '
+                    f'{size[0]:g}x{size[1]:g} image')
+        return found
+
+    def missing(self, place: Path, names: Sequence[str], count: int) -> None:
+        """Say which of the images that a file lists do not exist.
+
+        Raises:
+            ValueError: If it is most of them.
+        """
+        if not names:
+            return
+        text = f'{place}: {len(names)} of the {count} images that it lists ' \
+            f'do not exist: {", ".join(names[:3])}'
+        if 2 * len(names) > count:
+            raise ValueError(f'{text}; correct the list or the folder')
+        self.messages.append(text)
 
     def fill(self,
              groups: Dict[str, List[Pair]],

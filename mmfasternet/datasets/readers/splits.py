@@ -114,9 +114,18 @@ def _some(paths: Sequence[Path]) -> str:
 
 # ---------------------------------------------------------------------- lists
 def split_lists(tree: Tree) -> Dict[str, List[Path]]:
-    """Text files that list images, by the split that they are named for."""
+    """Text files that list images, by split.
+
+    A ``.data`` of Darknet says which they are, or else their names.
+    """
     found: Dict[str, List[Path]] = {}
-    for path in tree.having(('.txt', )):
+    for path in tree.having(('.data', )):
+        for key, _, value in (line.partition('=') for line in lines_of(path)):
+            role = _ROLES.get(key.strip())
+            file = role and find_listed(value.strip(), path, tree)
+            if file:
+                found.setdefault(role, []).append(file)
+    for path in () if found else tree.having(('.txt', )):
         role = _ROLES.get(path.stem.lower())
         if role and path.parent.name not in _OTHER_TASKS and _is_list(path):
             found.setdefault(role, []).append(path)
@@ -152,8 +161,8 @@ def _listed(source: Source,
             found = [find_listed(line, path, source.tree) for line in lines]
             chosen = [of.get(f) or known.get(f.stem) if f else None
                       for f in found]
-            report_missing(
-                source, path,
+            source.missing(
+                path,
                 [line for line, pair in zip(lines, chosen) if pair is None],
                 len(lines))
             groups[role] += dict.fromkeys(p for p in chosen if p)
@@ -187,15 +196,3 @@ def find_listed(line: str, file: Path, tree: Tree) -> Optional[Path]:
             if found is not None:
                 return found
     return None
-
-
-def report_missing(source: Source, path: Path, missing: Sequence[str],
-                   count: int) -> None:
-    """Say which images of a list do not exist; most of them is an error."""
-    if not missing:
-        return
-    text = f'{path}: {len(missing)} of the {count} images that it lists do ' \
-        f'not exist: {", ".join(missing[:3])}'
-    if 2 * len(missing) > count:
-        raise ValueError(f'{text}; correct the list or the folder')
-    source.messages.append(text)

@@ -8,7 +8,7 @@ from typing import List, Optional, Sequence
 from xml.parsers import expat
 
 from mmfasternet.datasets.files import decode
-from mmfasternet.datasets.images import IMAGE_SUFFIXES, image_size
+from mmfasternet.datasets.images import IMAGE_SUFFIXES
 from mmfasternet.datasets.readers.source import Item, Pair, Source, Tree
 from mmfasternet.datasets.readers.splits import group, lines_of
 
@@ -141,27 +141,20 @@ def read_voc_lists(root: Path, splits: Sequence[str],
 
 def _image_of(tree: Tree, path: Path) -> Optional[Path]:
     """The image of the xml's name, or else of the name in it."""
-    image = tree.nearest(path.stem, IMAGE_SUFFIXES, path)
-    if image is None:
-        named = Path(Xml(path).root.findtext('filename', '').strip().replace(
-            '\\', '/'))
-        image = tree.nearest(named.stem, [named.suffix.lower()], path) if \
-            named.suffix.lower() in IMAGE_SUFFIXES else None
-    return image
+    return tree.nearest(path.stem, IMAGE_SUFFIXES, path) or tree.named(
+        Xml(path).root.findtext('filename', '').strip(), path)
 
 
 def _read(pair: Pair, classes: Optional[Sequence[str]],
           source: Source) -> Optional[Item]:
     xml = Xml(pair.label)
     size = xml.root.find('size')
-    width, height = (
+    size = tuple(
         0 if size is None or size.find(key) is None else xml.number(size, key)
         for key in ('width', 'height'))
-    if min(width, height) <= 0:  # mmdet reads the image then, too
-        try:
-            width, height = image_size(pair.image)
-        except OSError as error:
-            source.dropped[pair.image] = f'the image cannot be read: {error}'
+    if min(size) <= 0:  # mmdet reads the image then, too
+        size = source.size_of(pair.image)
+        if size is None:
             return None
     boxes: List[tuple] = []
     for element in xml.root.iter('object'):
@@ -170,19 +163,14 @@ def _read(pair: Pair, classes: Optional[Sequence[str]],
         if box is None:
             raise xml.error(element, '<object> has no <bndbox>')
         # VOC counts pixels from 1
-        x1, y1, x2, y2 = (
-            min(max(xml.number(box, key) - 1, 0), limit)
-            for key, limit in (('xmin', width), ('ymin', height),
-                               ('xmax', width), ('ymax', height)))
-        if x2 <= x1 or y2 <= y1:
-            source.messages.append(
-                f'{xml.path}:{xml.lines[box]}: box of {name} has no area '
-                f'inside the {width:g}x{height:g} image')
-            continue
-        if classes and name not in classes:
+        corners = [xml.number(box, key) - 1
+                   for key in ('xmin', 'ymin', 'xmax', 'ymax')]
+        difficult = element.findtext('difficult', '0').strip() == '1'
+        found = source.boxes([(f'{xml.path}:{xml.lines[box]}', name, corners,
+                               int(difficult))], size)
+        if found and classes and name not in classes:
             raise xml.error(
                 element.find('name'), f'unknown class {name!r}; --classes are '
                 f'{", ".join(classes)}')
-        difficult = element.findtext('difficult', '0').strip() == '1'
-        boxes.append((name, [x1, y1, x2 - x1, y2 - y1], int(difficult)))
-    return Item(pair.image, int(width), int(height), boxes)
+        boxes += found
+    return Item(pair.image, *map(int, size), boxes)

@@ -7,13 +7,12 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 import yaml
 
 from mmfasternet.datasets.files import files_below, is_hidden, read_text
-from mmfasternet.datasets.images import IMAGE_SUFFIXES, image_size
+from mmfasternet.datasets.images import IMAGE_SUFFIXES
 from mmfasternet.datasets.readers.source import Item, Pair, Source, Tree
 from mmfasternet.datasets.readers.splits import (
     find_listed,
     group,
     lines_of,
-    report_missing,
     split_lists,
 )
 
@@ -146,8 +145,7 @@ def _images(entry: Path, source: Source) -> Iterator[Path]:
         return
     lines = lines_of(entry)
     found = [find_listed(line, entry, source.tree) for line in lines]
-    report_missing(source, entry,
-                   [n for n, path in zip(lines, found) if path is None],
+    source.missing(entry, [n for n, path in zip(lines, found) if path is None],
                    len(lines))
     yield from filter(None, found)
 
@@ -197,27 +195,19 @@ def _find_labels(source: Source) -> None:
 
 
 def _read(pair: Pair, names: Sequence[str], source: Source) -> Optional[Item]:
-    try:
-        width, height = image_size(pair.image)
-    except OSError as error:
-        source.dropped[pair.image] = f'the image cannot be read: {error}'
+    size = source.size_of(pair.image)
+    if size is None:
         return None
-    boxes = []
+    shapes = []
     # without a label there is nothing to see in the image
     lines = read_text(pair.label).splitlines() if pair.label else []
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        place = f'{pair.label}:{number}'
-        name, (x1, y1, x2, y2) = _parse(place, line, names)
-        x1, x2 = (min(max(v, 0), 1) * width for v in (x1, x2))
-        y1, y2 = (min(max(v, 0), 1) * height for v in (y1, y2))
-        if x2 <= x1 or y2 <= y1:
-            source.messages.append(f'{place}: box of {name} has no area '
-                                   'inside the image')
-        else:
-            boxes.append((name, [x1, y1, x2 - x1, y2 - y1], 0))
-    return Item(pair.image, width, height, boxes)
+        if line.strip():
+            place = f'{pair.label}:{number}'
+            name, corners = _parse(place, line, names)
+            shapes.append((place, name,
+                           [v * s for v, s in zip(corners, size * 2)], 0))
+    return Item(pair.image, *size, source.boxes(shapes, size))
 
 
 def _parse(place: str, line: str,
