@@ -228,7 +228,7 @@ class DeployedDetector(nn.Module):
             scores ``(N, A, num_classes)`` between 0 and 1.
 
         Raises:
-            ValueError: If H or W is no multiple of 32.
+            ValueError: If H or W is not a multiple of 32.
         """
         return self.decode(*self.maps(images))
 
