@@ -165,6 +165,28 @@ def summary(rows, seconds):
             f'{read:.1f}, network {network:.1f}, boxes {boxes:.1f}')
 
 
+def answer(models, path, score, *chosen):
+    """Picture, summary and rows of one model, and those of the second.
+
+    Args:
+        models (Models): What may be run.
+        path (str, optional): The image; None leaves the page empty.
+        score (float): Lowest score.
+        *chosen (str): Name and backend of the first, and of the second.
+    """
+    outs = []
+    if path is not None:
+        check_image(path)
+    for name, engine in (chosen[:2], chosen[2:]):
+        if path is None or name in (None, NONE):
+            outs += [None, '', []]
+            continue
+        picture, rows, seconds = models(
+            path, name, None if engine == USUAL else engine, score)
+        outs += [picture, summary(rows, seconds), rows[:SHOWN]]
+    return outs
+
+
 def build_page(models, backend=None, score_thr=0.3):
     """The page.
 
@@ -183,22 +205,11 @@ def build_page(models, backend=None, score_thr=0.3):
 
     def run(path, score, *chosen):
         """Pictures, texts and tables of one or two models."""
-        if path is None:
-            return [None, '', []] * 2
-        outs = []
         try:
-            check_image(path)
-            for name, engine in (chosen[:2], chosen[2:]):
-                if name in (None, NONE):
-                    outs += [None, '', []]
-                    continue
-                picture, rows, seconds = models(
-                    path, name, None if engine == USUAL else engine, score)
-                outs += [picture, summary(rows, seconds), rows[:SHOWN]]
+            return answer(models, path, score, *chosen)
         except (CheckpointError, FileNotFoundError, ImportError,
                 ValueError) as error:
             raise gr.Error(str(error), duration=None) from None
-        return outs
 
     with gr.Blocks(
             title='mmfasternet', analytics_enabled=False,

@@ -265,6 +265,18 @@ def exported(small, tmp_path_factory):
     return files
 
 
+@pytest.fixture(scope='session')
+def video(tmp_path_factory):
+    """Twelve frames that differ in brightness."""
+    path = str(tmp_path_factory.mktemp('video') / 'video.avi')
+    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*'MJPG'), 10,
+                             (96, 64))
+    for i in range(12):
+        writer.write(np.full((64, 96, 3), 20 * i, np.uint8))
+    writer.release()
+    return path
+
+
 def check_drawn(picture, plain, box):
     """All four edges of a box, x1, y1, x2, y2, are another colour than
     before."""

@@ -44,8 +44,8 @@ def export(deployed: DeployedDetector,
         shape (Sequence[int], optional): Height and width of the input.
             Defaults to None, those of ``info.img_scale``.
         batch_size (int): Images per run. Defaults to 1.
-        dynamic (bool): Let batch size, height and width vary instead; the
-            sizes in multiples of 32. Defaults to False.
+        dynamic (bool): Let all three vary instead, the sizes in multiples of
+            32. Defaults to False.
         nms (bool): End with NMS, not in ``.pth``. Defaults to False.
         opset (int): Version of ONNX's operators. Defaults to 18.
 
@@ -53,8 +53,7 @@ def export(deployed: DeployedDetector,
         DeployInfo: What was written into the file.
 
     Raises:
-        ImportError: If what writes the format is not installed.
-        ValueError: If the format is not known or cannot do what is asked.
+        ImportError, ValueError: If the format cannot be written like that.
     """
     path = Path(path)
     engine = None if path.suffix == '.pth' else engine_of(path)
@@ -62,18 +61,10 @@ def export(deployed: DeployedDetector,
         raise ValueError(f'NMS can be part of {" and ".join(EXPORTED)}, not '
                          f'of {path}')
     height, width = shape or info.img_scale[::-1]
-    if height % STRIDE or width % STRIDE or min(height, width) < STRIDE:
-        raise ValueError('height and width must be multiples of '
-                         f'{STRIDE}, got {height} {width}')
-    if batch_size < 1:
-        raise ValueError(f'the batch size must be positive, got {batch_size}')
-    if batch_size * height * width > MAX_PIXELS:
-        raise ValueError(f'{batch_size} images of {height}x{width} are more '
-                         f'than the {MAX_PIXELS} pixels that one run may take')
-    fixed = (None, None, None) if dynamic else (batch_size, height, width)
-    if not dynamic:
-        info = replace(info, img_scale=(width, height))
-    info = replace(info, nms=nms, shape=fixed)
+    _check_input(batch_size, height, width)
+    fixed = dict(img_scale=(width, height), shape=(batch_size, height, width))
+    info = replace(info, nms=nms, **(
+        dict(shape=(None, None, None)) if dynamic else fixed))
     if engine is None:
         meta = {KEY: info.dumps(), 'dataset_meta': dict(classes=info.classes)}
         save_checkpoint(
@@ -94,6 +85,17 @@ def export(deployed: DeployedDetector,
         engine.write(deployed, images, part, OUTPUTS,
                      _sizes() if dynamic else None, opset, info.dumps(), edit)
     return info
+
+
+def _check_input(batch_size: int, height: int, width: int) -> None:
+    if height % STRIDE or width % STRIDE or min(height, width) < STRIDE:
+        raise ValueError('height and width must be multiples of '
+                         f'{STRIDE}, got {height} {width}')
+    if batch_size < 1:
+        raise ValueError(f'the batch size must be positive, got {batch_size}')
+    if batch_size * height * width > MAX_PIXELS:
+        raise ValueError(f'{batch_size} images of {height}x{width} are more '
+                         f'than the {MAX_PIXELS} pixels that one run may take')
 
 
 def _sizes() -> Tuple[Dict[int, Any]]:

@@ -66,15 +66,8 @@ def _fold_before(conv: nn.Conv2d,
                  scale: Tensor,
                  bias: Tensor,
                  first: int = 0) -> None:
-    """Make the convolution do what precedes it.
-
-    Args:
-        conv (nn.Conv2d): One that :func:`_takes_before`.
-        scale (Tensor): Factors, ``(C, )``.
-        bias (Tensor): Summands, ``(C, )``.
-        first (int): The input channel of ``conv`` that the first of them
-            belongs to. Defaults to 0.
-    """
+    """Make the convolution do what precedes it, with the factors and
+    summands ``(C, )`` of its input channels from ``first`` on."""
     weight = conv.weight.clone()
     part = weight[:, first:first + len(scale)]
     summand = torch.einsum('oihw,i->o', part, bias)
@@ -153,13 +146,8 @@ def _deploy_stage(stage: nn.Module) -> nn.Module:
 
 def _deploy_pixels(preprocessor: BaseDataPreprocessor,
                    stem: Optional[nn.Conv2d]) -> nn.Module:
-    """Move the preparation of the pixels into the stem; what is left of it.
-
-    Args:
-        preprocessor (BaseDataPreprocessor): What says how.
-        stem (nn.Conv2d, optional): The convolution that takes the pixels,
-            None if it is not known.
-    """
+    """Move the preparation of the pixels into the convolution that takes
+    them, None if it is not known; what is left of it."""
     if type(preprocessor) is BaseDataPreprocessor:
         return nn.Sequential()
     left = []
@@ -244,14 +232,23 @@ def _check(detector: nn.Module) -> None:
             f'{head.prior_generator.strides}, {tuple(head.featmap_strides)}')
 
 
+def _deploy_fasternet(backbone: FasterNet,
+                      neck: nn.Module) -> DeployedBackbone:
+    return DeployedBackbone(
+        _one_module(
+            _conv_norm(backbone.patch_embed.proj, backbone.patch_embed.norm)),
+        [_deploy_stage(stage) for stage in backbone.stages],
+        backbone.out_indices, _deploy_output_norms(backbone, neck))
+
+
 @torch.no_grad()
 def deploy_form(detector: nn.Module) -> DeployedDetector:
     """The form of a detector that is exported and deployed.
 
-    It gives what the detector gives in evaluation mode before NMS, without
-    batch norms: they are folded into the convolutions, and so are the
-    normalisation of the pixels and the swap of their channels. Folding is
-    computed in float64; device and type of the result are the detector's.
+    It gives what the detector gives in evaluation mode before NMS: batch
+    norms, the normalisation of the pixels and the swap of their channels are
+    part of the convolutions. Folding is computed in float64; device and type
+    of the result are the detector's.
 
     The state dict of a deploy form fits the deploy form of any detector built
     from the same config, whatever its weights and mean and std::
@@ -268,11 +265,10 @@ def deploy_form(detector: nn.Module) -> DeployedDetector:
             remain operations of their own.
 
     Returns:
-        DeployedDetector: uint8 images to boxes and scores; its parameters
-        need no gradient.
+        DeployedDetector: Its parameters need no gradient.
 
     Raises:
-        TypeError: If it is no detector of mmyolo.
+        TypeError: If it is not a detector of mmyolo.
         ValueError: If its head is not YOLOv8's.
 
     Example:
@@ -286,32 +282,24 @@ def deploy_form(detector: nn.Module) -> DeployedDetector:
         [(2, 126, 4), (2, 126, 80)]
     """
     _check(detector)
-    backbone, neck, head_module = (
-        copy.deepcopy(part).to('cpu', torch.float64)
-        for part in (detector.backbone, detector.neck,
-                     detector.bbox_head.head_module))
-    for part in (backbone, neck, head_module):
+    head = detector.bbox_head
+    parts = [copy.deepcopy(part).to('cpu', torch.float64) for part in (
+        detector.backbone, detector.neck, head.head_module)]
+    for part in parts:
         part.eval()  # which returns None for mmyolo's
-    done = {}
+    backbone, neck, head_module = parts
+    done = {}  # what two may share
     head_module = _fold_modules(head_module, done)
     neck = _fold_modules(neck, done)
-    stem = None
     # the very class: another one may have another forward method
-    if type(backbone) is FasterNet:
-        output_norms = _deploy_output_norms(backbone, neck)
-        stem, *norm = _conv_norm(backbone.patch_embed.proj,
-                                 backbone.patch_embed.norm)
-        backbone = DeployedBackbone(
-            _one_module([stem, *norm]),
-            [_deploy_stage(stage) for stage in backbone.stages],
-            backbone.out_indices, output_norms)
-    else:
-        backbone = _fold_modules(backbone, done)
+    stem = backbone.patch_embed.proj if type(backbone) is FasterNet else None
+    backbone = _fold_modules(backbone, done) if stem is None else \
+        _deploy_fasternet(backbone, neck)
     if type(neck) is YOLOv8SPPFPAFPN and neck.upsample_feats_cat_first:
         neck = DeployedNeck(neck)
     deployed = DeployedDetector(
         _deploy_pixels(detector.data_preprocessor, stem), backbone, neck,
-        DeployedHead(head_module, detector.bbox_head.prior_generator.offset))
+        DeployedHead(head_module, head.prior_generator.offset))
     parameter = next(detector.parameters())
     return deployed.to(parameter.device,
                        parameter.dtype).eval().requires_grad_(False)

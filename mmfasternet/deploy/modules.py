@@ -149,15 +149,7 @@ class DeployedHead(nn.Module):
         bins = torch.arange(self.reg_max, dtype=torch.float64)[:, None]
         self.register_buffer('bins', bins, persistent=False)
 
-    def forward(self, inputs: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
-        """Boxes and scores of ``(P3, P4, P5)``.
-
-        Returns:
-            tuple[Tensor, Tensor]: See :class:`DeployedDetector`.
-        """
-        return self.decode(*self.convolve(inputs))
-
-    def convolve(
+    def forward(
             self, inputs: Sequence[Tensor]
     ) -> Tuple[Sequence[Tensor], Sequence[Tensor]]:
         """Class logits and box distances per level, as maps."""
@@ -166,7 +158,7 @@ class DeployedHead(nn.Module):
 
     def decode(self, logits: Sequence[Tensor],
                distances: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
-        """Boxes and scores of what :meth:`convolve` gives."""
+        """Boxes and scores of what :meth:`forward` gives."""
         points, strides = self._priors(logits)
         logits = self._per_prior(logits)
         distances = self._per_prior(distances)
@@ -236,7 +228,7 @@ class DeployedDetector(nn.Module):
             scores ``(N, A, num_classes)`` between 0 and 1.
 
         Raises:
-            ValueError: If H or W is no multiple of 32.
+            ValueError: If H or W is not a multiple of 32.
         """
         return self.decode(*self.maps(images))
 
@@ -253,7 +245,7 @@ class DeployedDetector(nn.Module):
             the boxes, ``(N, 4 * reg_max, H_i, W_i)``.
         """
         x = self.pixels(images.to(self.head.bins.dtype))
-        return self.head.convolve(self.neck(self.backbone(x)))
+        return self.head(self.neck(self.backbone(x)))
 
     def decode(self, logits: Sequence[Tensor],
                distances: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:

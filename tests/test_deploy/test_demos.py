@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The demos, and files in the place of checkpoints, as a user types them."""
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import check_drawn
+from mmengine.registry import MODELS
+from test_predictor import expected
+
+from mmfasternet.deploy import Predictor, frames, use_exported
+from mmfasternet.deploy.files import output_names
+
+onnxruntime = pytest.importorskip('onnxruntime')
+
+
+def run(*command):
+    done = subprocess.run([sys.executable, *map(str, command)],
+                          capture_output=True, text=True)
+    return done, done.stdout + done.stderr
+
+
+def test_exported_files_get_the_ap_of_the_checkpoint(small, exported, truth,
+                                                     tmp_path):
+    found = {}
+    options = [f'{key}={value}' for key, value in truth.items()]
+    for model in (small.checkpoint, exported['nms.onnx'],
+                  exported['fixed.xml']):
+        done, log = run('tools/test.py', small.config, model, '--work-dir',
+                        tmp_path, '--cfg-options', *options)
+        assert done.returncode == 0, log
+        found[model] = re.findall(r'bbox_mAP_copypaste: (.*)', log)[-1]
+    assert len({*found.values()}) == 1, found
+    assert 0.1 < float(found[small.checkpoint].split()[0]) < 0.9
+    done, log = run('tools/test.py', small.config, exported['any.onnx'],
+                    '--work-dir', tmp_path, '--cfg-options',
+                    'metainfo.classes=[blue,green]')
+    assert done.returncode == 1 and 'Traceback' not in log
+    assert 'detects blue, red, but the config has blue, green' in log
+
+
+def test_a_file_is_opened_once_to_be_tested(small, exported, tmp_path,
+                                            monkeypatch):
+    opened = []
+    start = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, 'InferenceSession',
+        lambda *args, **kwargs: opened.append(args) or start(*args, **kwargs))
+    path = tmp_path / 'detector.onnx'
+    for name in ('fixed.onnx', 'nms.onnx'):  # written anew, read anew
+        opened.clear()
+        shutil.copy(exported[name], path)
+        cfg = small.cfg.copy()
+        use_exported(cfg, path)
+        model = MODELS.build(cfg.model)
+        assert len(opened) == 1
+        assert model.backend.info.nms == (name == 'nms.onnx')
+
+
+def test_image_demo_of_an_exported_file(small, exported, tmp_path):
+    done, log = run('demo/image_demo.py', small.images[0], small.config,
+                    exported['nms.onnx'], '--out-dir', tmp_path)
+    assert done.returncode == 0, log
+    boxes = json.loads((tmp_path / 'preds/0.json').read_text())
+    wanted = expected(small, small.images[0])
+    assert {*boxes} == {'bboxes', 'scores', 'labels', 'names'}
+    np.testing.assert_allclose(boxes['scores'], wanted.scores, atol=1e-5)
+    assert [*zip(boxes['labels'], boxes['names'])] == [
+        (label, ('blue', 'red')[label]) for label in boxes['labels']]
+    check_drawn(cv2.imread(str(tmp_path / 'vis/0.png')),
+                cv2.imread(small.images[0]), boxes['bboxes'][0])
+
+
+@pytest.fixture
+def folder(small, tmp_path):
+    """Images that share a name, a stem, a damaged one, and a subfolder."""
+    root = tmp_path / 'images'
+    for name, image in {'a.png': 0, 'a.jpg': 1, 'b.png': 2, 'sub/b.png': 3,
+                        'sub/DJI_0000.JPG': 4}.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), cv2.imread(small.images[image]))
+    (root / 'broken.jpg').write_bytes(b'no image')
+    return root
+
+
+def test_no_two_results_have_one_name(tmp_path):
+    for images, wanted in (
+        (['a.jpg', 'a.jpg.png', 'A.png'],
+         ['a.jpg.json', 'a.jpg_.json', 'A.png.json']),
+        (['b.tif', 's/b.tif', 'c.webp'], ['b.json', 's/b.json', 'c.json']),
+    ):
+        given = [str(tmp_path / image) for image in images]
+        assert [*output_names(given, str(tmp_path))] == [*zip(images, wanted)]
+    for url, name in (('http://x/q/c.png?b.jpg', ('c.png', 'c.json')),
+                      ('http://x/d', ('d.jpg', 'd.json'))):
+        assert [*output_names([url], url)] == [name]
+
+
+@pytest.mark.parametrize('model', ['small.pth', 'any.onnx'])
+def test_image_demo_does_what_it_can(small, exported, folder, tmp_path,
+                                     model):
+    """Each image has results of its own; the damaged one is named."""
+    done, log = run('demo/image_demo.py', folder, small.config,
+                    exported.get(model, small.checkpoint), '--out-dir',
+                    tmp_path / 'out', '--device', 'cpu', '--batch-size', 2)
+    assert done.returncode == 1 and 'Traceback' not in log
+    assert f'skipped: {folder}/broken.jpg cannot be read' in done.stderr
+    assert done.stderr.strip().endswith(
+        'error: 1 of 6 images were skipped, see above')
+    names = {str(path.relative_to(tmp_path / 'out'))
+             for path in (tmp_path / 'out').rglob('*') if path.is_file()}
+    assert names == {
+        'vis/a.png', 'preds/a.png.json', 'vis/a.jpg', 'preds/a.jpg.json',
+        'vis/b.png', 'preds/b.json', 'vis/sub/b.png', 'preds/sub/b.json',
+        'vis/sub/DJI_0000.JPG', 'preds/sub/DJI_0000.json'
+    }
+    for name, image in (('a.png', 0), ('b', 2), ('sub/b', 3)):
+        boxes = json.loads((tmp_path / f'out/preds/{name}.json').read_text())
+        np.testing.assert_allclose(
+            boxes['scores'], expected(small, small.images[image]).scores,
+            atol=1e-5)
+
+
+def test_image_demo_paints_over_no_input(small, exported, folder):
+    """Whose pictures lie where those of the demo go."""
+    folder.rename(folder.with_name('vis'))
+    folder = folder.with_name('vis')
+    before = (folder / 'a.png').read_bytes()
+    done, log = run('demo/image_demo.py', folder, small.config,
+                    exported['any.onnx'], '--out-dir', folder.parent)
+    assert done.returncode == 1 and 'would be painted over' in log
+    assert (folder / 'a.png').read_bytes() == before
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (dict(device='cuda:0'), 'the device cuda:0 cannot be used, there are cpu'),
+    (dict(device='0'), 'the device 0 cannot be used, there are cpu'),
+    (dict(device='gpu'), 'the device gpu cannot be used, there are cpu'),
+    (dict(img='none.jpg'), 'no such file or folder: none.jpg'),
+    (dict(img='http://127.0.0.1:9/a.jpg'), 'images were skipped, see above'),
+    (dict(img='configs'), 'no image in the folder configs'),
+    (dict(checkpoint='none.pth'), 'none.pth'),
+    (dict(config='none.py'), 'none.py'),
+])
+@pytest.mark.skipif(torch.cuda.is_available(), reason='not on CPU')
+def test_image_demo_names_what_is_wrong(small, tmp_path, monkeypatch, capsys,
+                                        arguments, words):
+    given = dict(dict(img=small.images[0], config=small.config,
+                      checkpoint=small.checkpoint, device='cpu'), **arguments)
+    spec = importlib.util.spec_from_file_location('demo', 'demo/image_demo.py')
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    monkeypatch.setattr(sys, 'argv', [
+        'image_demo.py', given['img'], given['config'], given['checkpoint'],
+        '--device', given['device'], '--out-dir', str(tmp_path)
+    ])
+    with pytest.raises(SystemExit) as stop:
+        demo.main()
+    assert str(stop.value).startswith('error: ') and words in str(stop.value)
+    assert not any(tmp_path.iterdir())
+
+
+def test_video_demo(small, exported, video, tmp_path):
+    out = tmp_path / 'out.avi'
+    done, log = run('demo/video_demo.py', video, small.config,
+                    exported['any.onnx'], '--out', out, '--batch-size', 5,
+                    '--out-json', tmp_path / 'out.jsonl')
+    assert done.returncode == 0, log
+    lines = [json.loads(line)
+             for line in (tmp_path / 'out.jsonl').read_text().splitlines()]
+    assert [line['frame'] for line in lines] == [*range(12)]
+    predictor = Predictor(exported['any.onnx'], score_thr=0.3)
+    for line, frame in zip(lines, frames(video)):
+        found = predictor(frame)[0].pred_instances
+        assert line['labels'] == found.labels.tolist()
+        np.testing.assert_allclose(line['bboxes'], found.bboxes, atol=1e-3)
+    assert re.search(r'video.avi: 12 frames, \d+ boxes, [\d.]+ frames/s', log)
+    assert len([*frames(str(out))]) == 12
+    done, log = run('demo/video_demo.py', tmp_path / 'no.mp4', small.config,
+                    exported['any.onnx'])
+    assert done.returncode == 1 and 'Traceback' not in log
+    assert log.strip().endswith('error: video not found: '
+                                f'{tmp_path}/no.mp4')
