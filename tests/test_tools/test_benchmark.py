@@ -200,6 +200,7 @@ def test_a_quantised_file_is_compared_with_what_it_was_made_from(exported):
      'not for 2x3x32x64'),
     ('{}/float.onnx', dict(shape=[64, 64]), 'was exported for 1x3x32x64'),
     ('{}/missing.onnx', {}, 'exported file not found'),
+    ('{}/x.torchscript', {}, 'Nothing here runs .torchscript'),
     ('backbone:FasterNet-T9', {}, "no backbone 'FasterNet-T9'"),
     ('operator:pconv:96x55', {}, 'expected operator:NAME:CHANNELSxSIDE'),
 ])

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of classes in any script."""
+import string
 import warnings
 
 import numpy as np
@@ -27,9 +28,8 @@ def fresh(monkeypatch):
     fonts._add_font.cache_clear()
 
 
-@pytest.fixture
-def font(fresh, tmp_path):
-    """A font file with that one character."""
+def add_font(path, characters):
+    """A font file in which each of some characters is three bars."""
     pen = TTGlyphPen(None)
     for y in (0, 300, 600):
         pen.moveTo((100, y))
@@ -38,18 +38,16 @@ def font(fresh, tmp_path):
         pen.closePath()
     empty = TTGlyphPen(None).glyph()
     builder = FontBuilder(1000, isTTF=True)
-    builder.setupGlyphOrder(['.notdef', 'rare'])
-    builder.setupCharacterMap({ord(RARE): 'rare'})
-    builder.setupGlyf({'.notdef': empty, 'rare': pen.glyph()})
-    builder.setupHorizontalMetrics({'.notdef': (1000, 0), 'rare': (1000, 100)})
+    builder.setupGlyphOrder(['.notdef', 'bars'])
+    builder.setupCharacterMap({ord(c): 'bars' for c in characters})
+    builder.setupGlyf({'.notdef': empty, 'bars': pen.glyph()})
+    builder.setupHorizontalMetrics({'.notdef': (1000, 0), 'bars': (1000, 100)})
     builder.setupHorizontalHeader(ascent=900, descent=-100)
     builder.setupNameTable(dict(familyName='Four Dragons', styleName='Normal'))
     builder.setupOS2()
     builder.setupPost()
-    path = tmp_path / 'rare.ttf'
     builder.save(path)
     font_manager.fontManager.addfont(path)
-    return path
 
 
 def drawn(names):
@@ -62,7 +60,9 @@ def drawn(names):
     return figure, [str(w.message) for w in said if 'lyph' in str(w.message)]
 
 
-def test_names_in_another_script_are_drawn_by_a_font_that_has_them(font):
+def test_names_in_another_script_are_drawn_by_a_font_that_has_them(
+        fresh, tmp_path):
+    add_font(tmp_path / 'rare.ttf', RARE)
     figure, said = drawn([RARE, 'b'])
     assert said == []
     assert rcParams['font.family'][-1] == 'Four Dragons'
@@ -77,6 +77,16 @@ def test_names_in_another_script_are_drawn_by_a_font_that_has_them(font):
     column = pixels[int(box.y0) - 5:int(box.y1) + 5,
                     int((box.x0 + box.x1) / 2)] < 128
     assert np.diff(column.astype(int)).tolist().count(1) == 3
+
+
+def test_a_font_that_has_letters_too_serves_mmengines_visualizer(
+        fresh, tmp_path):
+    """It asks for the first sans-serif, and draws squares for the rest."""
+    add_font(tmp_path / 'all.ttf',
+             RARE + string.ascii_letters + string.digits)
+    fonts.use_fonts_for(['a', RARE])
+    family = font_manager.FontProperties(family=['sans-serif'])
+    assert font_manager.findfont(family) == str(tmp_path / 'all.ttf')
 
 
 def test_where_no_font_has_them_it_is_said_once(fresh, monkeypatch):
