@@ -12,6 +12,7 @@ from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
+from mmfasternet.checkpoint import secure_mmengine
 from mmfasternet.compat import import_mmpretrain
 from mmfasternet.config.knobs import command_line
 from mmfasternet.datasets.checks import NOTE
@@ -42,6 +43,7 @@ def load_config(filename: str,
             because no file of ours derives anything from it; or if a knob
             was changed in the file where it no longer counts.
     """
+    secure_mmengine()
     options = dict(cfg_options or {})
     knobs = {k: v for k, v in options.items() if '.' not in k}
     with command_line(knobs) as used:

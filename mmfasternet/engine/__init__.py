@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from mmfasternet.checkpoint import secure_mmengine
+
 from .flexible_runner import FlexibleRunner
 from .hooks import (
     EvaluationFiguresHook,
@@ -16,3 +18,6 @@ __all__ = [
     'InterruptHook', 'NonFiniteLossError', 'NonFiniteLossHook',
     'ProgressBarHook', 'ResultsHook', 'ResumeHook', 'require_bfloat16'
 ]
+
+# for programs of others that train by our configs
+secure_mmengine()

@@ -4,21 +4,27 @@ import errno
 import hashlib
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 
 import pytest
 import safetensors.torch
 import torch
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import load_checkpoint
+from mmengine.runner import CheckpointLoader, load_checkpoint
 from torch import nn
 
 from mmfasternet.checkpoint import (
     RELEASES,
     CheckpointError,
     checkpoint_path,
+    load_model_weights,
+    newest_checkpoint,
     read_checkpoint,
+    require_fit,
     save_checkpoint,
+    secure_mmengine,
 )
 
 TENSORS = dict(weight=torch.arange(6.).view(2, 3), bias=torch.ones(2))
@@ -118,7 +124,7 @@ def test_getattr_gives_nothing_away(modules, tmp_path):
 def test_mmengine_does_not_fall_back_to_unsafe_reading(scheme, cache,
                                                        tmp_path):
     """Not for a path, not for a URL, not for a backend somebody adds."""
-    from mmengine.runner import CheckpointLoader
+    secure_mmengine()
     path = tmp_path / 'evil.pth'
     torch.save(dict(TENSORS, x=Payload(tmp_path / 'ran')), path)
     name = f'{scheme}{path}'
@@ -141,6 +147,7 @@ def test_mmengine_does_not_fall_back_to_unsafe_reading(scheme, cache,
 
 
 def test_good_files_still_load_through_mmengine(tmp_path):
+    secure_mmengine()
     model = nn.Linear(3, 2)
     torch.save(dict(state_dict=TENSORS), tmp_path / 'good.pth')
     load_checkpoint(model, str(tmp_path / 'good.pth'), strict=True)
@@ -149,7 +156,7 @@ def test_good_files_still_load_through_mmengine(tmp_path):
 
 @pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
 @pytest.mark.parametrize('keep, words', [
-    (0, 'is no checkpoint: it is empty'),
+    (0, 'is not a checkpoint: it is empty'),
     (0.5, 'cannot be read, it is truncated or damaged'),
 ])
 def test_a_truncated_file_is_named(keep, words, suffix, tmp_path):
@@ -166,7 +173,8 @@ def test_a_truncated_file_is_named(keep, words, suffix, tmp_path):
 ])
 def test_another_kind_of_file_is_named(content, tmp_path):
     (tmp_path / 'x.pth').write_bytes(content)
-    with pytest.raises(CheckpointError, match='no checkpoint: it begins with'):
+    with pytest.raises(
+            CheckpointError, match='not a checkpoint: it begins with'):
         read_checkpoint(tmp_path / 'x.pth')
 
 
@@ -175,6 +183,135 @@ def test_an_archive_of_something_else_is_named(tmp_path):
         archive.writestr('readme.txt', 'hello')
     with pytest.raises(CheckpointError, match='x.pth'):
         read_checkpoint(tmp_path / 'x.pth')
+
+
+# ------------------------------------------------------------ MMEngine
+PROBE = """
+from mmengine.fileio import LocalBackend
+from mmengine.fileio.backends import backends
+from mmengine.runner import CheckpointLoader
+
+def state():
+    return (dict(CheckpointLoader._schemes), CheckpointLoader.load_checkpoint,
+            backends['local'])
+
+before = state()
+assert before[2] is LocalBackend
+from mmfasternet.models import FasterNet
+import mmfasternet.checkpoint.layouts.fasternet
+FasterNet('n').init_weights()
+assert state() == before
+"""
+
+
+@pytest.mark.parametrize('use', [
+    'import mmfasternet.engine',
+    'from mmfasternet.config import load_config\n'
+    'load_config("configs/yolov8_fasternet_n.py")',
+])
+def test_who_touches_mmengine(use):
+    """The backbone alone does not; what trains, tests and loads does."""
+    end = '\nnow = state()\nprint([a != b for a, b in zip(now, before)])'
+    done = subprocess.run([sys.executable, '-c', PROBE + use + end],
+                          capture_output=True,
+                          text=True)
+    assert '[True, True, True]' in done.stdout, done.stderr
+
+
+# ------------------------------------------------------------ fitting
+@pytest.fixture
+def reads(monkeypatch):
+    """The files that PyTorch has read."""
+    seen, load = [], torch.load
+
+    def count(file, *args, **kwargs):
+        seen.append(os.path.basename(file))
+        return load(file, *args, **kwargs)
+
+    monkeypatch.setattr(torch, 'load', count)
+    return seen
+
+
+def aged(data, path):
+    """A file that was not written this moment."""
+    torch.save(data, path)
+    os.utime(path, ns=(10**18, 10**18 + path.stat().st_ino))
+    return path
+
+
+def test_weights_are_loaded_in_one_read(reads, tmp_path):
+    model = nn.Linear(3, 2)
+    data = dict(state_dict={f'module.{k}': v for k, v in TENSORS.items()},
+                meta=dict(dataset_meta=dict(classes=('blue', 'red'))))
+    path = aged(data, tmp_path / 'a.pth')
+    found = load_model_weights(model, path, ('blue', 'red'))
+    assert found['meta'] == data['meta']
+    assert torch.equal(model.weight, TENSORS['weight'])
+    assert reads == ['a.pth']
+    other = nn.Linear(3, 2)
+    load_model_weights(other, path, data=found)
+    assert torch.equal(other.bias, TENSORS['bias']) and reads == ['a.pth']
+
+
+def test_what_was_verified_is_what_mmengine_loads(reads, tmp_path):
+    """In one read, unless the file has changed, and never twice."""
+    secure_mmengine()
+    path, model = tmp_path / 'a.pth', nn.Linear(3, 2)
+    aged(TENSORS, path)
+    require_fit(model, path)
+    load_checkpoint(model, str(path))
+    assert torch.equal(model.weight, TENSORS['weight'])
+    assert reads == ['a.pth']
+    require_fit(model, path)
+    aged({k: v + 1 for k, v in TENSORS.items()}, path)
+    os.utime(path, ns=(0, 2 * 10**18))
+    load_checkpoint(model, str(path))
+    assert torch.equal(model.weight, TENSORS['weight'] + 1)
+    assert reads == ['a.pth'] * 3
+    # whoever gets it may change it
+    first = CheckpointLoader.load_checkpoint(str(path), 'cpu')
+    assert CheckpointLoader.load_checkpoint(str(path), 'cpu') is not first
+
+
+def test_a_file_that_is_being_written_is_read_again(tmp_path):
+    """Of the same size, in the same tick of the clock."""
+    path, model = tmp_path / 'a.pth', nn.Linear(3, 2)
+    for i in range(20):
+        torch.save({k: v + i for k, v in TENSORS.items()}, path)
+        load_model_weights(model, path)
+        assert torch.equal(model.weight, TENSORS['weight'] + i)
+        require_fit(model, path)
+
+
+def test_the_newest_checkpoint_is_read_once(reads, tmp_path):
+    aged(dict(optimizer={}, meta={}, x=1), tmp_path / 'epoch_1.pth')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
+    path = newest_checkpoint(tmp_path)
+    assert read_checkpoint(path)['x'] == 1 and reads == ['epoch_1.pth']
+
+
+@pytest.mark.parametrize('classes, fits', [
+    (('blue', 'red'), True),
+    (('red', 'blue'), False),
+    (('blue', ), False),
+    ((), True),
+])
+def test_classes_have_an_order(classes, fits, tmp_path):
+    path = aged(
+        dict(
+            state_dict=TENSORS,
+            meta=dict(dataset_meta=dict(classes=['blue', 'red']))),
+        tmp_path / 'a.pth')
+    for use in (require_fit, load_model_weights):
+        model = nn.Linear(3, 2)
+        before = model.weight.clone()
+        if fits:
+            use(model, path, classes)
+            continue
+        with pytest.raises(CheckpointError, match=r'trained on 2 classes '
+                           r'\(blue, red\), but the config has'):
+            use(model, path, classes)
+        assert torch.equal(model.weight, before)
 
 
 # ------------------------------------------------------------ finding
@@ -188,6 +325,7 @@ def test_a_short_name_is_fetched_once_and_then_read_offline(
     monkeypatch.delenv('MMFASTERNET_MIRROR')
     assert checkpoint_path('fasternet://t0') == path
     # ... and by MMEngine itself
+    secure_mmengine()
     model = nn.Linear(3, 2)
     load_checkpoint(model, 'fasternet://t0')
     assert torch.equal(model.bias, TENSORS['bias'])
@@ -264,6 +402,7 @@ def test_files_of_one_name_from_two_urls_do_not_mix(cache):
 def test_mmengine_replaces_a_file_at_once(tmp_path, monkeypatch):
     """The disk is full when the new content is there, but not yet safe."""
     from mmengine.runner import save_checkpoint as save
+    secure_mmengine()
     path = tmp_path / 'a.pth'
     save(dict(x=1), str(path))
 

@@ -10,16 +10,14 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit, update_init_info
-from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmfasternet.checkpoint import (
     RELEASES,
     SCHEME,
     CheckpointError,
-    checkpoint_path,
+    get_checkpoint,
     is_usable,
-    read_checkpoint,
 )
 from mmfasternet.models.backbones.fasternet import FasterNet
 
@@ -252,12 +250,7 @@ def read_weights(checkpoint: str,
     Raises:
         FileNotFoundError, CheckpointError: See there.
     """
-    if '://' in checkpoint and \
-            not checkpoint.startswith((SCHEME, 'http://', 'https://')):
-        data = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
-    else:
-        path = checkpoint_path(checkpoint, sha256)
-        data = read_checkpoint(path, modules=True)
+    data = get_checkpoint(checkpoint, modules=True, sha256=sha256)
     try:
         return recognise(find_tensors(data), prefix)
     except CheckpointError as error:

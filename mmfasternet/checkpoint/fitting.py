@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a checkpoint to a model: read once, verified, all of it or nothing."""
+import re
+from pathlib import Path
+from typing import Any, Dict, Optional, Sequence, Union
+
+import torch
+from mmengine.model import is_model_wrapper
+from torch import nn
+
+from mmfasternet.compat.mmengine import load_by_backend
+
+from .download import SCHEME, checkpoint_path
+from .reading import (
+    CheckpointError,
+    allowed_globals,
+    read_checkpoint,
+    refusal,
+)
+
+
+def get_checkpoint(name: Union[str, Path],
+                   map_location: Any = 'cpu',
+                   modules: bool = False,
+                   keep: bool = False,
+                   sha256: Optional[str] = None) -> Any:
+    """Find and read a checkpoint.
+
+    Args:
+        name (str | Path): See :func:`.checkpoint_path`; the other storage
+            backends of MMEngine (``s3://``) work as well.
+        map_location, modules, keep: See :func:`.read_checkpoint`.
+        sha256 (str, optional): Expected digest, see
+            :func:`.checkpoint_path`.
+
+    Raises:
+        FileNotFoundError, CheckpointError: See there.
+    """
+    name = str(name)
+    if '://' in name and \
+            not name.startswith((SCHEME, 'http://', 'https://')):
+        return load_by_backend(name, map_location, allowed_globals(), refusal)
+    return read_checkpoint(
+        checkpoint_path(name, sha256), map_location, modules, keep)
+
+
+def is_usable(tensor: torch.Tensor, like: torch.Tensor) -> bool:
+    """Whether it has numbers, all finite and of the kind of another tensor's.
+
+    Args:
+        tensor (Tensor): From a checkpoint.
+        like (Tensor): The one of a model that it is for.
+    """
+    if tensor.is_meta or tensor.is_quantized or tensor.is_complex() or \
+            tensor.layout != torch.strided or \
+            tensor.is_floating_point() != like.is_floating_point():
+        return False
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        tensor = tensor.float()  # PyTorch cannot ask 8 bits
+    return bool(tensor.isfinite().all())
+
+
+def require_fit(model: nn.Module, name: Union[str, Path],
+                classes: Sequence[str] = ()) -> None:
+    """Refuse a checkpoint that is not of this whole model.
+
+    MMEngine loads what fits and warns about the rest; to test such a mixture
+    gives an AP of nearly 0. MMEngine's next read of the file is given what
+    was read here.
+
+    Args:
+        model (nn.Module): The model, with or without a wrapper.
+        name (str | Path): See :func:`get_checkpoint`.
+        classes (Sequence[str]): Class names of the config, to compare with
+            those that training has noted. Defaults to ``()``: do not compare.
+
+    Raises:
+        CheckpointError: If tensors are missing, unexpected or of another
+            shape, or if the classes are others.
+    """
+    require_fitting(model.state_dict(), get_checkpoint(name, keep=True), name,
+                    classes)
+
+
+def load_model_weights(model: nn.Module,
+                       checkpoint: Union[str, Path],
+                       classes: Sequence[str] = (),
+                       data: Any = None) -> Any:
+    """Load a checkpoint that is of this whole model, all of it or nothing.
+
+    Args:
+        model (nn.Module): Changed in place.
+        checkpoint (str | Path): See :func:`get_checkpoint`.
+        classes (Sequence[str]): See :func:`require_fit`.
+        data: What is in the checkpoint, if it has been read already.
+            Defaults to None: it is read.
+
+    Returns:
+        Any: What is in the checkpoint.
+
+    Raises:
+        FileNotFoundError, CheckpointError: See :func:`get_checkpoint` and
+            :func:`require_fit`; the model is as before then.
+    """
+    if data is None:
+        data = get_checkpoint(checkpoint)
+    tensors = require_fitting(model.state_dict(), data, checkpoint, classes)
+    if is_model_wrapper(model):
+        model = model.module
+    # only counters of batches may be missing
+    model.load_state_dict(tensors, strict=False)
+    return data
+
+
+def require_fitting(own: Dict[str, torch.Tensor],
+                    data: Any,
+                    name: Union[str, Path],
+                    classes: Sequence[str] = ()) -> Dict[str, torch.Tensor]:
+    """The same as :func:`require_fit`, of what has been read already.
+
+    Args:
+        own (dict): State dict of the model, with or without a wrapper.
+        data: What is in the checkpoint.
+        name, classes: See there.
+
+    Returns:
+        dict[str, Tensor]: The tensors by the names they have without a
+        wrapper.
+    """
+    tensors = data.get('state_dict', data) if isinstance(data, dict) else None
+    if not isinstance(tensors, dict) or not all(
+            isinstance(k, str) and isinstance(v, torch.Tensor)
+            for k, v in tensors.items()):
+        raise CheckpointError(
+            f'{name} holds no weights: a checkpoint is a dict of tensors, or '
+            'has one under "state_dict". Give the checkpoint of a training '
+            'run')
+    _require_classes(data, name, classes)
+    own, tensors = ({re.sub(r'^(module\.)+', '', k): v for k, v in x.items()}
+                    for x in (own, tensors))
+    problems = [
+        f'{k}: {tuple(tensors[k].shape)} in the file, {tuple(v.shape)} in '
+        'the model' for k, v in own.items()
+        if k in tensors and tensors[k].shape != v.shape
+    ]
+    problems += [
+        f'{k}: not in the file' for k in own
+        if k not in tensors and not k.endswith('num_batches_tracked')
+    ]
+    problems += [f'{k}: not in the model' for k in tensors if k not in own]
+    if problems:
+        raise CheckpointError(
+            f'{name} does not fit the config, {len(problems)} tensors differ: '
+            f'{"; ".join(problems[:3])}. Another model.backbone.arch, model '
+            'size or number of classes? The config in the work directory of '
+            'its training run fits')
+    for key, tensor in tensors.items():
+        if not is_usable(tensor, own[key]):
+            raise CheckpointError(
+                f'{name} is refused: {key} holds NaN or infinite numbers, '
+                f'or {tensor.dtype} instead of {own[key].dtype}. Take an '
+                'earlier checkpoint of that training run')
+    return tensors
+
+
+def _require_classes(data: dict, name: Union[str, Path],
+                     classes: Sequence[str]) -> None:
+    meta = data.get('meta') or {}
+    trained = tuple((meta.get('dataset_meta') or {}).get('classes') or ())
+    if not trained or not classes or trained == tuple(classes):
+        return
+    raise CheckpointError(
+        f'{name} was trained on {len(trained)} classes '
+        f'({_shorten(trained)}), but the config has {len(classes)} '
+        f'({_shorten(classes)}): set `classes` to those of the training run, '
+        'in their order, or take the config from its work directory')
+
+
+def _shorten(names: Sequence[str]) -> str:
+    return ', '.join(names[:4]) + (', ...' if len(names) > 4 else '')
