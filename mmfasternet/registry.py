@@ -11,6 +11,9 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
 from mmengine.registry import TASK_UTILS as MMENGINE_TASK_UTILS
+from mmengine.registry import (
+    WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS,
+)
 from mmengine.registry import Registry
 
 MODELS = Registry(
@@ -48,3 +51,8 @@ RUNNERS = Registry(
     parent=MMENGINE_RUNNERS,
     scope='mmfasternet',
     locations=['mmfasternet.engine'])
+WEIGHT_INITIALIZERS = Registry(
+    'weight initializer',
+    parent=MMENGINE_WEIGHT_INITIALIZERS,
+    scope='mmfasternet',
+    locations=['mmfasternet.checkpoint.layouts.fasternet'])

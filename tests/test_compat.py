@@ -35,7 +35,8 @@ def test_without_it_mmyolo_refuses_this_mmcv():
 
 
 def test_the_backbone_needs_no_mmyolo():
-    """With MMDetection alone the backbone builds all the same."""
+    """With MMDetection alone it builds all the same, and finds its layouts of
+    weights when it needs them."""
     done = python('''
 import sys
 sys.modules['mmyolo'] = None
@@ -46,9 +47,17 @@ util.find_spec = lambda name, *a: None if name == 'mmyolo' else find_spec(
 from mmengine.registry import MODELS, init_default_scope
 import mmfasternet.models
 init_default_scope('mmdet')
-print(type(MODELS.build(dict(type='mmfasternet.FasterNet'))).__name__)
+model = MODELS.build(dict(type='mmfasternet.FasterNet', arch='n'))
+assert not any('checkpoint' in name for name in sys.modules if
+               name.startswith('mmfasternet'))
+model.init_cfg = dict(type='Pretrained', checkpoint='no/such.pth')
+try:
+    model.init_weights()
+except FileNotFoundError as error:
+    print(type(model).__name__, error)
 ''')
-    assert done.stdout.split()[-1:] == ['FasterNet'], done.stderr
+    assert done.stdout.splitlines()[-1:] == [
+        'FasterNet checkpoint not found: no/such.pth'], done.stderr
 
 
 def test_timm_imports_without_torchvision():

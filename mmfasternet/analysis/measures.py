@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor, nn
 
-from mmfasternet.models.backbones.fasternet import PartialConv
+from mmfasternet.models.backbones import PartialConv
 
 from .network import recorded, run
 

@@ -14,8 +14,9 @@ from mmfasternet.compat import mmengine as _mmengine
 
 from .download import RELEASES, SCHEME, checkpoint_path, digest
 from .fitting import (
+    Fit,
+    compare_tensors,
     get_checkpoint,
-    is_usable,
     load_model_weights,
     require_fit,
     require_fitting,
@@ -30,10 +31,10 @@ from .reading import (
 from .writing import WholeFileBackend, save_checkpoint, whole_file
 
 __all__ = [
-    'RELEASES', 'SCHEME', 'CheckpointError', 'checkpoint_path', 'digest',
-    'get_checkpoint', 'is_usable', 'load_model_weights', 'newest_checkpoint',
-    'read_checkpoint', 'require_fit', 'require_fitting', 'save_checkpoint',
-    'secure_mmengine', 'whole_file'
+    'RELEASES', 'SCHEME', 'CheckpointError', 'Fit', 'checkpoint_path',
+    'compare_tensors', 'digest', 'get_checkpoint', 'load_model_weights',
+    'newest_checkpoint', 'read_checkpoint', 'require_fit', 'require_fitting',
+    'save_checkpoint', 'secure_mmengine', 'whole_file'
 ]
 
 

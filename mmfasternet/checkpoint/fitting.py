@@ -2,7 +2,7 @@
 """From a checkpoint to a model: read once, verified, all of it or nothing."""
 import re
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Union
 
 import torch
 from mmengine.model import is_model_wrapper
@@ -17,6 +17,8 @@ from .reading import (
     read_checkpoint,
     refusal,
 )
+
+TensorDict = Dict[str, torch.Tensor]
 
 
 def get_checkpoint(name: Union[str, Path],
@@ -44,13 +46,50 @@ def get_checkpoint(name: Union[str, Path],
         checkpoint_path(name, sha256), map_location, modules, keep)
 
 
-def is_usable(tensor: torch.Tensor, like: torch.Tensor) -> bool:
-    """Whether it has numbers, all finite and of the kind of another tensor's.
+class Fit(NamedTuple):
+    """How the tensors of a checkpoint compare with those of a model.
+
+    Attributes:
+        fitting (list[str]): Names of those that can be loaded.
+        missing (list[str]): Not in the file. Counters of batches, which
+            nothing reads, may be absent.
+        unexpected (list[str]): Not in the model.
+        shapes (list[str]): Of two shapes: the name and both in words.
+        broken (list[str]): With NaN, infinity or another kind of number.
+    """
+    fitting: List[str]
+    missing: List[str]
+    unexpected: List[str]
+    shapes: List[str]
+    broken: List[str]
+
+
+def compare_tensors(own: TensorDict, theirs: TensorDict) -> Fit:
+    """Compare the tensors of a checkpoint with those of a model by name.
 
     Args:
-        tensor (Tensor): From a checkpoint.
-        like (Tensor): The one of a model that it is for.
+        own (dict[str, Tensor]): State dict of the model.
+        theirs (dict[str, Tensor]): Tensors of the checkpoint.
     """
+    fit = Fit([], [], [k for k in theirs if k not in own], [], [])
+    for name, like in own.items():
+        tensor = theirs.get(name)
+        if tensor is None:
+            if not name.endswith('num_batches_tracked'):
+                fit.missing.append(name)
+        elif tensor.shape != like.shape:
+            fit.shapes.append(
+                f'{name}: {tuple(tensor.shape)} in the file, '
+                f'{tuple(like.shape)} in the model')
+        elif not _is_usable(tensor, like):
+            fit.broken.append(name)
+        else:
+            fit.fitting.append(name)
+    return fit
+
+
+def _is_usable(tensor: torch.Tensor, like: torch.Tensor) -> bool:
+    """Whether it has numbers, all finite and of the kind of another's."""
     if tensor.is_meta or tensor.is_quantized or tensor.is_complex() or \
             tensor.layout != torch.strided or \
             tensor.is_floating_point() != like.is_floating_point():
@@ -112,10 +151,10 @@ def load_model_weights(model: nn.Module,
     return data
 
 
-def require_fitting(own: Dict[str, torch.Tensor],
+def require_fitting(own: TensorDict,
                     data: Any,
                     name: Union[str, Path],
-                    classes: Sequence[str] = ()) -> Dict[str, torch.Tensor]:
+                    classes: Sequence[str] = ()) -> TensorDict:
     """The same as :func:`require_fit`, of what has been read already.
 
     Args:
@@ -138,28 +177,23 @@ def require_fitting(own: Dict[str, torch.Tensor],
     _require_classes(data, name, classes)
     own, tensors = ({re.sub(r'^(module\.)+', '', k): v for k, v in x.items()}
                     for x in (own, tensors))
+    fit = compare_tensors(own, tensors)
     problems = [
-        f'{k}: {tuple(tensors[k].shape)} in the file, {tuple(v.shape)} in '
-        'the model' for k, v in own.items()
-        if k in tensors and tensors[k].shape != v.shape
+        *fit.shapes, *(f'{k}: not in the file' for k in fit.missing),
+        *(f'{k}: not in the model' for k in fit.unexpected)
     ]
-    problems += [
-        f'{k}: not in the file' for k in own
-        if k not in tensors and not k.endswith('num_batches_tracked')
-    ]
-    problems += [f'{k}: not in the model' for k in tensors if k not in own]
     if problems:
         raise CheckpointError(
             f'{name} does not fit the config, {len(problems)} tensors differ: '
             f'{"; ".join(problems[:3])}. Another model.backbone.arch, model '
             'size or number of classes? The config in the work directory of '
             'its training run fits')
-    for key, tensor in tensors.items():
-        if not is_usable(tensor, own[key]):
-            raise CheckpointError(
-                f'{name} is refused: {key} holds NaN or infinite numbers, '
-                f'or {tensor.dtype} instead of {own[key].dtype}. Take an '
-                'earlier checkpoint of that training run')
+    if fit.broken:
+        key = fit.broken[0]
+        raise CheckpointError(
+            f'{name} is refused: {key} holds NaN or infinite numbers, or '
+            f'{tensors[key].dtype} instead of {own[key].dtype}. Take an '
+            'earlier checkpoint of that training run')
     return tensors
 
 

@@ -23,7 +23,7 @@ from mmfasternet.models import (
     YOLOv8PConvHeadModule,
     YOLOv8SPPFPAFPN,
 )
-from mmfasternet.models.backbones.fasternet import BasicStage, FasterNetBlock
+from mmfasternet.models.backbones import BasicStage, FasterNetBlock
 
 # after mmfasternet.models, which makes mmyolo importable
 from mmyolo.models import YOLODetector, YOLOv8Head  # isort: skip

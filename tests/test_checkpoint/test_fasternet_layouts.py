@@ -160,6 +160,16 @@ def test_a_layout_loads_completely(layout, classifier, backbone, tmp_path,
     assert ('norm_cfg=' in report) == (layout == 'pasted recipe')
 
 
+@pytest.mark.parametrize('order', [('model', 'ema'), ('ema', 'model')])
+def test_of_two_models_the_averaged_one_is_taken(order, classifier,
+                                                 tmp_path):
+    """As Ultralytics does; its own file has both."""
+    other = {k: v + 1 for k, v in classifier.items()}
+    content = dict(model=other, ema=classifier)
+    torch.save({k: content[k] for k in order}, tmp_path / 'x.pt')
+    assert_equal(pretrained(tmp_path / 'x.pt'), classifier, NORMS)
+
+
 def test_safetensors_of_timm_load(classifier, tmp_path):
     safetensors.torch.save_file(timm(classifier), tmp_path / 'm.safetensors')
     assert_equal(pretrained(tmp_path / 'm.safetensors'), classifier, NORMS)

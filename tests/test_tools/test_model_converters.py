@@ -209,8 +209,8 @@ def edit(old, new):
 
 
 @pytest.mark.parametrize('text, words', [
-    ('- a\n- b\n', 'is no model of Ultralytics'),
-    ('nc: [', 'is no YAML'),
+    ('- a\n- b\n', 'is not a model of Ultralytics'),
+    ('nc: [', 'is not YAML'),
     (edit('FasterNet', 'C2f'), 'expected FasterNet and 14 layers'),
     (edit('[[-1, 5], 1, Concat', '[[-1, 4], 1, Concat'),
      r'entry 16 should be Concat of \[-1, 5\] \(down5 sppf\), got Concat of '
@@ -245,7 +245,7 @@ def test_weights_of_another_variant_are_refused(pasted, recipe, tool,
          '--classes', 'a', 'b', 'c')
     with pytest.raises(SystemExit, match=r'does not fit.*\n.*'
                        r'backbone.patch_embed.proj.weight: \(64, 3, 4, 4\) '
-                       r'in the file, \(96, 3, 4, 4\) in the config'):
+                       r'in the file, \(96, 3, 4, 4\) in the model'):
         tool(CONVERTERS + 'convert_detector.py', tmp_path / 'w.pt',
              tmp_path / 'mine.py', tmp_path / 'out.pth')
     assert not (tmp_path / 'out.pth').exists()
@@ -339,7 +339,7 @@ def test_other_classes_keep_all_but_the_last_layers(stock, tool, tmp_path):
                'configs/yolov8_fasternet_n.py', tmp_path / 'o.pth',
                '--cfg-options', 'classes=[a,b]')
     assert 'left   bbox_head.head_module.cls_preds.0.2.bias: (80,) in the ' \
-        'file, (2,) in the config' in out
+        'file, (2,) in the model' in out
     assert 'taken  bbox_head.head_module.reg_preds.0.2.bias' in out
 
 

@@ -18,16 +18,13 @@ from mmfasternet import __version__, cli
 from mmfasternet.checkpoint import (
     CheckpointError,
     checkpoint_path,
+    compare_tensors,
     digest,
-    is_usable,
     read_checkpoint,
     save_checkpoint,
 )
+from mmfasternet.checkpoint.layouts.detectors import rename_detector
 from mmfasternet.checkpoint.layouts.fasternet import find_tensors
-from mmfasternet.checkpoint.layouts.ultralytics import (
-    is_ultralytics,
-    rename_ultralytics,
-)
 from mmfasternet.config import load_config
 
 
@@ -40,44 +37,20 @@ def parse_args():
     return parser.parse_args()
 
 
-def our_names(tensors):
-    """Tensors by our names, and whether they are of stock YOLOv8."""
-    if is_ultralytics(tensors):
-        tensors = rename_ultralytics(tensors)
-        return tensors, not any(k.startswith('backbone.') for k in tensors)
-    if 'backbone.stem.conv.weight' in tensors and any(
-            k.startswith('backbone.stage4.2.') for k in tensors):
-        # mmyolo keeps SPPF in the backbone
-        tensors = {
-            k.replace('backbone.stage4.2.', 'neck.reduce_layers.2.'): v
-            for k, v in tensors.items()
-        }
-        return {
-            k: v
-            for k, v in tensors.items() if not k.startswith('backbone.')
-        }, True
-    # mmdet 2 with the EMA hook of that time keeps a copy of every tensor
-    return {k: v for k, v in tensors.items() if not k.startswith('ema_')}, \
-        False
-
-
 def compare(own, tensors):
     """Names that fit, and those that do not with the reason."""
-    taken, left = [], []
-    for name, value in tensors.items():
-        if name not in own and re.match(r'backbone\.norm[0246]\.', name):
-            continue  # of an output that the detector does not take
-        if name not in own:
-            left.append(f'{name}: the config has no such tensor')
-        elif value.shape != own[name].shape:
-            left.append(f'{name}: {tuple(value.shape)} in the file, '
-                        f'{tuple(own[name].shape)} in the config')
-        elif not is_usable(value, own[name]):
-            raise CheckpointError(f'{name} holds NaN, infinity or another '
-                                  'kind of number')
-        else:
-            taken.append(name)
-    return taken, left
+    fit = compare_tensors(own, tensors)
+    if fit.broken:
+        raise CheckpointError(f'{fit.broken[0]} holds NaN, infinity or '
+                              'another kind of number')
+    # norms of outputs that the detector does not take are no loss
+    unknown = [k for k in fit.unexpected
+               if not re.match(r'backbone\.norm[0246]\.', k)]
+    left = fit.shapes + [f'{k}: the config has no such tensor'
+                         for k in unknown]
+    order = list(tensors)
+    left.sort(key=lambda line: order.index(line.split(':')[0]))
+    return fit.fitting, left, fit.missing
 
 
 def dataset_meta(data, cfg):
@@ -96,16 +69,12 @@ def main():
     with cli.clear_errors():
         path = checkpoint_path(args.src)
         data = read_checkpoint(path, modules=True)
-        tensors, stock = our_names(find_tensors(data))
+        tensors, stock = rename_detector(find_tensors(data))
         cfg = load_config(args.config, args.cfg_options)
         init_default_scope(cfg.default_scope)
         model = MODELS.build(cfg.model)
         own = model.state_dict()
-        taken, left = compare(own, tensors)
-        missing = [
-            k for k in own
-            if k not in tensors and not k.endswith('num_batches_tracked')
-        ]
+        taken, left, missing = compare(own, tensors)
         if not stock and (left or missing):
             unfit = [*left, *(f'{k}: not in the file' for k in missing)]
             raise CheckpointError(

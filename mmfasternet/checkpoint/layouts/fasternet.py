@@ -16,10 +16,11 @@ from mmfasternet.checkpoint import (
     RELEASES,
     SCHEME,
     CheckpointError,
+    compare_tensors,
     get_checkpoint,
-    is_usable,
 )
-from mmfasternet.models.backbones.fasternet import FasterNet
+from mmfasternet.models.backbones import FasterNet
+from mmfasternet.registry import WEIGHT_INITIALIZERS
 
 StateDict = Dict[str, Tensor]
 Arch = Tuple[int, Tuple[int, ...]]
@@ -30,14 +31,14 @@ _ANCHOR = 'patch_embed.proj.weight'  # in every layout
 _CONTAINERS = ('state_dict', 'ema', 'model', 'model_state_dict',
                'ema_state_dict', 'state_dict_ema', 'model_ema')
 _TIMM_HEAD = {'avgpool_pre_head.1': 'conv_head', 'head': 'classifier'}
+_PASTED = r'(model\.)+\d+\.'
 _PREFIXES = {
     r'': 'plain keys',
     r'model\.': 'Lightning',
     r'(module\.)?backbone\.': 'the backbone of a detector or classifier',
-    r'(model\.)+\d+\.': 'the recipe pasted into Ultralytics YOLOv8',
+    _PASTED: 'the recipe pasted into Ultralytics YOLOv8',
 }
-# Ultralytics sets this on every batch norm of a model, the backbone's too.
-ULTRALYTICS_EPS = 1e-3
+_OUTPUT_NORM = re.compile(r'norm[0246]\.')
 
 
 class FasterNetWeights(NamedTuple):
@@ -47,17 +48,10 @@ class FasterNetWeights(NamedTuple):
         tensors (dict[str, Tensor]): By the authors' names, without prefix.
         layout (str): ``'authors'`` or ``'timm'``.
         prefix (str): What stood before each name.
-        outside (list[str]): Names of the other tensors of the checkpoint.
     """
     tensors: StateDict
     layout: str
     prefix: str
-    outside: List[str]
-
-    @property
-    def pasted_recipe(self) -> bool:
-        """Whether it comes from FasterNet pasted into Ultralytics."""
-        return bool(re.fullmatch(r'(model\.)+\d+\.', self.prefix))
 
     def describe(self) -> str:
         """The layout in words."""
@@ -190,9 +184,7 @@ def recognise(tensors: StateDict,
                for name in own)
     if timm:
         own = {authors_name(name): value for name, value in own.items()}
-    return FasterNetWeights(
-        own, 'timm' if timm else 'authors', prefix,
-        [name for name in tensors if not name.startswith(prefix)])
+    return FasterNetWeights(own, 'timm' if timm else 'authors', prefix)
 
 
 def find_arch(tensors: StateDict) -> Arch:
@@ -257,7 +249,8 @@ def read_weights(checkpoint: str,
         raise CheckpointError(f'{checkpoint}: {error}') from None
 
 
-def load_weights(model: nn.Module, found: FasterNetWeights,
+def load_weights(model: nn.Module,
+                 found: FasterNetWeights,
                  strict: bool = True) -> str:
     """Copy recognised weights into a backbone or classifier, all or nothing.
 
@@ -279,84 +272,59 @@ def load_weights(model: nn.Module, found: FasterNetWeights,
         CheckpointError: If something does not fit, or is not finite; nothing
             has been copied then.
     """
-    own, theirs = model.state_dict(), found.tensors
-    notes, unexpected = _sort_unused(model, theirs)
-    expected, note = _expected(own, theirs)
-    missing = [name for name in expected if name not in theirs]
-    present = [name for name in expected if name in theirs]
-    broken = [n for n in present if not is_usable(theirs[n], own[n])]
-    if broken:
+    theirs = found.tensors
+    fit = compare_tensors(model.state_dict(), theirs)
+    if fit.broken:
         raise CheckpointError(
-            f'{len(broken)} tensors hold NaN, infinity or another kind of '
-            f'number: {_few(broken)}. The file is of no use')
-    fitting = [n for n in present if theirs[n].shape == own[n].shape]
-    shapes = [
-        f'{name}: {tuple(theirs[name].shape)} in the file, '
-        f'{tuple(own[name].shape)} in the model' for name in present
-        if name not in fitting
+            f'{len(fit.broken)} tensors hold NaN, infinity or another kind of '
+            f'number: {_few(fit.broken)}. The file is of no use')
+    unexpected, notes = _explain_unused(model, fit.unexpected)
+    missing = fit.missing
+    if not any(map(_OUTPUT_NORM.match, theirs)):
+        kept = list(filter(_OUTPUT_NORM.match, missing))
+        missing = [name for name in missing if name not in kept]
+        if kept:
+            modules = dict.fromkeys(name.split('.')[0] for name in kept)
+            notes.append('not in the file, as in every classifier: '
+                         f'{", ".join(modules)}, which keep their initial '
+                         'values')
+    problems = [
+        f'{len(names)} {words}: {text}' for names, words, text in (
+            (fit.shapes, 'shapes differ', '; '.join(fit.shapes[:3])),
+            (missing, 'missing', _few(missing)),
+            (unexpected, 'unexpected', _few(unexpected))) if names
     ]
-    problems = []
-    if shapes:
-        problems.append(
-            f'{len(shapes)} shapes differ: {"; ".join(shapes[:3])}')
-    if missing:
-        problems.append(f'{len(missing)} missing: {_few(missing)}')
-    if unexpected:
-        problems.append(f'{len(unexpected)} unexpected: {_few(unexpected)}')
-    count = f'{len(fitting)} of {len(expected)} tensors'
+    total = len(fit.fitting) + len(missing) + len(fit.shapes)
+    count = f'{len(fit.fitting)} of {total} tensors'
     if problems and strict:
         raise CheckpointError(
             f'{_wrong_arch(model, theirs)}only {count} fit. '
             f'{". ".join(problems)}. strict=False in init_cfg would load '
             'those that fit')
-    model.load_state_dict({name: theirs[name] for name in fitting},
+    model.load_state_dict({name: theirs[name] for name in fit.fitting},
                           strict=False)
     return '; '.join(
-        [f'{found.describe()}: loaded {count}', *problems, *notes, *note])
+        [f'{found.describe()}: loaded {count}', *problems, *notes])
 
 
-def _sort_unused(model: nn.Module,
-                 theirs: StateDict) -> Tuple[List[str], List[str]]:
-    """What the model has no place for: notes if there is a reason, names."""
-    own = model.state_dict()
-    unused: Dict[str, List[str]] = {}
-    unexpected = []
-    for name in theirs:
-        head = name.split('.')[0]
+def _explain_unused(model: nn.Module,
+                    names: List[str]) -> Tuple[List[str], List[str]]:
+    """What the model has no place for: without a reason, and notes."""
+    reasons: Dict[str, List[str]] = {}
+    for name in names:
         stage = re.match(r'stages\.(\d+)\.', name)
-        if name in own:
-            continue
-        if head in ('avgpool_pre_head', 'head') and not model.num_classes:
+        reason = ''
+        if re.match(r'(avgpool_pre_)?head\.', name) and not model.num_classes:
             reason = 'classifier tensors, which a dense-prediction ' \
                 'backbone does not use'
-        elif re.fullmatch(r'norm[0246]', head):
+        elif _OUTPUT_NORM.match(name):
             reason = 'norms of outputs that are not asked for'
         elif stage and int(stage[1]) >= len(model.stages):
             reason = 'stages after the last output'
-        else:
-            unexpected.append(name)
-            continue
-        unused.setdefault(reason, []).append(name)
-    return [
+        reasons.setdefault(reason, []).append(name)
+    return reasons.pop('', []), [
         f'not used: {len(names)} {reason} ({_few(names)})'
-        for reason, names in unused.items()
-    ], unexpected
-
-
-def _expected(own: StateDict,
-              theirs: StateDict) -> Tuple[List[str], List[str]]:
-    """Names that a file must have, and a note on what it need not have."""
-    expected = [
-        name for name in own
-        if name in theirs or not name.endswith('num_batches_tracked')
-    ]
-    norms = [n for n in expected if re.match(r'norm[0246]\.', n)]
-    if not norms or any(re.match(r'norm[0246]\.', name) for name in theirs):
-        return expected, []
-    kept = dict.fromkeys(name.split('.')[0] for name in norms)
-    return [name for name in expected if name not in norms], [
-        f'not in the file, as in every classifier: {", ".join(kept)}, which '
-        'keep their initial values'
+        for reason, names in reasons.items()
     ]
 
 
@@ -379,15 +347,15 @@ def _wrong_arch(model: nn.Module, tensors: StateDict) -> str:
 
 def _eps_note(model: nn.Module, found: FasterNetWeights) -> str:
     """What to do about the eps that Ultralytics trained with."""
-    eps = model.patch_embed.norm.eps if hasattr(model.patch_embed.norm,
-                                                'eps') else None
-    if not found.pasted_recipe or eps in (None, ULTRALYTICS_EPS):
+    eps = getattr(model.patch_embed.norm, 'eps', None)
+    if not re.fullmatch(_PASTED, found.prefix) or eps in (None, 1e-3):
         return ''
-    return (f'; Ultralytics trained with eps={ULTRALYTICS_EPS} in every batch '
-            f'norm, this backbone has {eps}: for equal outputs set '
+    return ('; Ultralytics trained with eps=0.001 in every batch norm, this '
+            f'backbone has {eps}: for equal outputs set '
             "norm_cfg=dict(type='BN', eps=0.001, momentum=0.03)")
 
 
+@WEIGHT_INITIALIZERS.register_module()
 class FasterNetPretrained(PretrainedInit):
     """What ``init_cfg=dict(type='Pretrained', ...)`` means for FasterNet.
 

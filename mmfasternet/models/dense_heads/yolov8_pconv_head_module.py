@@ -4,7 +4,7 @@
 from mmcv.cnn import ConvModule
 from torch import nn
 
-from mmfasternet.models.backbones.fasternet import PartialConv
+from mmfasternet.models.backbones.fasternet_layers import PartialConv
 from mmfasternet.registry import MODELS
 
 from .yolov8_head_module import YOLOv8HeadModule
