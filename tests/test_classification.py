@@ -116,7 +116,7 @@ for use in (
         lambda: TRANSFORMS.build(dict(type='torchvision/RandomResizedCrop')),
         lambda: TRANSFORMS.build(dict(type='PackInputs'))(
             dict(img=Image.new('RGB', (9, 9)))),
-        lambda: boxes.box_iou, lambda: processing.InterpolationMode.BICUBIC):
+        lambda: boxes.box_iou(1, 2), lambda: processing.InterpolationMode(3)):
     try:
         use()
     except ImportError as error:
@@ -134,7 +134,7 @@ for registry, name in (
         'torchvision.transforms.RandomResizedCrop',
         'torchvision.transforms.functional.pil_to_tensor',
         'torchvision.ops.boxes.box_iou',
-        'torchvision.transforms.InterpolationMode.BICUBIC'
+        'torchvision.transforms.transforms.InterpolationMode'
     ]
 
 

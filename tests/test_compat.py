@@ -34,6 +34,25 @@ def test_without_it_mmyolo_refuses_this_mmcv():
     assert done.returncode == 1 and 'MMCV==' in done.stderr
 
 
+def test_without_ours_mmengine_runs_code_and_writes_in_place(tmp_path):
+    """If this fails, compat/mmengine.py has less left to do."""
+    done = python(f'''
+import os, torch
+from mmengine.fileio import LocalBackend
+from mmengine.runner import CheckpointLoader
+class Payload:
+    def __reduce__(self):
+        return print, ('ran', )
+torch.save(Payload(), '{tmp_path}/evil.pth')
+CheckpointLoader.load_checkpoint('{tmp_path}/evil.pth')
+open('{tmp_path}/a', 'w').write('old')
+inode = os.stat('{tmp_path}/a').st_ino
+LocalBackend().put(b'new', '{tmp_path}/a')
+print(os.stat('{tmp_path}/a').st_ino == inode)
+''')
+    assert 'ran' in done.stdout.split() and done.stdout.split()[-1] == 'True'
+
+
 def test_the_backbone_needs_no_mmyolo():
     """With MMDetection alone it builds all the same, and finds its layouts of
     weights when it needs them."""
