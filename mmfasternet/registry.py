@@ -55,4 +55,4 @@ WEIGHT_INITIALIZERS = Registry(
     'weight initializer',
     parent=MMENGINE_WEIGHT_INITIALIZERS,
     scope='mmfasternet',
-    locations=['mmfasternet.checkpoint.layouts.fasternet'])
+    locations=['mmfasternet.checkpoint.pretrained'])

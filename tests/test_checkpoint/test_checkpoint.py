@@ -198,7 +198,7 @@ def state():
 before = state()
 assert before[2] is LocalBackend
 from mmfasternet.models import FasterNet
-import mmfasternet.checkpoint.layouts.fasternet
+import mmfasternet.checkpoint.pretrained
 FasterNet('n').init_weights()
 assert state() == before
 """

@@ -21,10 +21,10 @@ from mmfasternet.checkpoint import (
 from mmfasternet.checkpoint.layouts.fasternet import (
     arch_name,
     find_arch,
-    load_weights,
     read_weights,
     timm_name,
 )
+from mmfasternet.checkpoint.pretrained import load_weights
 from mmfasternet.compat import import_timm
 from mmfasternet.models import FasterNet
 

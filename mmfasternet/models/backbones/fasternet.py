@@ -79,7 +79,7 @@ class FasterNet(BaseModule):
             None, the published one: truncated normal of std 0.02 for the
             convolutions and the classifier. ``dict(type='Pretrained',
             checkpoint=...)`` loads any layout of FasterNet weights, see
-            ``FasterNetPretrained`` of mmfasternet.checkpoint.layouts.
+            ``FasterNetPretrained`` of mmfasternet.checkpoint.pretrained.
 
     Attributes:
         out_channels (tuple[int]): Channels of each output, in order.
