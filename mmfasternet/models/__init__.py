@@ -14,9 +14,10 @@ with diagnosed():
         import_mmyolo()
         from .dense_heads import YOLOv8HeadModule, YOLOv8PConvHeadModule
         from .detectors import AnyBackboneYOLODetector
-        from .necks import YOLOv8SPPFPAFPN
+        from .necks import ProjectedNeck, YOLOv8SPPFPAFPN
         from .task_modules import SparseTaskAlignedAssigner
         __all__ += [
-            'AnyBackboneYOLODetector', 'SparseTaskAlignedAssigner',
-            'YOLOv8HeadModule', 'YOLOv8PConvHeadModule', 'YOLOv8SPPFPAFPN'
+            'AnyBackboneYOLODetector', 'ProjectedNeck',
+            'SparseTaskAlignedAssigner', 'YOLOv8HeadModule',
+            'YOLOv8PConvHeadModule', 'YOLOv8SPPFPAFPN'
         ]

@@ -43,6 +43,8 @@ class YOLOv8SPPFPAFPN(YOLOv8PAFPN):
         ValueError: If there are not three inputs and three outputs.
     """
 
+    scales_in_channels = False  # as mmyolo's necks do
+
     def __init__(self,
                  in_channels: Sequence[int],
                  out_channels: Sequence[int] = (256, 512, 1024),
