@@ -6,7 +6,7 @@ from typing import Optional, Union
 import torch
 from mmdet.utils import ConfigType
 from mmengine.device import is_cuda_available
-from mmyolo.models.dense_heads import YOLOv8Head
+from mmyolo.models.dense_heads import RTMDetInsSepBNHead, YOLOv8Head
 from mmyolo.models.detectors import YOLODetector
 from torch import Tensor
 
@@ -79,6 +79,10 @@ class AnyBackboneYOLODetector(YOLODetector):
         """
         device = batch_inputs.device.type
         head = self.bbox_head
+        if isinstance(head, RTMDetInsSepBNHead):
+            raise NotImplementedError(
+                'mmyolo cannot train RTMDet-Ins, it only predicts with it. '
+                'The configs in configs/rtmdet train it, on MMDetection')
         if not (type(head) is YOLOv8Head and head.head_module.reg_max > 1
                 and isinstance(batch_data_samples, dict)
                 and torch.is_autocast_enabled(device)):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from mmdet.utils import ConfigType
+from mmengine.logging import print_log
 from mmyolo.models.utils import make_divisible
 from torch import Tensor
 
@@ -68,7 +69,7 @@ def fit_levels(backbone: ConfigType,
                 f'model.train_cfg.{key}.num_classes is '
                 f'{assigner["num_classes"]}, but '
                 f'model.bbox_head.head_module.num_classes is {wanted}. Set '
-                '`classes` in a config of ours, which sets both, or both')
+                '`classes` in a config of ours, in others both')
     return neck
 
 
@@ -107,37 +108,26 @@ def backbone_levels(backbone: ConfigType) -> Levels:
 
 
 def _fit_neck(levels: Levels, neck: ConfigType,
-              strides: Sequence[int]) -> Tuple[ConfigType, Levels]:
+              strides: Tuple[int, ...]) -> Tuple[ConfigType, Levels]:
     """The neck's config for these levels, and what it gives."""
-    given = neck.get('in_channels')
-    count = len(strides if given is None else given)
-    if len(levels.strides) != count:
-        raise ValueError(
-            f'model.backbone gives {len(levels.strides)} levels of strides '
-            f'{levels.strides}, but ' +
-            (f'model.bbox_head.head_module.featmap_strides has {count}: '
-             f'{tuple(strides)}' if given is None else
-             f'model.neck.in_channels has {count}: {tuple(given)}') +
-            '. Choose model.backbone.out_indices so that the two agree')
+    levels, given = _all_levels(levels, neck, strides)
     if given is None:
-        neck = {**neck, 'in_channels': list(levels.channels)}
-    model = _built(neck)
-    widths = _widths_taken(model, neck, levels)
-    if widths != levels.channels:
-        if given is None or not getattr(model, 'scales_in_channels', True):
-            level = [a == b for a, b in zip(levels.channels, widths)
-                     ].index(False)
-            raise ValueError(
-                f'level {level}: model.backbone gives {levels.channels} '
-                f'channels, but model.neck.in_channels is {tuple(given)}. '
-                'Leave it out, or set model.neck.in_channels=None: it is '
-                'taken from the backbone')
-        neck = dict(
-            type='mmfasternet.ProjectedNeck',
-            in_channels=levels.channels,
-            out_channels=widths,
-            neck=neck)
-    outs = Levels.of(model(Levels(widths, levels.strides).maps()))
+        neck, model = _neck_for(levels, neck)
+        inputs = levels
+    else:
+        model = _built(neck)
+        inputs = Levels(_widths_taken(model, neck, levels), levels.strides)
+        if inputs != levels:
+            _refuse_written(model, levels, given)
+            neck = dict(
+                type='mmfasternet.ProjectedNeck',
+                in_channels=[c for c in levels.channels if c],
+                out_channels=inputs.channels,
+                neck=neck)
+            print_log(f'model.neck takes {inputs.channels} channels: '
+                      'convolutions bring the maps of the backbone to them',
+                      'current')
+    outs = Levels.of(model(inputs.maps()))
     for level, (got, wanted) in enumerate(zip(outs.strides, strides)):
         if got != wanted:
             raise ValueError(
@@ -146,6 +136,57 @@ def _fit_neck(levels: Levels, neck: ConfigType,
                 f'{wanted}. Change model.backbone.out_indices (or its '
                 f'patch_stride), which now gives strides {levels.strides}')
     return neck, outs
+
+
+def _all_levels(
+        levels: Levels, neck: ConfigType, strides: Tuple[int, ...]
+) -> Tuple[Levels, Optional[Sequence[int]]]:
+    """The levels, with those that P6 detectors have beyond the backbone's,
+    of 0 channels; and the widths that the neck's config names."""
+    given = neck.get('in_channels')
+    count = len(strides if given is None else given)
+    missing = count - len(levels.strides)
+    if given is not None and missing > 0 and len(strides) == count and \
+            strides[:-missing] == levels.strides:
+        levels = Levels(levels.channels + (0, ) * missing, strides)
+    if len(levels.strides) != count:
+        raise ValueError(
+            f'model.backbone gives {len(levels.strides)} levels of strides '
+            f'{levels.strides}, but ' +
+            (f'model.bbox_head.head_module.featmap_strides has {count}: '
+             f'{strides}' if given is None else
+             f'model.neck.in_channels has {count}: {tuple(given)}') +
+            '. Choose model.backbone.out_indices so that the two agree')
+    return levels, given
+
+
+def _neck_for(levels: Levels,
+              neck: ConfigType) -> Tuple[ConfigType, torch.nn.Module]:
+    """A neck whose ``in_channels`` are taken from the backbone."""
+    factor = neck.get('widen_factor', 1.)
+    for widths in (levels.channels,
+                   [round(c / factor) for c in levels.channels]):
+        fitted = {**neck, 'in_channels': list(widths)}
+        model = _built(fitted)
+        if _widths_taken(model, fitted, levels) == levels.channels:
+            return fitted, model
+    raise ValueError(
+        f'model.neck ({neck["type"]}) with widen_factor {factor} takes no '
+        f'{levels.channels} channels, which model.backbone gives: set '
+        'model.neck.in_channels to those of its own backbone, and '
+        'convolutions bring the maps to them')
+
+
+def _refuse_written(model: torch.nn.Module, levels: Levels,
+                    given: Sequence[int]) -> None:
+    """Of a neck that takes any widths, other ones are a mistake."""
+    if not getattr(model, 'takes_any_channels', False):
+        return
+    level = [a == b for a, b in zip(levels.channels, given)].index(False)
+    raise ValueError(
+        f'level {level}: model.backbone gives {levels.channels} channels, but '
+        f'model.neck.in_channels is {tuple(given)}. Leave it out, or set '
+        'model.neck.in_channels=None: it is taken from the backbone')
 
 
 def _widths_taken(model: torch.nn.Module, neck: ConfigType,

@@ -43,7 +43,7 @@ class YOLOv8SPPFPAFPN(YOLOv8PAFPN):
         ValueError: If there are not three inputs and three outputs.
     """
 
-    scales_in_channels = False  # as mmyolo's necks do
+    takes_any_channels = True  # as those of mmyolo do not
 
     def __init__(self,
                  in_channels: Sequence[int],
