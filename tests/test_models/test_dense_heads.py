@@ -69,6 +69,23 @@ def test_a_distance_that_no_bin_has_is_refused(distance):
         YOLOv8HeadModule(initial_distance=distance, **SIZE)
 
 
+@pytest.mark.parametrize('n_div, convolved', [(2, 32), (4, 16), (8, 8)])
+def test_a_partial_ratio_of_the_classification_branch(n_div, convolved):
+    head = YOLOv8PConvHeadModule(n_div=n_div, **dict(SIZE, in_channels=[
+        64, 64, 64]))
+    for layers in head.cls_preds:
+        assert layers[1][0].partial_conv3.weight.shape[:2] == (convolved, ) * 2
+
+
+def test_without_bins_there_is_no_distribution_to_begin_with():
+    """reg_max=1 predicts the distance itself."""
+    torch.manual_seed(0)
+    head = YOLOv8HeadModule(**dict(SIZE, reg_max=1))
+    head.init_weights()
+    for layers in head.reg_preds:
+        assert layers[-1].bias.eq(1).all()  # as mmyolo's
+
+
 def test_the_knob_reaches_the_head_and_a_head_of_others_goes_without():
     init_default_scope('mmyolo')
     for knobs, expected in (({}, 2.5), (dict(initial_distance=4.), 4.),

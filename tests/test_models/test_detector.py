@@ -123,6 +123,47 @@ def test_p5_reaches_the_last_level_through_sppf():
     assert neck.train() is neck
 
 
+@pytest.mark.parametrize('option, value, expected', [
+    (dict(deepen_factor=1 / 3), lambda n: {
+        len(layer.blocks) for layer in n.top_down_layers}, {1}),
+    (dict(num_csp_blocks=5), lambda n: {
+        len(layer.blocks) for layer in n.bottom_up_layers}, {5}),
+    (dict(out_channels=[320, 512, 768]), lambda n: [
+        layer.final_conv.out_channels for layer in (
+            n.top_down_layers[1], *n.bottom_up_layers)], [40, 64, 96]),
+    (dict(widen_factor=1 / 16), lambda n: n.reduce_layers[2].conv2.conv
+     .out_channels, 64),
+    (dict(sppf_kernel_size=9), lambda n: n.reduce_layers[2].poolings
+     .kernel_size, 9),
+    (dict(freeze_all=True), lambda n: any(
+        p.requires_grad for p in n.train().parameters()), False),
+    (dict(norm_cfg=dict(type='GN', num_groups=2)), lambda n: any(
+        isinstance(m, torch.nn.BatchNorm2d) for m in n.modules()), False),
+    (dict(act_cfg=dict(type='GELU')), lambda n: any(
+        isinstance(m, torch.nn.SiLU) for m in n.modules()), False),
+])
+def test_an_option_of_the_neck_changes_what_it_names(option, value, expected):
+    widths = dict(in_channels=[16, 32, 64], widen_factor=1 / 8)
+    assert value(YOLOv8SPPFPAFPN(**{**widths, **option})) == expected
+    assert value(YOLOv8SPPFPAFPN(**widths)) != expected
+
+
+def test_sync_bn_is_for_cuda_and_several_processes(monkeypatch):
+    """mmyolo converts in any distributed run, PyTorch's is CUDA's alone."""
+    init_default_scope('mmyolo')
+    from mmyolo.models.detectors import yolo_detector
+
+    from mmfasternet.models.detectors import any_backbone_yolo_detector
+    monkeypatch.setattr(yolo_detector, 'get_world_size', lambda: 2)
+    for cuda, wanted in ((True, True), (True, False), (False, True)):
+        monkeypatch.setattr(any_backbone_yolo_detector, 'is_cuda_available',
+                            lambda cuda=cuda: cuda)
+        model = build(config('n', use_syncbn=wanted))
+        converted = any(isinstance(m, torch.nn.SyncBatchNorm)
+                        for m in model.modules())
+        assert converted == (cuda and wanted)
+
+
 def test_neck_names_a_size_it_cannot_take():
     neck = YOLOv8SPPFPAFPN([4, 4, 4], widen_factor=1 / 32)
     maps = [torch.rand(1, 4, s, s) for s in (13, 6, 3)]

@@ -221,6 +221,88 @@ def test_without_output_norms():
                          norm.bias), expected)
 
 
+def blocks_of(model):
+    return [block for stage in model.stages[::2] for block in stage.blocks]
+
+
+@pytest.mark.parametrize('scale', [0., 0.1])
+def test_drop_path_drops_the_branch_of_whole_samples(scale):
+    """At a rate of a half a sample is x, or x plus twice its branch."""
+    torch.manual_seed(0)
+    block = blocks_of(tiny(drop_path_rate=0.5,
+                           layer_scale_init_value=scale))[-1].train()
+    x = torch.randn(64, 64, 3, 5)
+    out = block(x)
+    branch = block.mlp(block.spatial_mixing(x)) * (scale or 1)
+    kept = (out != x).flatten(1).any(1)
+    assert 10 < kept.sum() < 54  # of 64; five sigma
+    torch.testing.assert_close(out[kept], (x + 2 * branch)[kept])
+    assert torch.equal(out[~kept], x[~kept])
+    torch.testing.assert_close(block.eval()(x), x + block.mlp(
+        block.spatial_mixing(x)) * (scale or 1))
+
+
+def test_layer_scale_begins_as_asked_and_scales_the_branch():
+    model = tiny(layer_scale_init_value=0.1).eval()
+    for block in blocks_of(model):
+        assert block.layer_scale.shape == block.mlp[3].weight.shape[:1]
+        assert block.layer_scale.eq(0.1).all()
+    x = torch.randn(2, 8, 6, 4)
+    block = blocks_of(model)[0]
+    torch.testing.assert_close(
+        block(x), x + 0.1 * block.mlp(block.spatial_mixing(x)))
+    assert all(b.layer_scale is None for b in blocks_of(tiny()))
+
+
+@pytest.mark.parametrize('argument, value, expected', [
+    (dict(n_div=2), lambda m: [
+        b.spatial_mixing.partial_conv3.weight.shape[0]
+        for b in blocks_of(m)], [4, 8, 16, 16, 32]),
+    (dict(mlp_ratio=3), lambda m: [
+        b.mlp[0].weight.shape[0] for b in blocks_of(m)],
+     [24, 48, 96, 96, 192]),
+    (dict(patch_stride=2), lambda m: m.out_strides, (4, 8, 16)),
+    (dict(patch_stride2=4, patch_size2=4), lambda m: m.out_strides,
+     (16, 64, 256)),
+    (dict(drop_path_rate=0.4), lambda m: [
+        getattr(b.drop_path, 'drop_prob', 0.) for b in blocks_of(m)],
+     pytest.approx([0, 0.1, 0.2, 0.3, 0.4])),
+    (dict(act_cfg=dict(type='SiLU')), lambda m: {
+        type(b.mlp[2]).__name__ for b in blocks_of(m)}, {'SiLU'}),
+    (dict(norm_cfg=dict(type='BN', eps=0.25)), lambda m: {
+        n.eps for n in m.modules() if isinstance(n, torch.nn.BatchNorm2d)},
+     {0.25}),
+    (dict(norm_cfg=None), lambda m: [
+        k for k in m.state_dict() if 'norm' in k or 'mlp.1' in k], []),
+    (dict(num_classes=5, feature_dim=7), lambda m: (
+        m.head.weight.shape, m.avgpool_pre_head[1].weight.shape),
+     ((5, 7), (7, 64, 1, 1))),
+    (dict(in_channels=5), lambda m: m.patch_embed.proj.weight.shape[1], 5),
+])
+def test_an_argument_changes_what_it_names(argument, value, expected):
+    """Of five blocks of 8, 16, 32, 32 and 64 channels."""
+    assert value(tiny(**argument)) == expected
+    assert value(tiny(num_classes=int('feature_dim' in argument))) != expected
+    if 'stride' in str(argument):
+        model = tiny(**argument)
+        for out, stride in zip(model(torch.rand(1, 3, 256, 512)), expected):
+            assert out.shape[2:] == (256 // stride, 512 // stride)
+
+
+def test_checkpointing_runs_each_block_again():
+    """In the backward pass, in training only."""
+    for with_cp, runs in ((False, 1), (True, 2)):
+        model, seen = tiny(with_cp=with_cp), []
+        for i, block in enumerate(blocks_of(model)):
+            block.mlp[0].register_forward_hook(
+                lambda *args, i=i, seen=seen: seen.append(i))
+        sum(out.sum() for out in model(torch.rand(2, 3, 64, 64))).backward()
+        assert sorted(seen) == sorted(list(range(5)) * runs)
+        seen.clear()
+        model.eval()(torch.rand(2, 3, 64, 64))
+        assert seen == list(range(5))
+
+
 def test_checkpointing_changes_nothing_but_memory():
     x = torch.rand(2, 3, 64, 64)
     results = []
@@ -256,6 +338,25 @@ def test_frozen_stages_and_norm_eval():
     assert model.stages[0].training
     assert not any(p.requires_grad for p in tiny(
         frozen_stages=4).parameters())
+
+
+@pytest.mark.parametrize('stages, parts', [
+    (-1, []),
+    (0, ['patch_embed']),
+    (1, ['patch_embed', 'stages.0', 'norm0']),
+    (2, ['patch_embed', 'stages.0', 'stages.1', 'stages.2', 'norm0',
+         'norm2']),
+])
+def test_a_number_of_frozen_stages(stages, parts):
+    """The stem counts as none; a stage has the merging layer before it."""
+    model = tiny(frozen_stages=stages, out_indices=(0, 1, 2, 3)).train()
+    for name, parameter in model.named_parameters():
+        frozen = name.startswith(tuple(f'{part}.' for part in parts))
+        assert parameter.requires_grad != frozen, name
+    for name, module in model.named_modules():
+        if name:
+            frozen = f'{name}.'.startswith(tuple(f'{p}.' for p in parts))
+            assert module.training != frozen, name
 
 
 def test_construction_leaves_the_random_state_to_the_weights():

@@ -41,6 +41,37 @@ def batch(counts, seed):
     return bboxes, scores, points, labels, truth, flag
 
 
+@pytest.mark.parametrize('option', [
+    dict(alpha=2.), dict(beta=1.), dict(topk=3), dict(use_ciou=False),
+    dict(eps=0.5)])
+def test_each_option_means_what_it_does_in_mmyolo(option):
+    """And changes something."""
+    data = batch((9, 30), 0)
+    options = dict(num_classes=CLASSES, use_ciou=True, topk=10, alpha=0.5,
+                   beta=6.0, eps=1e-9)
+    before = SparseTaskAlignedAssigner(**options)(*data)
+    options.update(option)
+    expected = BatchTaskAlignedAssigner(**options)(*data)
+    result = SparseTaskAlignedAssigner(**options)(*data)
+    for key in result:
+        torch.testing.assert_close(
+            result[key], expected[key], rtol=1e-5, atol=1e-7)
+    assert not torch.equal(result['assigned_scores'],
+                           before['assigned_scores'])
+
+
+def test_the_options_that_are_left_out_are_mmyolos():
+    data = batch((9, 30), 0)
+    expected = BatchTaskAlignedAssigner(CLASSES, use_ciou=True)(*data)
+    result = SparseTaskAlignedAssigner(
+        num_classes=CLASSES, use_ciou=True)(*data)
+    torch.testing.assert_close(
+        result['assigned_scores'],
+        expected['assigned_scores'],
+        rtol=1e-5,
+        atol=1e-7)
+
+
 @pytest.mark.parametrize('counts', [(1, ), (0, 3), (40, 7, 0, 60), (0, 0)])
 @pytest.mark.parametrize('seed', range(3))
 @pytest.mark.parametrize('topk', [1, 10])
