@@ -9,10 +9,13 @@ from typing import List
 import numpy as np
 from torch import Tensor
 
+from mmfasternet.checkpoint import secure_mmengine
 from mmfasternet.compat import import_mmpretrain
 from mmfasternet.registry import DATASETS, MODELS
 
 import_mmpretrain()
+# for programs of others that train by our configs
+secure_mmengine()
 
 from mmpretrain.datasets import BaseDataset  # noqa: E402
 from mmpretrain.models import ClsHead  # noqa: E402

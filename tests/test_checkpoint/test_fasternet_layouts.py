@@ -316,13 +316,13 @@ def test_there_are_no_weights_of_n():
         pretrained('fasternet://auto', 'n')
 
 
-@pytest.mark.parametrize('letter, arch', [('s', 't0'), ('m', 't1'),
+@pytest.mark.parametrize('size, arch', [('s', 't0'), ('m', 't1'),
                                           ('l', 't2'), ('x', 's')])
-def test_letters_start_from_imagenet_by_default(letter, arch):
+def test_sizes_start_from_imagenet_by_default(size, arch):
     for options, expected in (({}, 'fasternet://auto'),
                               (dict(pretrained=None), None),
                               (dict(pretrained='a.pth'), 'a.pth')):
-        cfg = load_config(f'configs/yolov8_fasternet_{letter}.py', options)
+        cfg = load_config(f'configs/yolov8_fasternet_{size}.py', options)
         assert cfg.model.backbone.arch == arch
         init_cfg = cfg.model.backbone.init_cfg
         assert (init_cfg.type, init_cfg.checkpoint) == ('Pretrained', expected)
@@ -335,8 +335,8 @@ def test_letters_start_from_imagenet_by_default(letter, arch):
 
 def test_from_scratch_it_is_kaimings_initialisation():
     """Std sqrt(2 / fan_out) for ReLU, He et al., as MMEngine computes it."""
-    for letter in 'ns':
-        cfg = load_config(f'configs/yolov8_fasternet_{letter}.py',
+    for size in 'ns':
+        cfg = load_config(f'configs/yolov8_fasternet_{size}.py',
                           dict(pretrained=None))
         init_default_scope('mmyolo')
         backbone = MODELS.build(cfg.model.backbone)

@@ -9,10 +9,10 @@ from mmfasternet.analysis.complexity import count_complexity
 from mmfasternet.config import load_config
 from mmfasternet.models import YOLOv8SPPFPAFPN
 
-LETTERS = 'nsmlx'
+SIZES = 'nsmlx'
 STOCK = 'mmyolo::yolov8/yolov8_{}_syncbn_fast_8xb16-500e_coco.py'
 # Parameters in millions / GFLOPs at 640 (2 x MACs) of every variant at every
-# letter, counted independently of this code; the stock rows are Ultralytics'.
+# size, counted independently of this code; the stock rows are Ultralytics'.
 COSTS = {
     't0': '4.32/11.2  8.65/21.8 16.58/45.7 26.25/84.1 39.58/128.0',
     't1': '7.96/19.9 12.40/30.5 20.37/54.6 30.04/93.1 43.43/137.1',
@@ -22,13 +22,13 @@ COSTS = {
     'l': '94.18/260.6 99.23/272.1 107.41/296.7 117.03/335.5 130.76/380.1',
 }
 STOCK_COSTS = dict(
-    zip(LETTERS, ['3.16/8.7', '11.17/28.6', '25.90/78.9', '43.69/165.1',
+    zip(SIZES, ['3.16/8.7', '11.17/28.6', '25.90/78.9', '43.69/165.1',
                   '68.23/257.8']))
 
 
-def config(letter, head_module=None, **model):
+def config(size, head_module=None, **model):
     options = dict(head_module=head_module) if head_module else {}
-    cfg = load_config(f'configs/yolov8_fasternet_{letter}.py', options)
+    cfg = load_config(f'configs/yolov8_fasternet_{size}.py', options)
     cfg.merge_from_dict(dict(model=model))
     return cfg
 
@@ -40,34 +40,34 @@ def build(cfg):
 
 
 @pytest.mark.parametrize('arch', COSTS)
-@pytest.mark.parametrize('letter', LETTERS)
-def test_cost_of_every_variant_at_every_letter(arch, letter):
-    expected = COSTS[arch].split()[LETTERS.index(letter)].split('/')
-    cfg = config(letter, backbone=dict(arch=arch))
+@pytest.mark.parametrize('size', SIZES)
+def test_cost_of_every_variant_at_every_size(arch, size):
+    expected = COSTS[arch].split()[SIZES.index(size)].split('/')
+    cfg = config(size, backbone=dict(arch=arch))
     parameters, macs = count_complexity(cfg, (640, 640))['']
     assert f'{parameters / 1e6:.2f}' == expected[0]
     assert f'{2 * macs / 1e9:.1f}' == expected[1]
 
 
-@pytest.mark.parametrize('letter', LETTERS)
-def test_letters_are_smaller_and_lighter_than_stock(letter):
-    parameters, macs = count_complexity(config(letter), (640, 640))['']
-    stock = load_config(STOCK.format(letter))
+@pytest.mark.parametrize('size', SIZES)
+def test_every_size_is_smaller_and_lighter_than_stock(size):
+    parameters, macs = count_complexity(config(size), (640, 640))['']
+    stock = load_config(STOCK.format(size))
     stock_parameters, stock_macs = count_complexity(stock, (640, 640))['']
     assert parameters < stock_parameters
     assert macs < stock_macs
-    expected_parameters, expected_gflops = STOCK_COSTS[letter].split('/')
+    expected_parameters, expected_gflops = STOCK_COSTS[size].split('/')
     assert f'{stock_parameters / 1e6:.2f}' == expected_parameters
     assert f'{2 * stock_macs / 1e9:.1f}' == expected_gflops
 
 
-@pytest.mark.parametrize('letter, channels', zip(LETTERS, [
+@pytest.mark.parametrize('size, channels', zip(SIZES, [
     80, 128, 192, 256, 320]))
-def test_what_the_partial_convolutions_of_the_head_save(letter, channels):
+def test_what_the_partial_convolutions_of_the_head_save(size, channels):
     """Of c x c weights of a 3x3 on each level, at a quarter of them a 3x3
     and a 1x1 of all remain; the norm is one as before."""
     ours, plain = (
-        count_complexity(config(letter, head), (640, 640))['']
+        count_complexity(config(size, head), (640, 640))['']
         for head in ('mmfasternet.YOLOv8PConvHeadModule', None))
     quarter = channels // 4
     saved = 9 * channels**2 - 9 * quarter**2 - channels**2
@@ -76,10 +76,10 @@ def test_what_the_partial_convolutions_of_the_head_save(letter, channels):
         (640 // stride)**2 for stride in (8, 16, 32))
 
 
-@pytest.mark.parametrize('letter', LETTERS)
-def test_head_is_mmyolos_own(letter):
+@pytest.mark.parametrize('size', SIZES)
+def test_head_is_mmyolos_own(size):
     ours, stock = (
-        c.model for c in (config(letter), load_config(STOCK.format(letter))))
+        c.model for c in (config(size), load_config(STOCK.format(size))))
 
     def plain(x):
         if isinstance(x, dict):

@@ -14,7 +14,7 @@ from .yolov8_head_module import YOLOv8HeadModule
 class YOLOv8PConvHeadModule(YOLOv8HeadModule):
     """YOLOv8's head whose classification branch costs less.
 
-    The head is a third of the multiply-accumulates of the small letters, and
+    The head is a third of the multiply-accumulates of the small models, and
     more than half of that is classification, the easier of its two tasks.
     Here the second of its two 3x3 convolutions per level is what FasterNet
     makes of one: a PConv and a 1x1 convolution, ``n_div**-2 + 1/9`` of the

@@ -110,7 +110,8 @@ def backbone_levels(backbone: ConfigType) -> Levels:
 def _fit_neck(levels: Levels, neck: ConfigType,
               strides: Tuple[int, ...]) -> Tuple[ConfigType, Levels]:
     """The neck's config for these levels, and what it gives."""
-    levels, given = _all_levels(levels, neck, strides)
+    given = neck.get('in_channels')
+    levels = _all_levels(levels, given, strides)
     if given is None:
         neck, model = _neck_for(levels, neck)
         inputs = levels
@@ -138,18 +139,15 @@ def _fit_neck(levels: Levels, neck: ConfigType,
     return neck, outs
 
 
-def _all_levels(
-        levels: Levels, neck: ConfigType, strides: Tuple[int, ...]
-) -> Tuple[Levels, Optional[Sequence[int]]]:
-    """The levels, with those that P6 detectors have beyond the backbone's,
-    of 0 channels; and the widths that the neck's config names."""
-    given = neck.get('in_channels')
+def _all_levels(levels: Levels, given: Optional[Sequence[int]],
+                strides: Tuple[int, ...]) -> Levels:
+    """With those of 0 channels that a P6 neck has beyond the backbone's."""
     count = len(strides if given is None else given)
     missing = count - len(levels.strides)
     if given is not None and missing > 0 and len(strides) == count and \
             strides[:-missing] == levels.strides:
-        levels = Levels(levels.channels + (0, ) * missing, strides)
-    if len(levels.strides) != count:
+        return Levels(levels.channels + (0, ) * missing, strides)
+    if missing:
         raise ValueError(
             f'model.backbone gives {len(levels.strides)} levels of strides '
             f'{levels.strides}, but ' +
@@ -157,7 +155,7 @@ def _all_levels(
              f'{strides}' if given is None else
              f'model.neck.in_channels has {count}: {tuple(given)}') +
             '. Choose model.backbone.out_indices so that the two agree')
-    return levels, given
+    return levels
 
 
 def _neck_for(levels: Levels,
