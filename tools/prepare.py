@@ -213,7 +213,7 @@ def main():
         text = render(args, source, files, stats, size, values)
         write(text, args.config)
     name = args.config.stem
-    print(f'{args.config}: letter {size}, images fitted into '
+    print(f'{args.config}: size {size}, images fitted into '
           f'{values["scale"][0]}x{values["scale"][1]}, {values["batch"]} per '
           f'iteration, {values["epochs"]} epochs')
     print(f'next: python tools/train.py {args.config}\n'

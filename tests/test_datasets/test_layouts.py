@@ -369,6 +369,9 @@ def test_roboflows_only_class_has_the_name_of_what_it_is(tmp_path, prepare):
     (lambda d: d['images'].append(3), 'not json objects'),
     (lambda d: d['categories'][1].pop('name'), "no 'name' of type str"),
     (lambda d: d['categories'][1].pop('id'), "no 'id' of type int"),
+    (lambda d: d['categories'][1].update(name=[1]), "no 'name' of type str"),
+    (lambda d: d['categories'][1].update(supercategory={}), 'mine.py: size'),
+    (lambda d: d['images'][0].update(file_name=None), "no 'file_name' of ty"),
     (lambda d: d.update(annotations={}), 'categories must be lists'),
     (lambda d: d['annotations'][0].update(category_id=9), 'category-unknown'),
     (lambda d: d['annotations'][0].update(image_id=9), 'image-unknown'),
@@ -475,6 +478,7 @@ def test_cvats_xml(tmp_path):
      [25, 10, 10, 20]),
     ('<ellipse label="cat" cx="30" cy="20" rx="9" ry="9" rotation="45"/>',
      [21, 11, 18, 18]),
+    ('<box label="new" xtl="1" ytl="2" xbr="4" ybr="6"/>', [1, 2, 3, 4]),
     ('<mask label="cat" left="3" top="4" width="5" height="6" rle="0, 30"/>',
      [3, 4, 5, 6]),
     # a square of 20 pixels, on its corner: its diagonal
@@ -635,6 +639,19 @@ def test_which_yaml(tmp_path):
     write(root / 'data.yaml', spec.format('cat'))
     write(root / 'conda.yaml', 'dependencies: [python]')
     assert read_dataset(root).classes == ('cat', )
+
+
+@pytest.mark.parametrize('text, words', [
+    ('names: [cat]\ntrain: [[x]]', 'train must be a path or a list of paths'),
+    ('names: [cat]\ntrain: {a: b}', 'train must be a path or a list of'),
+    ('names: [[cat]]\ntrain: .', 'names must be a list or numbered'),
+    ('names: {a: {b: c}}\ntrain: .', 'names must be numbered 0, 1, 2'),
+    ('names: [cat]\nnc: two\ntrain: .', 'nc is two, but there are 1 names'),
+])
+def test_wrong_values_in_yaml(text, words, tmp_path):
+    write(yolo(tmp_path, 'train/a', 'val/b') / 'data.yaml', text)
+    with pytest.raises(ValueError, match=f'data.yaml: {words}'):
+        read_dataset(tmp_path)
 
 
 def test_yaml_with_a_test_split(tmp_path):

@@ -30,7 +30,7 @@ def account(source: Source) -> List[str]:
         _real(split.folder / image['file_name'])
         for split in source.splits.values()
         for image in split.coco['images']
-        if isinstance(image, dict) and 'file_name' in image
+        if isinstance(image, dict) and isinstance(image.get('file_name'), str)
     }
     tree = source.tree
     known = {*IMAGE_SUFFIXES, *_MORE_SUFFIXES, *(

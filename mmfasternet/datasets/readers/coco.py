@@ -114,7 +114,7 @@ def _name_classes(source: Source) -> None:
             for a in split.coco['annotations'] if isinstance(a, dict)}
     categories = [c for c in source.splits['train'].coco['categories']
                   if isinstance(c, dict) and 'name' in c]
-    above = {c.get('supercategory') for c in categories}
+    above = [c.get('supercategory') for c in categories]
     dead = [c for c in categories if c['name'] in above and repr(
         c.get('id')) not in used and c.get('supercategory') in (
             None, '', 'none')]

@@ -202,7 +202,8 @@ class Source:
             groups (dict[str, list[Pair]]): The pairs by split; without val,
                 one in five of train becomes it.
             read (Callable): An item of a pair; None if it is dropped.
-            classes (Sequence[str], optional): Defaults to all names, sorted.
+            classes (Sequence[str], optional): The first ones; the other names
+                follow, sorted.
         """
         items: Dict[str, List[Item]] = {}
         for split, pairs in groups.items():
@@ -222,9 +223,10 @@ class Source:
     def take(self, items: Dict[str, List[Item]],
              classes: Optional[Sequence[str]]) -> 'Source':
         """Take the items of each split, whatever its name."""
-        self.classes = tuple(classes or sorted({
+        names = sorted({
             box[0] for part in items.values() for i in part for box in i.boxes
-        }))
+        })
+        self.classes = tuple(dict.fromkeys([*(classes or ()), *names]))
         for split, part in items.items():
             self.splits[split] = Split(
                 to_coco(part, self.classes, self.root), self.root)
@@ -235,7 +237,8 @@ def split_by_chance(items: Sequence) -> Tuple[list, list]:
     """The same random choice each time: what trains and what validates."""
     order = list(range(len(items)))
     if len(order) < 2:
-        raise ValueError('one image cannot be split into train and val')
+        raise ValueError('one image cannot be split into train and val' if
+                         order else 'there is no image to train on')
     random.Random(0).shuffle(order)
     count = max(1, round(len(order) * VAL_SHARE))
     return ([items[i] for i in sorted(order[count:])],

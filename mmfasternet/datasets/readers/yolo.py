@@ -100,7 +100,8 @@ def _config(path: Path) -> Tuple[Tuple[str, ...], Dict[str, List[Path]]]:
             raise ValueError(f'{path}: names must be numbered 0, 1, 2, ..., '
                              f'got {", ".join(sorted(names))}')
         names = [names[i] for i in numbers]
-    if not isinstance(names, list) or not names:
+    if not isinstance(names, list) or not all(
+            isinstance(name, str) for name in names or [0]):
         raise ValueError(f'{path}: names must be a list or numbered, got '
                          f'{names!r}')
     if spec.get('nc', str(len(names))) != str(len(names)):
@@ -111,6 +112,9 @@ def _config(path: Path) -> Tuple[Tuple[str, ...], Dict[str, List[Path]]]:
     for split in ('train', 'val', 'test'):
         entries = spec.get(split, [])
         entries = entries if isinstance(entries, list) else [entries]
+        if not all(isinstance(entry, str) for entry in entries):
+            raise ValueError(f'{path}: {split} must be a path or a list of '
+                             f'paths, got {spec[split]!r}')
         try:
             found[split] = [_existing(path, base, entry) for entry in entries]
         except ValueError:
@@ -156,6 +160,7 @@ def _names(tree: Tree) -> Tuple[str, ...]:
     for path in tree.files:
         if path.name in _NAME_FILES or path.suffix == '.names':
             found.setdefault(tuple(lines_of(path)), path)
+    found.pop((), None)
     if len(found) > 1:
         raise ValueError(f'{tree.root}: the class names differ between '
                          f'{" and ".join(map(str, found.values()))}')
