@@ -8,7 +8,8 @@ _base_ = [
     'mmdet::_base_/default_runtime.py'
 ]
 custom_imports = dict(
-    imports=['mmfasternet.models'], allow_failed_imports=False)
+    imports=['mmfasternet.models', 'mmfasternet.engine'],
+    allow_failed_imports=False)
 import mmfasternet.config.hooks  # noqa: E402
 
 model = dict(

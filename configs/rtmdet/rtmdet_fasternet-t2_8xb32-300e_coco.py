@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 _base_ = 'mmdet::rtmdet/rtmdet_m_8xb32-300e_coco.py'
 custom_imports = dict(
-    imports=['mmfasternet.models'], allow_failed_imports=False)
+    imports=['mmfasternet.models', 'mmfasternet.engine'],
+    allow_failed_imports=False)
 import mmfasternet.config.hooks  # noqa: E402
 
 model = dict(
