@@ -12,6 +12,8 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+# first: it says how PyTorch's threads wait
+import mmfasternet  # noqa: F401  # isort: skip
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 

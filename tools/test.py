@@ -4,7 +4,7 @@ import argparse
 import os.path as osp
 
 # first: it makes mmyolo importable, or says what is missing
-import mmfasternet.deploy  # noqa: F401  # isort: skip
+import mmfasternet.models  # noqa: F401  # isort: skip
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import ConfigDict

@@ -2,7 +2,7 @@
 """The one place that knows the internals of other packages.
 
 Each module here says which release it was written against, why it is needed,
-and has a test in tests/test_compat.py that fails when that changes.
+and has a test in tests/test_compat that fails when that changes.
 """
 from .mmyolo import import_mmyolo
 from .torchvision import import_mmpretrain, import_timm

@@ -9,7 +9,7 @@ import itertools
 from dataclasses import replace
 
 # first: it makes mmyolo importable, or says what is missing
-import mmfasternet.deploy  # noqa: F401  # isort: skip
+import mmfasternet.models  # noqa: F401  # isort: skip
 import numpy as np
 import torch
 from mmdet.apis import inference_detector

@@ -2,6 +2,7 @@
 """Quantise an exported detector to int8; print AP and speed of both."""
 import argparse
 import time
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from mmengine.runner import Runner
 
 from mmfasternet import cli
+from mmfasternet.analysis.timing import interleave, timed
 from mmfasternet.config import load_config, require_data
 from mmfasternet.deploy import load_backend, use_exported
 from mmfasternet.deploy.images import example_images
@@ -96,17 +98,14 @@ def average_precision(cfg, path, work_dir):
 
 
 def speed(paths, images, threads, runs):
-    """Median seconds per run of files, their runs interleaved."""
+    """Seconds of each run of two files, their runs interleaved."""
     backends = [load_backend(path, threads=threads) for path in paths]
     size = backends[0].info.shape[0] or 1
-    seconds = np.zeros((len(paths), runs))
-    for run in range(-3, runs):  # three to warm up
-        for i, backend in enumerate(backends):
-            start = time.perf_counter()
-            backend(images[:size])
-            if run >= 0:
-                seconds[i, run] = time.perf_counter() - start
-    return seconds
+    turns = {
+        path: timed(partial(backend, images[:size]))
+        for path, backend in zip(paths, backends)
+    }
+    return list(interleave(turns, runs, warm_up=3).values())
 
 
 def main():

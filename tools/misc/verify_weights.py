@@ -8,9 +8,9 @@ implements it, independently, if timm is installed.
 import argparse
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmfasternet import cli
+from mmfasternet.analysis.complexity import count
 from mmfasternet.checkpoint import (
     RELEASES,
     SCHEME,
@@ -82,13 +82,6 @@ def compare_with_timm(model, name, found):
     return f'equal to timm {timm.__version__} within {error:.1e}'
 
 
-def gmacs(model):
-    """Multiply-accumulates of one 224x224 image, in 1e9."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, 3, 224, 224))
-    return counter.get_total_flops() / 2e9
-
-
 def main():
     args = parse_args()
     with cli.clear_errors():
@@ -101,9 +94,9 @@ def main():
             layout=found.describe(),
             tensors=report.split(': ', 1)[1],
             sha256=sha256)
-        parameters = sum(p.numel() for p in model.parameters())
+        parameters, macs = count(model, (1, 3, 224, 224))
         rows['parameters'] = f'{parameters:,}'
-        rows['GMACs at 224'] = f'{gmacs(model):.2f}'
+        rows['GMACs at 224'] = f'{macs / 1e9:.2f}'
         release = RELEASES.get(name)
         if release and model.num_classes == 1000:
             rows['logits'] = compare_with_timm(model, name, found)
