@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 # YOLOv8 with a FasterNet backbone: size n on COCO, 8 GPUs x 16 images.
-# Each value in the first part is one knob: it reaches every place that needs
-# it, whether a config that inherits this one assigns it or --cfg-options does.
+# Each value in the first part reaches every place that needs it, whether a
+# config that inherits this one assigns it or --cfg-options does.
 _base_ = 'mmyolo::_base_/default_runtime.py'
 custom_imports = dict(
     imports=[
@@ -56,8 +56,7 @@ tensorboard = False  # also write its event files (pip install tensorboard)
 
 # ---------------------------------------------------------------- model
 # FasterNet weights to start from: a file or URL of any layout, fasternet://t0
-# and so on for the authors' ImageNet weights, fasternet://auto for those of
-# the backbone's own arch, None for none, from scratch
+# (ImageNet), fasternet://auto for those of the backbone's arch, or None
 pretrained = None
 arch = 'n'  # FasterNet variant: n, t0, t1, t2, s, m, l
 deepen_factor = 0.33
@@ -66,8 +65,7 @@ last_stage_out_channels = 1024
 strides = [8, 16, 32]
 # YOLOv8's; 'mmfasternet.YOLOv8PConvHeadModule' is faster and less accurate
 head_module = 'mmfasternet.YOLOv8HeadModule'
-# strides from a prior to the sides of its box before training; None is
-# YOLOv8's own 7.5, with which no level learns whose objects are smaller
+# strides from a prior to the sides of a new network's boxes; None: YOLOv8's
 initial_distance = 2.5
 tal_topk = 10  # candidates per object in the assigner
 

@@ -11,11 +11,11 @@ from mmengine.structures import InstanceData
 
 from mmfasternet.checkpoint import save_checkpoint
 
-from .backends import load_backend
 from .engines import EXPORTED, KEY, OPSET, engine_of
 from .engines.pytorch import PyTorchNetwork
 from .files import written_whole
 from .info import DeployInfo
+from .loading import load_backend
 from .modules import DeployedDetector
 from .onnx_nms import OUTPUTS, append_nms
 from .postprocess import postprocess
