@@ -8,7 +8,10 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import contextmanager
 from typing import Any, Iterator, Optional, Type
 
-from mmengine.config import Config, DictAction
+from mmfasternet.doctor import diagnosed
+
+with diagnosed():  # what every tool imports says what is missing
+    from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 
 

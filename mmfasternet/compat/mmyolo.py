@@ -5,6 +5,7 @@ It asserts mmcv < 2.1.0, read once at ``import mmyolo``. Every name that it
 imports exists, unchanged, in the later releases of mmcv.
 """
 import warnings
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -28,7 +29,9 @@ def import_mmyolo() -> ModuleType:
         import mmyolo
     finally:
         mmcv.__version__ = actual
-    _import_mmdet_silently()
+    # what does not import here fails, and is said, where it is used
+    with suppress(ImportError):
+        _import_mmdet_silently()
     return mmyolo
 
 
