@@ -12,7 +12,7 @@ from mmfasternet.doctor import diagnosed
 
 with diagnosed():  # what every tool imports says what is missing
     from mmengine.config import Config, DictAction
-from mmengine.registry import RUNNERS
+    from mmengine.registry import RUNNERS
 
 
 @contextmanager
