@@ -30,16 +30,13 @@ class FlexibleRunner(_FlexibleRunner):
       after a best validation is an epoch ahead.
     - Gradients in shards are clipped by the norm of all shards.
     - EMAHook averages whole weights, in each process.
-    - With DeepSpeed, which saves and resumes by itself, InterruptHook and
-      ResumeHook are left out.
     - The optimizer's state is gathered and loaded rightly, see
       :func:`mmfasternet.compat.fsdp.keep_optim_state`.
 
     A checkpoint of FSDP is one file, which anything else here reads, too.
 
     Raises:
-        ValueError: If FSDP would save a folder with a file of each process, or
-            DeepSpeed average weights.
+        ValueError: If FSDP would save a folder with a file of each process.
     """
 
     def build_strategy(self, *args, **kwargs) -> BaseStrategy:
@@ -54,18 +51,9 @@ class FlexibleRunner(_FlexibleRunner):
         return strategy
 
     def register_hook(self, hook: Union[Hook, dict], *args) -> None:
-        deepspeed = type(self.strategy).__name__ == 'DeepSpeedStrategy'
-        if deepspeed and isinstance(hook, dict) and hook['type'] in (
-                'mmfasternet.InterruptHook', 'mmfasternet.ResumeHook'):
-            return  # it saves and resumes by itself, without asking any hook
-        if isinstance(hook, dict) and hook['type'] in ('EMAHook', EMAHook):
-            if deepspeed:
-                raise ValueError(
-                    'DeepSpeed would not save the averaged weights of '
-                    'EMAHook: leave it out of custom_hooks, as '
-                    'configs/yolov8_fasternet_x_deepspeed.py does')
-            if is_fsdp(self.strategy):
-                hook = dict(hook, type=_FullEMAHook)
+        if isinstance(hook, dict) and hook['type'] in (
+                'EMAHook', EMAHook) and is_fsdp(self.strategy):
+            hook = dict(hook, type=_FullEMAHook)
         super().register_hook(hook, *args)
 
     def load_or_resume(self) -> None:

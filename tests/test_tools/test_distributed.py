@@ -401,29 +401,6 @@ def test_fsdp_that_would_not_save_one_file_is_refused(tmp_path):
         FlexibleRunner.from_cfg(cfg)
 
 
-def test_deepspeed_gets_its_runner(tmp_path):
-    pytest.importorskip('deepspeed')
-    cfg = load_config('configs/yolov8_fasternet_x_deepspeed.py')
-    cfg.work_dir = str(tmp_path)
-    # MMEngine builds it once in a process
-    runner = FlexibleRunner.from_cfg(cfg)
-    hooks = {type(hook).__name__ for hook in runner.hooks}
-    assert 'ResultsHook' in hooks
-    assert not hooks & {'InterruptHook', 'ResumeHook', 'EMAHook'}
-
-
-def test_deepspeed_saves_and_resumes_without_our_hooks():
-    """The package need not be there: its strategy's name decides."""
-    runner = FlexibleRunner.__new__(FlexibleRunner)
-    runner.strategy = type('DeepSpeedStrategy', (), {})()
-    runner._hooks = []
-    for name in ('Interrupt', 'Results', 'Resume'):
-        runner.register_hook(dict(type=f'mmfasternet.{name}Hook'))
-    assert [type(hook).__name__ for hook in runner.hooks] == ['ResultsHook']
-    with pytest.raises(ValueError, match='leave it out of custom_hooks'):
-        runner.register_hook(dict(type='EMAHook'))
-
-
 @pytest.mark.slow
 def test_evaluation_is_the_same_on_any_number_of_ranks(config, plain,
                                                        tmp_path):
