@@ -23,6 +23,7 @@ from mmfasternet.analysis.benchmark.race import Pair, measure
 from mmfasternet.analysis.benchmark.report import as_json, machine
 from mmfasternet.analysis.comparison import report
 from mmfasternet.analysis.comparison.runs import prepare
+from mmfasternet.deploy.engines import ENGINES
 from mmfasternet.evaluation.average_precision import (
     Evaluation,
     read_detections,
@@ -74,6 +75,7 @@ def parse_args():
     parser.add_argument(
         '--backends',
         nargs='*',
+        choices=list(ENGINES),
         default=['onnxruntime', 'openvino'],
         help='that the latency is measured on; none to leave it out '
         '(default: onnxruntime openvino)')

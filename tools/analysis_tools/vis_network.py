@@ -248,7 +248,7 @@ class Truth:
 def inputs_of(args, cfg):
     """The images, and what is true of them or None."""
     images = images_in(args.img)
-    if not args.ann_file:
+    if args.ann_file is None:
         return images[:args.number], None
     truth = Truth(args.ann_file, cfg.get('metainfo', {}).get('classes', ()))
     known = [path for path in images if Path(path).name in truth.ids]
