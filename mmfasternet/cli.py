@@ -6,6 +6,7 @@ import os.path as osp
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Iterator, Optional, Type
 
 from mmfasternet.doctor import diagnosed
@@ -13,6 +14,8 @@ from mmfasternet.doctor import diagnosed
 with diagnosed():  # what every tool imports says what is missing
     from mmengine.config import Config, DictAction
     from mmengine.registry import RUNNERS
+
+LARGEST = 2**31 - 1  # PyTorch takes no larger number everywhere
 
 
 @contextmanager
@@ -63,6 +66,19 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
+def make_folder(path: Path) -> None:
+    """Where results will go, before what takes long begins.
+
+    Raises:
+        ValueError: If it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f'cannot write into {path}: {error.strerror}. '
+                         'Choose another folder') from None
+
+
 def positive_int(text: str) -> int:
     """A number of things, for ``type=`` of an argument."""
     try:
@@ -71,6 +87,30 @@ def positive_int(text: str) -> int:
         value = 0
     if value < 1:
         raise ArgumentTypeError(f'{text!r} is not a whole number above 0')
+    if value > LARGEST:
+        raise ArgumentTypeError(f'{text!r} is more than {LARGEST}')
+    return value
+
+
+def thread_count(text: str) -> int:
+    """A number of threads, for ``type=`` of an argument."""
+    from mmfasternet.deploy.engines import MOST_THREADS
+    value = positive_int(text)
+    if value > MOST_THREADS:
+        raise ArgumentTypeError(f'{text!r} is more than {MOST_THREADS}, the '
+                                'most on this machine')
+    return value
+
+
+def seed(text: str) -> int:
+    """A seed, for ``type=`` of an argument."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= LARGEST:
+        raise ArgumentTypeError(
+            f'{text!r} is not a whole number from 0 to {LARGEST}')
     return value
 
 
@@ -168,7 +208,7 @@ def add_engine(parser: ArgumentParser,
     if threads:
         parser.add_argument(
             '--threads',
-            type=positive_int,
+            type=thread_count,
             help='of the backend (default: its choice)')
 
 

@@ -43,16 +43,23 @@ def count_complexity(cfg, shape: Sequence[int],
     Returns:
         dict[str, tuple[int, int]]: Parameters and MACs by module name, ``''``
         for the whole detector.
+
+    Raises:
+        ValueError: If the model cannot be built, or takes no such input.
     """
-    from mmengine.registry import MODELS, init_default_scope
-    init_default_scope(cfg.get('default_scope', 'mmyolo'))
+    from mmfasternet.config import build_model
     with torch.device('meta'):
-        model = MODELS.build(cfg.model).train(train)
+        model = build_model(cfg).train(train)
         channels = cfg.model.backbone.get('in_channels', 3)
-        image = torch.zeros(1, channels, *shape)
         counter = FlopCounterMode(display=False, depth=None)
-        with counter, torch.no_grad():
-            model(image, mode='tensor')
+        try:
+            image = torch.zeros(1, channels, *shape)
+            with counter, torch.no_grad():
+                model(image, mode='tensor')
+        except RuntimeError as error:
+            raise ValueError(
+                f'{cfg.filename} takes no input of {shape[0]}x{shape[1]} '
+                f'(height x width): {str(error).splitlines()[0]}') from error
     flops = {
         name.partition('.')[2]: sum(per_operator.values())
         for name, per_operator in counter.get_flop_counts().items()

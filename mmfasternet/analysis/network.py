@@ -20,14 +20,14 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.logging import MMLogger
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmfasternet.checkpoint import load_model_weights
-from mmfasternet.config import use_scope
+from mmfasternet.config import build_model
 from mmfasternet.datasets.checks.config import leaf_datasets
 from mmfasternet.datasets.images import read_image
 from mmfasternet.deploy.engines import EXPORTED
+from mmfasternet.deploy.engines.pytorch import usable_device
 
 
 def load_network(cfg: Config,
@@ -44,16 +44,17 @@ def load_network(cfg: Config,
     Raises:
         FileNotFoundError: If there is no such checkpoint.
         CheckpointError: If it is damaged, or not of this model.
-        ValueError: If it is an exported file.
+        ValueError: If it is an exported file, the model cannot be built,
+            or there is no such device.
     """
     if checkpoint and str(checkpoint).endswith(EXPORTED):
         raise ValueError(f'{checkpoint} is an exported file, whose layers '
                          'cannot be looked into: give the checkpoint that it '
                          'was exported from')
-    use_scope(cfg)
+    where = usable_device(device)
     torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    if checkpoint:
+    model = build_model(cfg)
+    if checkpoint is not None:
         load_model_weights(model, checkpoint,
                            cfg.get('metainfo', {}).get('classes', ()))
     else:
@@ -65,7 +66,7 @@ def load_network(cfg: Config,
             model.init_weights()
         finally:
             logger.setLevel(level)
-    model = model.to(device)
+    model = model.to(where)
     model.eval()  # which returns None for some
     return model
 
@@ -102,10 +103,15 @@ def prepare_image(cfg: Config, model: nn.Module, path: str) -> Prepared:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not an image.
+        ValueError: If it is not an image, or the config has no
+            ``test_dataloader``.
     """
     image = read_image(path)
-    dataset, *_ = leaf_datasets(cfg.test_dataloader.dataset)
+    loader = cfg.get('test_dataloader')
+    if not isinstance(loader, dict) or 'dataset' not in loader:
+        raise ValueError(f'{cfg.filename} has no test_dataloader, whose '
+                         'pipeline prepares the images')
+    dataset, *_ = leaf_datasets(loader.dataset)
     pipeline = Compose([step for step in dataset.pipeline
                         if 'Load' not in str(step['type'])])
 

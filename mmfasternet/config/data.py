@@ -25,12 +25,28 @@ def require_data(cfg: Config, *splits: str) -> None:
         FileNotFoundError: Naming the missing path, the key that holds it, how
             to get COCO if that is what is missing, and a config that needs no
             download.
-        ValueError: If the class of a data set is not known.
+        ValueError: If a data loader is not a dict, or the class of a data
+            set is not known.
     """
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
+        if not isinstance(loader, dict):
+            raise ValueError(f'{split}_dataloader of {cfg.filename} must be a '
+                             f'dict, got {loader!r}')
         for dataset in leaf_datasets(loader.get('dataset')):
             _require_files(cfg, split, dataset)
+
+
+def require_loader(cfg: Config, split: str) -> None:
+    """Check that there is a data loader, and the files that it names.
+
+    Raises:
+        FileNotFoundError, ValueError: See :func:`require_data`.
+    """
+    require_data(cfg, split)
+    if 'dataset' not in (cfg.get(f'{split}_dataloader') or {}):
+        raise ValueError(f'{cfg.filename} has no {split}_dataloader with a '
+                         'dataset: it is not a complete config')
 
 
 def _require_files(cfg: Config, split: str, dataset: dict) -> None:

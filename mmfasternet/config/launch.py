@@ -5,7 +5,8 @@ import os.path as osp
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
 
 from mmfasternet.compat import import_mmpretrain
 from mmfasternet.datasets.checks.config import leaf_datasets
@@ -92,3 +93,27 @@ def use_scope(cfg: Config) -> None:
     if scope == 'mmpretrain':
         import_mmpretrain()
     init_default_scope(scope)
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The model of a config, in the scope of that config.
+
+    Args:
+        cfg (Config): With a ``model``.
+
+    Raises:
+        ImportError: See :func:`use_scope`.
+        ValueError: If there is no ``model``, or it cannot be built.
+    """
+    use_scope(cfg)
+    if not isinstance(cfg.get('model'), dict):
+        raise ValueError(f'{cfg.filename} has no `model`: it is not a '
+                         'complete config')
+    try:
+        return MODELS.build(cfg.model)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError,
+            RuntimeError, TypeError) as error:
+        # str() of a KeyError is in quotes
+        text = error.args[0] if type(error) is KeyError else error
+        raise ValueError(f'the model of {cfg.filename} cannot be built: '
+                         f'{text}') from error

@@ -51,13 +51,13 @@ def images_in(path: str) -> List[str]:
     """
     if '://' in path or Path(path).is_file():
         return [path]
-    found = sorted(
+    found = path and sorted(
         str(file) for file in files_below(path) if file.suffix.lower() in
         IMAGE_SUFFIXES and not is_hidden(file, path))
     if not found:
         raise FileNotFoundError(
-            f'no image in the folder {path}' if Path(path).is_dir() else
-            f'no such file or folder: {path}')
+            f'no image in the folder {path}' if path and Path(path).is_dir()
+            else f'no such file or folder: {path}')
     return found
 
 
@@ -70,7 +70,9 @@ def read_image(path: str) -> np.ndarray:
     """
     if '://' not in path and not osp.isfile(path):
         raise FileNotFoundError(f'image not found: {path}')
-    image = mmcv.imfrombytes(get(path), flag='color', backend='cv2')
+    data = get(path)  # OpenCV takes no empty one
+    image = mmcv.imfrombytes(
+        data, flag='color', backend='cv2') if data else None
     if image is None:
         raise ValueError(f'{path} cannot be read as an image: it is damaged, '
                          'or of a format that OpenCV does not know')

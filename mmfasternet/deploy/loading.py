@@ -8,10 +8,9 @@ from typing import List, Optional, Union
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS
 
 from mmfasternet.checkpoint import get_checkpoint, load_model_weights
-from mmfasternet.config import use_scope
+from mmfasternet.config import build_model
 
 from .engines import ENGINES, KEY, Network, engine_of
 from .fold import deploy_form
@@ -120,8 +119,7 @@ def load_deployed(cfg: Config,
         CheckpointError: If it is not of this detector.
     """
     info = DeployInfo.from_config(cfg)
-    use_scope(cfg)
-    model = MODELS.build(cfg.model)
+    model = build_model(cfg)
     data = get_checkpoint(checkpoint)
     if KEY in (data.get('meta') or {}):
         model = deploy_form(model)

@@ -8,10 +8,9 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.device import get_device
-from mmengine.registry import MODELS
 
 from mmfasternet.checkpoint import load_model_weights
-from mmfasternet.config import load_config, use_scope
+from mmfasternet.config import build_model, load_config
 
 from .engines.pytorch import usable_device
 from .predictor import Image, Predictor, as_array
@@ -52,8 +51,7 @@ class TrainedPredictor(Predictor):
             raise ValueError(f'{cfg.filename} is not the config of a '
                              f'detector: it has no {" and no ".join(missing)}')
         device = usable_device(device or get_device())
-        use_scope(cfg)
-        model = MODELS.build(cfg.model)
+        model = build_model(cfg)
         classes = (cfg.get('metainfo') or {}).get('classes') or ()
         data = load_model_weights(model, checkpoint, classes)
         model.to(device)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """COCO's average precision of any sample of the images, and bootstraps."""
 import io
+import json
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,49 @@ METRICS = ('AP', 'AP50', 'AP75', 'AP_s', 'AP_m', 'AP_l', 'AR')
 IOUS = np.linspace(.5, .95, 10)  # COCO's
 RECALLS = np.linspace(0, 1, 101)
 _AREAS = ('all', 'small', 'medium', 'large')
+
+
+def read_truth(path: Path) -> COCO:
+    """The annotations of a COCO json.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not one.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'annotations not found: {path}')
+    try:
+        with redirect_stdout(io.StringIO()):
+            truth = COCO(str(path))
+        if truth.imgs and truth.cats:
+            return truth
+        wrong = 'it has no images or no categories'
+    except (AssertionError, AttributeError, LookupError, TypeError,
+            ValueError) as error:
+        wrong = f'{type(error).__name__}: {error}'
+    raise ValueError(f'{path} is not a COCO json of annotations: {wrong}')
+
+
+def read_detections(path: Path, truth: COCO) -> List[dict]:
+    """A json of COCO's results, on images of a truth.
+
+    Raises:
+        ValueError: If it is not one, or has other images or categories.
+    """
+    keys = {'image_id', 'category_id', 'bbox', 'score'}
+    try:
+        found = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f'{path} is not a json file: {error}') from None
+    if not isinstance(found, list) or not all(
+            isinstance(d, dict) and keys <= d.keys() for d in found):
+        raise ValueError(f'{path} is not a json of detections: it must be a '
+                         f'list of objects with {", ".join(sorted(keys))}')
+    unknown = {d['image_id'] for d in found} - set(truth.imgs)
+    if unknown:
+        raise ValueError(f'{path} has detections for image_id '
+                         f'{min(unknown)}, which the annotations do not have')
+    return found
 
 
 @dataclass

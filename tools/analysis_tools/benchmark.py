@@ -38,7 +38,7 @@ def add_settings(parser):
         'pytorch (autocast); fp16: pytorch; int8-bf16: what is not quantised '
         'in bf16, openvino')
     parser.add_argument(
-        '--threads', type=cli.positive_int, nargs='+', default=[1],
+        '--threads', type=cli.thread_count, nargs='+', default=[1],
         help='default: 1')
     parser.add_argument(
         '--batch-sizes', '--batch-size', type=cli.positive_int, nargs='+',
@@ -164,7 +164,6 @@ def study(specs, baseline, args, published_ms):
 
 def write(args, texts, measured):
     """Into the folder that was asked for."""
-    args.out_dir.mkdir(parents=True, exist_ok=True)
     described = report.machine(args.device)
     rows = [row for race in measured for row in report.as_json(race)]
     (args.out_dir / 'benchmark.json').write_text(
@@ -191,6 +190,8 @@ def main():
     args = parse_args()
     texts, measured = [], []
     with cli.clear_errors():
+        if args.out_dir:
+            cli.make_folder(args.out_dir)
         for title, pairs in groups(args):
             race = measure(pairs, args.runs, args.profile)
             text = f'### {title}\n\n' * bool(title) + report.summary(race)

@@ -13,12 +13,11 @@ import mmfasternet.models  # noqa: F401  # isort: skip
 import numpy as np
 import torch
 from mmdet.apis import inference_detector
-from mmengine.registry import MODELS, init_default_scope
 
 from mmfasternet import cli
 from mmfasternet.analysis.benchmark.report import markdown
 from mmfasternet.analysis.timing import interleave, speedup, timed
-from mmfasternet.config import load_config
+from mmfasternet.config import build_model, load_config
 from mmfasternet.datasets.images import images_in
 from mmfasternet.deploy import Predictor
 
@@ -33,7 +32,7 @@ def parse_args():
         'random, so hardly a box reaches NMS')
     cli.add_engine(parser, exported_only=True, threads=False)
     parser.add_argument(
-        '--threads', type=cli.positive_int, default=1, help='default: 1')
+        '--threads', type=cli.thread_count, default=1, help='default: 1')
     parser.add_argument(
         '--runs',
         type=cli.positive_int,
@@ -41,7 +40,7 @@ def parse_args():
         help='timed images (default: 30)')
     parser.add_argument(
         '--score-thr',
-        type=float,
+        type=cli.share,
         default=None,
         help='only boxes of at least this score enter NMS (default: that of '
         'the file, which is meant for evaluation)')
@@ -51,9 +50,9 @@ def parse_args():
 def build_baseline(config, info):
     """A detector for `inference_detector` with the pipeline of its config."""
     cfg = load_config(config)
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    cfg.setdefault('default_scope', 'mmdet')
     torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
+    model = build_model(cfg)
     model.eval()
     model.cfg = cfg
     model.dataset_meta = dict(classes=info.classes)

@@ -15,7 +15,7 @@ import time
 import numpy as np
 import torch
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
@@ -23,7 +23,7 @@ from mmfasternet import cli
 from mmfasternet.analysis.benchmark.report import markdown
 from mmfasternet.analysis.comparison.runs import with_model_of
 from mmfasternet.analysis.timing import interleave, speedup, timed
-from mmfasternet.config import load_config, require_data
+from mmfasternet.config import build_model, load_config, require_loader
 from mmfasternet.engine.optimizers.cpu_amp_optim_wrapper import has_bfloat16
 
 
@@ -46,7 +46,7 @@ def parse_args():
 def build(cfg, amp):
     """A model in training and its optimizer wrapper."""
     torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
+    model = build_model(cfg)
     model.train()
     wrapper = copy.deepcopy(cfg.optim_wrapper)
     if amp:
@@ -60,7 +60,7 @@ def main():
         cfg = load_config(
             args.config,
             dict(args.cfg_options or {}, train_num_workers=0))
-        require_data(cfg, 'train')
+        require_loader(cfg, 'train')
         baseline = with_model_of(
             cfg, load_config(args.baseline), unmodified=True)
     init_default_scope(cfg.default_scope)

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet import cli
-from mmfasternet.config import load_config, require_data
+from mmfasternet.config import load_config, require_loader
 from mmfasternet.datasets.checks.config import leaf_datasets
 
 MIN_TILE = 320  # pixels; smaller images are enlarged by a whole number
@@ -48,7 +48,7 @@ def parse_args():
         '--out',
         type=Path,
         help='the picture (default: work_dirs/NAME/browse_PHASE.png)')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--seed', type=cli.seed, default=0)
     cli.add_cfg_options(parser)
     args = parser.parse_args()
     if args.number < 1:
@@ -62,7 +62,7 @@ def main():
     args = parse_args()
     with cli.clear_errors():
         cfg = load_config(args.config, args.cfg_options)
-        require_data(cfg, args.phase)
+        require_loader(cfg, args.phase)
         dataset = build_dataset(cfg, args.phase, args.stage2)
         set_random_seed(args.seed)
         tiles = list(draw_items(dataset, args.number))
@@ -70,7 +70,7 @@ def main():
         folder = Path(cfg.get('work_dir')
                       or f'work_dirs/{Path(args.config).stem}')
         out = args.out or folder / f'browse_{args.phase}{stage}.png'
-        out.parent.mkdir(parents=True, exist_ok=True)
+        cli.make_folder(out.parent)
         join(tiles).save(out)
     print(f'{len(tiles)} images of {args.phase} in {out}')
 

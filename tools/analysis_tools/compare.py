@@ -9,25 +9,26 @@ The report is report.md with pictures and report.html, one file, in the work
 directory. What was interrupted goes on with the same command.
 """
 import argparse
-import io
 import json
 import shlex
 import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from subprocess import CalledProcessError
 
 # first: it makes mmyolo importable, or says what is missing
 import mmfasternet.models  # noqa: F401  # isort: skip
-from pycocotools.coco import COCO
-
 from mmfasternet import cli
 from mmfasternet.analysis.benchmark.candidates import baseline_of, cross
 from mmfasternet.analysis.benchmark.race import Pair, measure
 from mmfasternet.analysis.benchmark.report import as_json, machine
 from mmfasternet.analysis.comparison import report
 from mmfasternet.analysis.comparison.runs import prepare
-from mmfasternet.evaluation.average_precision import Evaluation
+from mmfasternet.deploy.engines import ENGINES
+from mmfasternet.evaluation.average_precision import (
+    Evaluation,
+    read_detections,
+    read_truth,
+)
 
 
 def parse_args():
@@ -43,7 +44,7 @@ def parse_args():
         'trained with (default: the first config)')
     parser.add_argument(
         '--seeds',
-        type=int,
+        type=cli.seed,
         nargs='+',
         default=[1, 2, 3],
         help='with which each config is trained (default: 1 2 3)')
@@ -74,6 +75,7 @@ def parse_args():
     parser.add_argument(
         '--backends',
         nargs='*',
+        choices=list(ENGINES),
         default=['onnxruntime', 'openvino'],
         help='that the latency is measured on; none to leave it out '
         '(default: onnxruntime openvino)')
@@ -97,18 +99,11 @@ def evaluate(runs, ann_file):
             f'its --ann-file; the configs have {len(files)}: '
             f'{", ".join(map(str, files)) or "none"}')
     (path, ) = files
-    with redirect_stdout(io.StringIO()):
-        truth = COCO(str(path))
+    truth = read_truth(path)
     evaluations = {}
     for run in runs:
-        detections = json.loads(run.detections().read_text())
-        unknown = {d['image_id'] for d in detections} - set(truth.imgs)
-        if unknown:
-            raise ValueError(
-                f'{run.detections()} has detections for image_id '
-                f'{min(unknown)}, which {path} does not have')
         evaluations.setdefault(run.name, []).append(
-            Evaluation(truth, detections))
+            Evaluation(truth, read_detections(run.detections(), truth)))
     return evaluations
 
 
@@ -157,12 +152,12 @@ def main():
     arguments = ['--amp'] if args.amp else []
     try:
         with cli.clear_errors():
+            cli.make_folder(args.work_dir)
             runs = prepare(args.detectors, args.recipe, args.seeds,
                            args.work_dir, args.cfg_options or {},
                            args.unmodified)
-            if args.ann_file and not args.ann_file.is_file():
-                raise FileNotFoundError(
-                    f'annotations not found: {args.ann_file}')
+            if args.ann_file:
+                read_truth(args.ann_file)
             for i, run in enumerate(runs):
                 print(f'[{i + 1}/{len(runs)}] {run.name}, seed {run.seed}',
                       flush=True)

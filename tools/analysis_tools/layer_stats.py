@@ -14,7 +14,7 @@ from prettytable import PrettyTable
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet import analysis, cli
-from mmfasternet.config import load_config, require_data
+from mmfasternet.config import load_config, require_loader
 from mmfasternet.visualization import network as pictures
 
 
@@ -33,7 +33,8 @@ def parse_args():
         default=Path('output'),
         help='for layers.csv and layers.png')
     cli.add_device(parser)
-    parser.add_argument('--seed', type=int, default=0, help='of the batch')
+    parser.add_argument(
+        '--seed', type=cli.seed, default=0, help='of the batch')
     cli.add_cfg_options(parser)
     return parser.parse_args()
 
@@ -80,13 +81,13 @@ def main():
     args = parse_args()
     with cli.clear_errors():
         cfg = load_config(args.config, args.cfg_options)
-        require_data(cfg, 'train')
+        require_loader(cfg, 'train')
+        cli.make_folder(args.out_dir)
         model = analysis.load_network(cfg, args.checkpoint, args.device)
         set_random_seed(args.seed)
         data = first_batch(cfg, args.seed)
         rows = analysis.layer_statistics(model, data)
     print(f'smallest and largest of the layers of each part\n{table(rows)}')
-    args.out_dir.mkdir(parents=True, exist_ok=True)
     with (args.out_dir / 'layers.csv').open('w', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(analysis.LayerStatistics._fields)

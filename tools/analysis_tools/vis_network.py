@@ -8,20 +8,18 @@ class activation maps (Eigen-CAM); `levels`, which stride of a detector finds
 boxes of which size. Pictures are written, tables printed.
 """
 import argparse
-import io
 import math
 from collections import defaultdict
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
 from prettytable import PrettyTable
-from pycocotools.coco import COCO
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet import analysis, cli
 from mmfasternet.config import load_config
 from mmfasternet.datasets.images import images_in
+from mmfasternet.evaluation.average_precision import read_truth
 from mmfasternet.models import PartialConv
 from mmfasternet.visualization import network as pictures
 
@@ -230,10 +228,7 @@ class Truth:
     """
 
     def __init__(self, path, classes):
-        if not Path(path).is_file():
-            raise FileNotFoundError(f'annotations not found: {path}')
-        with redirect_stdout(io.StringIO()):
-            self.coco = COCO(path)
+        self.coco = read_truth(path)
         # as MMDetection numbers them
         self.labels = {id_: i for i, id_ in enumerate(
             self.coco.getCatIds(list(classes)))}
@@ -253,7 +248,7 @@ class Truth:
 def inputs_of(args, cfg):
     """The images, and what is true of them or None."""
     images = images_in(args.img)
-    if not args.ann_file:
+    if args.ann_file is None:
         return images[:args.number], None
     truth = Truth(args.ann_file, cfg.get('metainfo', {}).get('classes', ()))
     known = [path for path in images if Path(path).name in truth.ids]
@@ -273,7 +268,7 @@ def main():
             pconv=any(isinstance(m, PartialConv) for m in model.modules()),
             levels=analysis.has_levels(model))
         chosen = args.view or [v for v in VIEWS if has.get(v, True)]
-        args.out_dir.mkdir(parents=True, exist_ok=True)
+        cli.make_folder(args.out_dir)
         views = Views(model, args.target_layers, args.out_dir, args.score_thr,
                       truth)
         stems = [Path(path).stem for path in images]

@@ -47,13 +47,21 @@ def parse_args():
 def main():
     args = parse_args()
     with cli.clear_errors():
+        if args.out_dir is not None:
+            cli.make_folder(args.out_dir)
         cfg = load_config(args.config, args.cfg_options)
         for phase in ('train', 'val'):
             loader = cfg.get(f'{phase}_dataloader') or {}
+            if not isinstance(loader, dict):
+                raise ValueError(f'{phase}_dataloader of {args.config} must '
+                                 f'be a dict, got {loader!r}')
             for leaf in leaf_datasets(loader.get('dataset')):
                 cls = dataset_class(leaf, cfg.get('default_scope'))
                 if writes_itself(cls):
                     cls.write_if_missing(leaf.data_root)
+        if not (cfg.get('train_dataloader') or cfg.get('val_dataloader')):
+            raise ValueError(f'{args.config} names no data: it has neither '
+                             'train_dataloader nor val_dataloader')
         report = check_config(cfg, not args.no_images, args.workers)
         print(report)
         if args.out_dir is not None:
@@ -64,7 +72,6 @@ def main():
 def write(report: Report, folder: Path, strides: list) -> None:
     import matplotlib
     matplotlib.use('Agg')
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / 'report.json').write_text(
         json.dumps(report.to_dict(), indent=2) + '\n')
     draw_classes(report, folder / 'class_histogram.png')

@@ -11,8 +11,6 @@ code in them is run.
 import argparse
 import re
 
-from mmengine.registry import MODELS, init_default_scope
-
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet import __version__, cli
 from mmfasternet.checkpoint import (
@@ -25,7 +23,7 @@ from mmfasternet.checkpoint import (
 )
 from mmfasternet.checkpoint.layouts.detectors import rename_detector
 from mmfasternet.checkpoint.layouts.fasternet import find_tensors
-from mmfasternet.config import load_config
+from mmfasternet.config import build_model, load_config
 
 
 def parse_args():
@@ -71,8 +69,7 @@ def main():
         data = read_checkpoint(path, modules=True)
         tensors, stock = rename_detector(find_tensors(data))
         cfg = load_config(args.config, args.cfg_options)
-        init_default_scope(cfg.default_scope)
-        model = MODELS.build(cfg.model)
+        model = build_model(cfg)
         own = model.state_dict()
         taken, left, missing = compare(own, tensors)
         if not stock and (left or missing):

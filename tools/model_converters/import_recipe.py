@@ -156,8 +156,9 @@ def _scale(path: Path, spec: dict,
                              'width_multiple')
         return None, spec['depth_multiple'], spec['width_multiple'], 2**31
     guess = re.search(r'yolov?\d+([nsmlx])', path.stem)
-    scale = scale or spec.get('scale') or (guess and guess[1]) or next(
-        iter(scales))
+    if scale is None:
+        scale = spec.get('scale') or (guess and guess[1]) or next(
+            iter(scales))
     if scale not in scales:
         raise ValueError(f'{path} has no scale {scale!r}, only '
                          f'{", ".join(scales)}')
@@ -239,7 +240,7 @@ def main():
             raise ValueError(f'{config} exists; delete it first')
         recipe = read_recipe(Path(args.recipe), args.scale)
         arch = args.arch or recipe.arch or 't2'
-        if args.weights:
+        if args.weights is not None:
             numbers = find_arch(read_weights(args.weights).tensors)
             if (args.arch or recipe.arch) not in (None, arch_name(numbers)):
                 raise ValueError(f'{args.weights} is {arch_name(numbers)}, '

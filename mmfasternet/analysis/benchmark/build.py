@@ -66,15 +66,12 @@ def build_network(target: str,
 def _build_from_config(target: str,
                        cfg_options: Optional[Dict[str, Any]]) -> nn.Module:
     # here: a matrix product needs none of it
-    from mmengine.registry import MODELS
-
     import mmfasternet.models  # noqa: F401  makes mmyolo importable
     from mmfasternet.checkpoint import load_model_weights
-    from mmfasternet.config import load_config, use_scope
+    from mmfasternet.config import build_model, load_config
     config, _, checkpoint = target.partition(',')
     cfg = load_config(config, cfg_options)
-    use_scope(cfg)
-    model = MODELS.build(cfg.model)
+    model = build_model(cfg)
     if checkpoint:
         load_model_weights(model, checkpoint)
     return Network(model)

@@ -193,8 +193,8 @@ def prepare(detectors: Sequence[str], recipe: Optional[str],
         first seed of all comes first.
 
     Raises:
-        ValueError: If two configs have one name, or a folder holds a training
-            run with other settings.
+        ValueError: If two configs have one name, a folder holds a training
+            run with other settings, or a recipe is for nothing.
     """
     runs: List[Run] = []
     cfgs: Dict[str, Config] = {}
@@ -207,8 +207,11 @@ def prepare(detectors: Sequence[str], recipe: Optional[str],
         if name in cfgs:
             raise ValueError(f'two are called {name}: call one NAME={path}')
         if base is None:
-            base = load_config(recipe or path, options)
+            base = load_config(path if recipe is None else recipe, options)
         cfgs[name] = with_model_of(base, load_config(path, values), unmodified)
+    if (recipe is not None or options) and not cfgs:
+        raise ValueError('--recipe and --cfg-options are for what is trained, '
+                         'and no detector is a config')
     for seed in seeds:
         for name, cfg in cfgs.items():
             folder = work_dir / name / f'seed_{seed}'

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What can be typed wrong: every argument of the other tools.
+
+tests/test_deploy/test_arguments.py has the demos and tools/deploy,
+test_train_test_arguments.py has tools/train.py and tools/test.py. Those that
+measure, benchmark*.py, are left out: each good value takes seconds.
+"""
+import argparse
+import contextlib
+import importlib.util
+import re
+import sys
+import traceback
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import ultralytics_reference as reference  # noqa: E402
+
+ROOT = Path.cwd()
+TOOLS = sorted(
+    str(path) for folder in ('tools/analysis_tools', 'tools/misc',
+                             'tools/model_converters',
+                             'tools/dataset_converters')
+    for path in Path(folder).glob('*.py')
+    if not path.name.startswith('benchmark')) + ['tools/prepare.py']
+TOOLS.remove('tools/misc/torchrun.py')  # its arguments are torchrun's
+# neither a whole number nor one that is not huge
+NO_NUMBERS = ('', 'x', '0.5.1', 'nan', 'inf', '-inf', '1e400', '\u00b2')
+HUGE = ('-' + 30 * '9', 30 * '9')
+OPTIONS = ('', 'x', 'x=', '=1', 'a=[', 'nonsense=1', 'model=1',
+           'model.type=Nothing', 'model.backbone.arch=t9',
+           'model.backbone.nonsense=1', 'model.backbone=none',
+           'img_scale=0', 'img_scale=[-1,0]', 'img_scale=x', 'classes=[]',
+           'data_root=none/', 'train_ann_file=none.json',
+           'train_dataloader=1', 'model.bbox_head.head_module=5')
+OUT = ('out', 'out_dir', 'dst', 'work_dir')
+NAMES = ('prefix', 'classes', 'target_layers', 'backbones', 'ap')
+SIZES = ('shape', 'batch_sizes', 'batch_size', 'img_scale', 'threads',
+         'workers', 'number', 'seed', 'seeds', 'epochs')
+VOC = '''<annotation><size><width>64</width><height>48</height></size>
+<object><name>dog</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax>
+<ymax>9</ymax></bndbox></object></annotation>'''
+
+
+def load(tool):
+    spec = importlib.util.spec_from_file_location('tool', ROOT / tool)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def parser_of(module):
+    found = []
+
+    def keep(parser, *args):
+        found.append(parser)
+        raise SystemExit
+
+    with pytest.MonkeyPatch.context() as patch, \
+            contextlib.suppress(SystemExit):
+        patch.setattr(argparse.ArgumentParser, 'parse_args', keep)
+        module.parse_args()
+    return found[0]
+
+@pytest.fixture(scope='session')
+def good(small, coco, tmp_path_factory):
+    """What each tool takes, by argument: enough to run it."""
+    folder = tmp_path_factory.mktemp('good')
+    (folder / 'detections.json').write_text('[]')
+    ann = str(coco / 'annotations/val.json')
+    image = small.images[0]
+    voc = folder / 'voc'
+    for name in ('Annotations', 'JPEGImages', 'ImageSets/Main'):
+        (voc / name).mkdir(parents=True)
+    for i, split in enumerate(('train', 'val')):
+        (voc / f'ImageSets/Main/{split}.txt').write_text(split)
+        (voc / f'Annotations/{split}.xml').write_text(VOC)
+        cv2.imwrite(str(voc / f'JPEGImages/{split}.jpg'),
+                    np.full((48, 64, 3), 90 * i, np.uint8))
+    recipe = folder / 'yolov8n-fasternet.yaml'
+    recipe.write_text(reference.RECIPE)
+    config = dict(config=[small.config])
+    return {
+        'browse_dataset': config,
+        'compare': dict(detectors=[f'A={folder}/detections.json'],
+                        ann_file=[ann], samples=['2']),
+        'get_flops': dict(config, shape=['64']),
+        'layer_stats': dict(config, checkpoint=[small.checkpoint]),
+        'vis_network': dict(config, img=[image], view=['levels'],
+                            checkpoint=[small.checkpoint]),
+        'check_dataset': dict(config, workers=['0']),
+        'verify_weights': dict(file=[small.checkpoint]),
+        'convert_backbone': dict(src=[small.checkpoint], dst=['out.pth']),
+        'convert_detector': dict(config, src=[small.checkpoint],
+                                 dst=['out.pth']),
+        'import_recipe': dict(recipe=[str(recipe)], config=['out.py']),
+        'voc2coco': dict(voc_dir=[str(voc)], out_dir=['out']),
+        'prepare': dict(data=[str(voc)], config=['out.py'], out_dir=['out'])
+    }
+
+
+def command(parser, given):
+    """The words of a command line."""
+    words, options = [], []
+    for action in parser._actions:
+        values = given.get(action.dest)
+        if values is None:
+            continue
+        if not action.option_strings:
+            words += values
+        elif len(values) == 1:
+            options.append(f'{action.option_strings[0]}={values[0]}')
+        else:
+            options += [action.option_strings[0], *values]
+    return [*options, '--', *words] if words else options
+
+
+def wrong_files(folder, suffix):
+    """Not there, a folder, empty, garbage, a text, another kind."""
+    text = {'.json': '[1, {}]', '.py': 'x = 1', '.yaml': 'a: [1]'}
+    for name, content in dict(
+            empty=b'', garbage=bytes(range(256)), text=text.get(
+                suffix, 'no').encode(), truncated=b'{"images": [').items():
+        path = folder / f'{name}{suffix}'
+        path.write_bytes(content)
+        yield str(path)
+    yield from ('', f'none{suffix}', str(folder / 'folder'),
+                f'http://127.0.0.1:9/x{suffix}', 'x' * 300)
+
+
+def wrong_values(action, given, folder):
+    """Each with whether it may be right after all."""
+    count = action.nargs if isinstance(action.nargs, int) else 1
+    name = action.dest
+    if action.choices:
+        for value in ('', 'none', '-1'):
+            yield [value], False
+    elif name == 'cfg_options':
+        for value in OPTIONS:
+            yield [value], True
+    elif name in OUT or (name == 'config' and given['config'] == ['out.py']):
+        for value in ('', str(folder / 'empty'), str(folder / 'empty/x.py'),
+                      '/proc/none/out.py', 'x' * 300):
+            yield [value], value == '' or 'empty' in value
+    elif action.type not in (None, Path):
+        for value in NO_NUMBERS + HUGE:
+            yield count * [value], action.type is int
+        for value in ('0', '-1') + (name in SIZES) * ('100000', '999999999'):
+            yield count * [value], True
+    else:
+        first = given.get(name, [''])[0]
+        for value in wrong_files(folder, Path(first).suffix):
+            yield count * [value], name in NAMES
+
+
+def fault(main, may_do, capfd):
+    """What is wrong with how a command ends; None if it is right."""
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code or 0
+    except Exception as error:
+        *_, last = traceback.extract_tb(error.__traceback__)
+        return f'{error!r} in {last.filename}:{last.lineno}'
+    else:
+        code = 0
+    said = ''.join(capfd.readouterr())
+    if code == 0:
+        return None if may_do else 'it was done'
+    if code == 1:  # the exit status of what was looked at, not a mistake
+        return None if may_do else said
+    text = said if code == 2 else f'{code}'
+    right = ': error: ' in text if code == 2 else re.match(
+        r'error: .{12}', text)
+    return None if right and 'Traceback' not in said + text else text
+
+
+def not_measured(*args):
+    sys.exit('error: not measured in this test')
+
+
+@pytest.mark.parametrize('tool', TOOLS)
+def test_a_mistake_is_one_message(tool, good, tmp_path, monkeypatch, capfd):
+    """Each argument in turn is wrong, all others are right."""
+    module = load(tool)
+    parser = parser_of(module)
+    right = good[Path(tool).stem]
+    if hasattr(module, 'measure'):  # that takes processes and minutes
+        monkeypatch.setattr(module, 'measure', not_measured)
+    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'empty').touch()
+    monkeypatch.chdir(tmp_path)
+    faults = []
+    for action in parser._actions:
+        if action.nargs == 0:
+            continue
+        for values, may_do in wrong_values(action, right, tmp_path):
+            Path('out.py').unlink(missing_ok=True)
+            words = command(parser, dict(right, **{action.dest: values}))
+            monkeypatch.setattr(sys, 'argv', [tool, *words])
+            what = fault(module.main, may_do, capfd)
+            if what:
+                faults.append(f'{action.dest} {values}: {what}')
+    assert not faults, '\n'.join(faults)
