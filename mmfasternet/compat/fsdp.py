@@ -30,16 +30,28 @@ def keep_optim_state(strategy: BaseStrategy) -> None:
     MMEngine gives PyTorch 2.1 and later its arguments in another order than
     they are; for the saving see :func:`whole_optim_state`.
     """
-    strategy.optim_state_dict = lambda: whole_optim_state(
-        strategy.model, strategy.optim_wrapper.optimizer)
+    strategy.optim_state_dict = partial(_optim_state, strategy)
     strategy.load_optim_state_dict = partial(_load_optim_state, strategy)
 
 
+def _optim_state(strategy: BaseStrategy) -> dict:
+    wrapper = strategy.optim_wrapper
+    state = whole_optim_state(strategy.model, wrapper.optimizer)
+    # the schedule of `base_lr`, which MMEngine's strategy leaves out
+    if wrapper.base_param_settings is not None:
+        state['base_param_settings'] = wrapper.base_param_settings
+    return state
+
+
 def _load_optim_state(strategy: BaseStrategy, state: dict) -> None:
-    optimizer = strategy.optim_wrapper.optimizer
-    strategy.optim_wrapper.load_state_dict(
-        FullyShardedDataParallel.optim_state_dict_to_load(
-            model=strategy.model, optim=optimizer, optim_state_dict=state))
+    wrapper = strategy.optim_wrapper
+    state = dict(state)
+    settings = state.pop('base_param_settings', None)
+    loaded = FullyShardedDataParallel.optim_state_dict_to_load(
+        model=strategy.model,
+        optim=wrapper.optimizer,
+        optim_state_dict=state)
+    wrapper.load_state_dict(dict(loaded, base_param_settings=settings))
 
 
 def whole_optim_state(model: FullyShardedDataParallel,

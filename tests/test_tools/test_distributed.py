@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,11 +21,12 @@ from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, StateDictType
 
-from mmfasternet.compat.fsdp import whole_optim_state
+from mmfasternet.compat.fsdp import keep_optim_state, whole_optim_state
 from mmfasternet.config import load_config
 from mmfasternet.engine import FlexibleRunner
 from mmfasternet.models import FasterNet
@@ -516,6 +518,34 @@ def test_the_state_of_a_sharded_optimizer_is_whole(tmp_path):
     single, = on_ranks(1, optimizer_state, tmp_path / 'one', False)
     for part in on_ranks(2, optimizer_state, tmp_path / 'two', True):
         torch.testing.assert_close(part, single, rtol=1e-3, atol=1e-6)
+
+
+def base_rate(rank, ranks):
+    """`base_lr` before and after a checkpoint of an FSDP strategy."""
+    model = FullyShardedDataParallel(
+        nn.Linear(4, 2), device_id=torch.device('cpu'), use_orig_params=True)
+    FullyShardedDataParallel.set_state_dict_type(
+        model, StateDictType.FULL_STATE_DICT)
+
+    def strategy():
+        groups = [dict(params=[param]) for param in model.parameters()]
+        made = SimpleNamespace(
+            model=model, optim_wrapper=OptimWrapper(
+                torch.optim.AdamW(groups, lr=1.)))
+        keep_optim_state(made)
+        return made
+
+    first, second = strategy(), strategy()
+    first.optim_wrapper.update_params(model(torch.ones(1, 4)).sum())
+    for group in first.optim_wrapper.param_groups:
+        group['lr'] = 0.5
+    second.load_optim_state_dict(first.optim_state_dict())
+    return second.optim_wrapper.get_lr()
+
+
+def test_the_base_rate_of_a_sharded_optimizer_goes_on(tmp_path):
+    for rates in on_ranks(2, base_rate, tmp_path / 'two'):
+        assert rates == dict(base_lr=[0.5], lr=[0.5, 0.5])
 
 
 def evaluate(rank, ranks, ann_file):
