@@ -128,6 +128,9 @@ def commands(page):
 # ------------------------------------------------------------- checking
 @cache
 def parser_of(tool):
+    folder = str(Path(tool).parent)  # as where Python runs a script
+    if folder not in sys.path:
+        sys.path.append(folder)
     return runpy.run_path(tool, run_name='documented')['parse_args']
 
 
