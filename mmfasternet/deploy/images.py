@@ -8,6 +8,7 @@ import numpy as np
 from mmengine.config import Config
 from sklearn.datasets import load_sample_images
 
+from mmfasternet.datasets.checks.config import leaf_datasets
 from mmfasternet.datasets.images import images_in
 
 
@@ -32,9 +33,8 @@ def example_images(cfg: Config,
     """
     if path is not None:
         return images_in(path)
-    dataset = cfg.get(f'{split}_dataloader', {}).get('dataset', {})
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    loader = cfg.get(f'{split}_dataloader', {})
+    dataset = next(leaf_datasets(loader.get('dataset')), {})
     root = Path(dataset.get('data_root') or '')
     annotations = root / (dataset.get('ann_file') or '')
     folder = root / dict(dataset.get('data_prefix') or {}).get('img', '')

@@ -8,6 +8,7 @@ from typing import Optional, Tuple, Union
 from mmengine.config import Config
 
 from mmfasternet.checkpoint import CheckpointError
+from mmfasternet.datasets.checks.config import leaf_datasets
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,7 @@ class DeployInfo:
 
     @classmethod
     def _from_config(cls, cfg: Config) -> 'DeployInfo':
-        dataset = cfg.test_dataloader.dataset
-        while 'dataset' in dataset:
-            dataset = dataset.dataset
+        dataset = next(leaf_datasets(cfg.test_dataloader.dataset))
         letter = _letterbox(cfg, dataset.pipeline)
         test = cfg.model.test_cfg
         nms = dict(test.nms)

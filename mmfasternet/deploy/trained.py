@@ -11,6 +11,7 @@ from mmengine.device import get_device
 
 from mmfasternet.checkpoint import load_model_weights
 from mmfasternet.config import build_model, load_config
+from mmfasternet.datasets.checks.config import leaf_datasets
 
 from .engines.pytorch import usable_device
 from .predictor import Image, Predictor, as_array
@@ -59,9 +60,7 @@ class TrainedPredictor(Predictor):
         self.model = model
         self.score_thr = score_thr
         self.classes = tuple(classes or _noted_classes(data))
-        dataset = cfg.test_dataloader.dataset
-        while 'dataset' in dataset:
-            dataset = dataset.dataset
+        dataset = next(leaf_datasets(cfg.test_dataloader.dataset))
         self.pipeline = Compose([step for step in dataset.pipeline
                                  if 'Load' not in str(step['type'])])
 
