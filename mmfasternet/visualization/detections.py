@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boxes on images, and what an evaluation says of them."""
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
+from typing import Optional, Sequence
 
 import mmcv
 import numpy as np
@@ -190,12 +190,6 @@ def _draw_box(axis: Axes, box: np.ndarray, label: int, text: str) -> None:
         va='top' if y < axis.get_ylim()[0] / 20 else 'bottom',
         clip_on=True,
         bbox=dict(facecolor=color, edgecolor='none', pad=1, alpha=0.8))
-
-
-def palette(number: int) -> List[Tuple[int, int, int]]:
-    """The colours of so many classes, RGB from 0 to 255, for all who draw."""
-    colors = colormaps['tab10'](np.arange(number) % 10, bytes=True)
-    return [tuple(color[:3].tolist()) for color in colors]
 
 
 def _color(label: int) -> str:
