@@ -8,8 +8,9 @@ from mmfasternet import cli
 from mmfasternet.deploy.engines import EXPORTED
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+def image_parser(description):
+    """What every demo of images takes."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument('img', help='image file, folder of images, or URL')
     cli.add_checkpoint(parser)
     parser.add_argument(
@@ -23,7 +24,11 @@ def parse_args():
     cli.add_score_thr(parser)
     cli.add_batch_size(parser)
     cli.add_cfg_options(parser)
-    return parser.parse_args()
+    return parser
+
+
+def parse_args():
+    return image_parser(__doc__).parse_args()
 
 
 def load(args, cfg):

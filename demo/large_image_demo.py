@@ -3,31 +3,19 @@
 
 It needs SAHI: pip install sahi.
 """
-import argparse
 import os.path as osp
 
-from image_demo import Skipped, load, save_all
+from image_demo import Skipped, image_parser, load, save_all
 
 from mmfasternet import cli
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('img', help='image file, folder of images, or URL')
-    cli.add_checkpoint(parser)
-    parser.add_argument(
-        '--out-dir',
-        default='./output',
-        help='pictures go to OUT_DIR/vis, boxes to OUT_DIR/preds')
-    cli.add_device(parser, None)
-    cli.add_engine(parser)
+    parser = image_parser(__doc__.split('\n')[0])
     parser.add_argument(
         '--deploy',
         action='store_true',
         help='the same as --backend pytorch')
-    parser.add_argument(
-        '--show', action='store_true', help='open a window with each picture')
-    cli.add_score_thr(parser)
     parser.add_argument(
         '--patch-size',
         type=cli.positive_int,
@@ -46,12 +34,10 @@ def parse_args():
         '0.25)')
     parser.add_argument(
         '--merge-nms-type', choices=['nms', 'soft_nms'], default='nms')
-    cli.add_batch_size(parser)
     parser.add_argument(
         '--save-patch',
         action='store_true',
         help='draw what was found in each patch into OUT_DIR/patch, too')
-    cli.add_cfg_options(parser)
     args = parser.parse_args()
     if args.patch_overlap_ratio == 1:
         parser.error('--patch-overlap-ratio must be below 1')
