@@ -66,7 +66,6 @@ class Tree:
         same = [f for f in best if f.parent == best[0].parent]
         return best[0] if len(same) == len(best) else None
 
-
     def named(self, name: str, to: Path) -> Optional[Path]:
         """The image that a file of labels names, perhaps on another machine.
 
