@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections import Counter
-from typing import Dict, List, Set
+from typing import Dict, List, Optional, Set
 
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
@@ -31,6 +31,8 @@ class LevelAssignmentHook(Hook):
         self._counts: Dict[float, Tensor] = {}  # by stride, of this process
         self._empty: Set[float] = set()
         self._handle = None
+        self._priors: Optional[Tensor] = None
+        self._levels: Dict[float, Tensor] = {}  # which of them, by stride
 
     def before_train(self, runner: Runner) -> None:
         model = runner.model.module if is_model_wrapper(
@@ -53,11 +55,15 @@ class LevelAssignmentHook(Hook):
         priors = kwargs.get('priors', args[2] if len(args) > 2 else None)
         if 'fg_mask_pre_prior' not in result or not isinstance(priors, Tensor):
             return
+        if priors is not self._priors:  # the head makes them once for a size
+            self._priors = priors
+            self._levels = {stride: priors[:, 2] == stride
+                            for stride in priors[:, 2].unique().tolist()}
         assigned = result['fg_mask_pre_prior'].sum(0)
-        for stride in priors[:, 2].unique():
-            number = assigned[priors[:, 2] == stride].sum()
-            key = stride.item()
-            self._counts[key] = self._counts.get(key, 0) + number
+        # a product, not an index: a GPU need not be waited for
+        for stride, level in self._levels.items():
+            number = (assigned * level).sum()
+            self._counts[stride] = self._counts.get(stride, 0) + number
 
     def after_train_epoch(self, runner: Runner) -> None:
         own = {stride: int(number) for stride, number in self._counts.items()}
