@@ -18,13 +18,12 @@ from typing import (
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import Compose, pseudo_collate
+from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from mmfasternet.checkpoint import load_model_weights
-from mmfasternet.config import build_model
-from mmfasternet.datasets.checks.config import leaf_datasets
+from mmfasternet.config import build_model, image_pipeline
 from mmfasternet.datasets.images import read_image
 from mmfasternet.deploy.engines import EXPORTED
 from mmfasternet.deploy.engines.pytorch import usable_device
@@ -107,25 +106,12 @@ def prepare_image(cfg: Config, model: nn.Module, path: str) -> Prepared:
             ``test_dataloader``.
     """
     image = read_image(path)
-    loader = cfg.get('test_dataloader')
-    if not isinstance(loader, dict) or 'dataset' not in loader:
-        raise ValueError(f'{cfg.filename} has no test_dataloader, whose '
-                         'pipeline prepares the images')
-    dataset, *_ = leaf_datasets(loader.dataset)
-    pipeline = Compose([step for step in dataset.pipeline
-                        if 'Load' not in str(step['type'])])
-
-    def pack(image: np.ndarray) -> dict:
-        size = image.shape[:2]
-        return pipeline(
-            dict(img=image, img_path=path, img_id=0, img_shape=size,
-                 ori_shape=size, height=size[0], width=size[1]))
-
+    pack = image_pipeline(cfg)
     # padding is what does not depend on the image
-    differs = pack(np.zeros_like(image))['inputs'] != pack(
-        np.full_like(image, 255))['inputs']
+    differs = pack(np.zeros_like(image), path)['inputs'] != pack(
+        np.full_like(image, 255), path)['inputs']
     rows, columns = (differs.any(0).any(axis).nonzero() for axis in (1, 0))
-    packed = pack(image)
+    packed = pack(image, path)
     inputs = model.data_preprocessor(pseudo_collate([packed]), False)['inputs']
     picture = packed['inputs'].numpy().transpose(1, 2, 0)
     picture = np.broadcast_to(picture[..., ::-1], (*picture.shape[:2], 3))

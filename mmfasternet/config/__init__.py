@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configs: reading them with options, checks before a run, the launch."""
-from .data import require_data, require_loader, require_sound_data
+from .data import (
+    image_pipeline,
+    require_data,
+    require_loader,
+    require_sound_data,
+)
 from .hooks import add_our_hooks, our_hooks
 from .launch import build_model, prepare_launch, use_scope, use_split
 from .loading import load_config
 
 __all__ = [
-    'add_our_hooks', 'build_model', 'load_config', 'our_hooks',
-    'prepare_launch', 'require_data', 'require_loader',
+    'add_our_hooks', 'build_model', 'image_pipeline', 'load_config',
+    'our_hooks', 'prepare_launch', 'require_data', 'require_loader',
     'require_sound_data', 'use_scope', 'use_split'
 ]

@@ -6,12 +6,10 @@ from typing import Any, List, Optional, Sequence, Tuple, Union
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import Compose
 from mmengine.device import get_device
 
 from mmfasternet.checkpoint import load_model_weights
-from mmfasternet.config import build_model, load_config
-from mmfasternet.datasets.checks.config import leaf_datasets
+from mmfasternet.config import build_model, image_pipeline, load_config
 
 from .engines.pytorch import usable_device
 from .predictor import Image, Predictor, as_array
@@ -60,17 +58,12 @@ class TrainedPredictor(Predictor):
         self.model = model
         self.score_thr = score_thr
         self.classes = tuple(classes or _noted_classes(data))
-        dataset = next(leaf_datasets(cfg.test_dataloader.dataset))
-        self.pipeline = Compose([step for step in dataset.pipeline
-                                 if 'Load' not in str(step['type'])])
+        self.pipeline = image_pipeline(cfg)
 
     def prepare(self, image: Image) -> Tuple[torch.Tensor, DetDataSample]:
         """An image through the test pipeline."""
         image, path = as_array(image)
-        size = image.shape[:2]
-        packed = self.pipeline(
-            dict(img=np.ascontiguousarray(image), img_path=path, img_id=0,
-                 img_shape=size, ori_shape=size))
+        packed = self.pipeline(np.ascontiguousarray(image), path)
         return packed['inputs'], packed['data_samples']
 
     @torch.inference_mode()
