@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """What can be typed wrong: every argument of the other tools.
 
-tests/test_deploy/test_arguments.py has the demos and tools/deploy,
+tests/test_deploy/test_export_arguments.py has the demos and tools/deploy,
 test_train_test_arguments.py has tools/train.py and tools/test.py. Those that
 measure, benchmark*.py, are left out: each good value takes seconds.
 """
