@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 
 def train(config, work_dir, seed):
-    """The last evaluation of a training."""
+    """The last evaluation of a training run."""
     subprocess.run([
         sys.executable, 'tools/train.py', f'configs/{config}', '--work-dir',
         work_dir, '--cfg-options', f'randomness.seed={seed}'
