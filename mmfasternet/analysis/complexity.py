@@ -19,12 +19,8 @@ def parameters(network: nn.Module) -> int:
 
 
 def count(network: nn.Module, shape: Sequence[int]) -> Tuple[int, int]:
-    """Parameters and MACs of a network, which is not changed.
-
-    Args:
-        network (nn.Module): Called with images alone.
-        shape (Sequence[int]): Of the input, with the batch in front.
-    """
+    """Parameters and MACs of a network that is called with images alone, of
+    ``shape`` ``(N, C, H, W)``."""
     network = copy.deepcopy(network).to('meta')
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(tuple(shape), device='meta'))
@@ -48,30 +44,27 @@ def count_complexity(cfg, shape: Sequence[int],
         ValueError: If the model cannot be built, or takes no such input.
     """
     from mmfasternet.config import build_model
-    with torch.device('meta'):
+    counter = FlopCounterMode(display=False, depth=None)
+    with torch.device('meta'), torch.no_grad():
         model = build_model(cfg).train(train)
-        channels = cfg.model.backbone.get('in_channels', 3)
-        counter = FlopCounterMode(display=False, depth=None)
+        image = torch.zeros(
+            1, cfg.model.backbone.get('in_channels', 3), *shape)
         try:
-            image = torch.zeros(1, channels, *shape)
-            with counter, torch.no_grad():
+            with counter:
                 model(image, mode='tensor')
         except RuntimeError as error:
             raise ValueError(
                 f'{cfg.filename} takes no input of {shape[0]}x{shape[1]} '
                 f'(height x width): {str(error).splitlines()[0]}') from error
-    flops = {
-        name.partition('.')[2]: sum(per_operator.values())
-        for name, per_operator in counter.get_flop_counts().items()
-    }
+    flops = {name.partition('.')[2]: sum(per_operator.values())
+             for name, per_operator in counter.get_flop_counts().items()}
 
     def macs(name: str, module: nn.Module) -> int:
         # a module whose `forward` is not called itself counts by its children
         if name in flops:
             return flops[name] // 2
-        return sum(
-            macs(f'{name}.{child_name}'.lstrip('.'), child)
-            for child_name, child in module.named_children())
+        return sum(macs(f'{name}.{child_name}'.lstrip('.'), child)
+                   for child_name, child in module.named_children())
 
     return {name: (parameters(module), macs(name, module))
             for name, module in model.named_modules()}

@@ -14,25 +14,18 @@ IOU = 0.5
 
 
 class Share(NamedTuple):
-    """Of the boxes of a range of sizes those that each level found.
+    """Of the boxes of a range of sizes those that each level found."""
 
-    Args:
-        smallest (int): Least of the longer sides, in pixels of the input.
-        count (int): How many boxes.
-        found (int): How many of them something found.
-        shares (list[float]): Of those, by stride.
-    """
-
-    smallest: int
-    count: int
-    found: int
-    shares: List[float]
+    smallest: int  #: Least of the longer sides, in pixels of the input.
+    count: int  #: How many boxes.
+    found: int  #: How many of them something found.
+    shares: List[float]  #: Of those, by stride.
 
 
 def has_levels(model: nn.Module) -> bool:
     """Whether :func:`detect_by_level` is for a model."""
-    predict = getattr(getattr(model, 'bbox_head', None), 'predict_by_feat',
-                      None)
+    head = getattr(model, 'bbox_head', None)
+    predict = getattr(head, 'predict_by_feat', None)
     return predict is not None and \
         'with_nms' in inspect.signature(predict).parameters
 
@@ -57,22 +50,25 @@ def detect_by_level(model: nn.Module,
         raise ValueError(f'{type(model).__name__} has no head whose levels '
                          'could be told apart: this view is for one-stage '
                          'detectors, e.g. YOLO')
-    head, size = model.bbox_head, tuple(inputs.shape[2:])
+    size = tuple(inputs.shape[2:])
     meta = dict(img_shape=size, scale_factor=(1., 1.),
                 ori_shape=(float('inf'), float('inf')))
     where, strides = {}, []
     with torch.no_grad():
         scores, *rest = model(inputs, mode='tensor')
-        found, = head.predict_by_feat(
-            scores, *rest, batch_img_metas=[meta], rescale=False)
+
+        def predict(scores: Sequence[Tensor], nms: bool) -> InstanceData:
+            found, = model.bbox_head.predict_by_feat(
+                scores, *rest, batch_img_metas=[meta], rescale=False,
+                with_nms=nms)
+            return found
+
+        found = predict(scores, True)
         for level, own in enumerate(scores):
             strides.append(round(size[0] / own.shape[2]))
             # the others score next to nothing
-            alone = [x if i == level else torch.full_like(x, -1e4)
-                     for i, x in enumerate(scores)]
-            part, = head.predict_by_feat(
-                alone, *rest, batch_img_metas=[meta], rescale=False,
-                with_nms=False)
+            part = predict([x if i == level else torch.full_like(x, -1e4)
+                            for i, x in enumerate(scores)], False)
             where.update(
                 dict.fromkeys(_keys(part[part.scores > 0]), strides[-1]))
     # NMS changes neither boxes nor scores
@@ -99,8 +95,7 @@ def levels_of(found: InstanceData, boxes: Tensor, labels: Tensor) -> Tensor:
     right = (bbox_overlaps(found.bboxes, boxes) > IOU) & (
         found.labels[:, None] == labels)
     best = (right * found.scores[:, None]).argmax(0)
-    strides = found.strides[best]
-    return torch.where(right.any(0), strides, torch.zeros_like(strides))
+    return found.strides[best] * right.any(0)
 
 
 def shares(sides: Tensor, found: Tensor,

@@ -18,20 +18,15 @@ DEAD = 1e-3
 
 
 class Redundancy(NamedTuple):
-    """How much the channels of a feature map look alike.
+    """How much the channels of a feature map look alike."""
 
-    Args:
-        channels (int): Channels that are not constant.
-        mean_max (float): Mean over channels of the largest absolute
-            correlation with another one, 0 to 1.
-        alike (float): Share of the channels for which it is at least 0.9.
-        by_chance (float): ``mean_max`` of the same channels with their
-            pixels shuffled: small maps correlate by chance.
-    """
-
-    channels: int
+    channels: int  #: Channels that are not constant.
+    #: Mean over channels of the largest absolute correlation with another
+    #: one, 0 to 1.
     mean_max: float
-    alike: float
+    alike: float  #: Share of the channels for which it is at least 0.9.
+    #: ``mean_max`` of the same channels with their pixels shuffled: small
+    #: maps correlate by chance.
     by_chance: float
 
 
@@ -44,12 +39,12 @@ def channel_correlation(maps: Tensor) -> Tensor:
     Returns:
         Tensor: float64, ``(C, C)``; NaN for a channel that is constant.
     """
-    x = maps.detach().flatten(1).double()
-    x = x - x.mean(1, keepdim=True)
+    values = maps.detach().flatten(1).double()
+    x = values - values.mean(1, keepdim=True)
     norm = x.norm(dim=1, keepdim=True)
     # what is left of a constant after the subtraction is rounding
-    limit = 1e-6 * maps.detach().flatten(1).double().norm(dim=1, keepdim=True)
-    x = torch.where(norm > limit, x / norm, math.nan)
+    varies = norm > 1e-6 * values.norm(dim=1, keepdim=True)
+    x = torch.where(varies, x / norm, math.nan)
     return x @ x.T
 
 
@@ -61,13 +56,10 @@ def _largest(correlation: Tensor) -> Tensor:
 
 
 def channel_redundancy(maps: Tensor) -> Redundancy:
-    """How much the channels of a feature map look alike.
+    """How much the channels of a feature map ``(C, H, W)`` look alike.
 
     The FasterNet paper shows it as a picture (Fig. 3) and concludes that a
     convolution of a part of the channels is enough.
-
-    Args:
-        maps (Tensor): ``(C, H, W)``.
 
     Raises:
         ValueError: If fewer than two channels vary.
@@ -87,33 +79,23 @@ def channel_redundancy(maps: Tensor) -> Redundancy:
 
 
 class PConvStatistics(NamedTuple):
-    """The convolved and the untouched channels of one PConv.
+    """The convolved and the untouched channels of one PConv."""
 
-    Args:
-        name (str): Of the module.
-        touched (int): Channels that are convolved.
-        untouched (int): Channels that pass through.
-        rms_before (float): Root mean square of the former before it.
-        rms_after (float): The same after it.
-        rms_untouched (float): Root mean square of the latter.
-        alike_before (float): Mean over the convolved channels of the largest
-            absolute correlation with an untouched one, before it.
-        alike_after (float): The same after it: smaller means that the
-            convolution adds something that was not there.
-        share (float): Of the energy that the 1x1 convolution behind it takes
-            in, the part of the convolved channels; energy is the sum over
-            channels of the mean square times the squares of the weights. NaN
-            if there is none.
-    """
-
-    name: str
-    touched: int
-    untouched: int
-    rms_before: float
-    rms_after: float
-    rms_untouched: float
+    name: str  #: Of the module.
+    touched: int  #: Channels that are convolved.
+    untouched: int  #: Channels that pass through.
+    rms_before: float  #: Root mean square of the former before it.
+    rms_after: float  #: The same after it.
+    rms_untouched: float  #: Root mean square of the latter.
+    #: Mean over the convolved channels of the largest absolute correlation
+    #: with an untouched one, before it.
     alike_before: float
+    #: The same after it: smaller means that the convolution adds something
+    #: that was not there.
     alike_after: float
+    #: Of the energy that the 1x1 convolution behind it takes in, the part of
+    #: the convolved channels; energy is the sum over channels of the mean
+    #: square times the squares of the weights. NaN if there is none.
     share: float
 
 
@@ -149,17 +131,17 @@ def pconv_statistics(
             f'{type(model).__name__} has no partial convolution '
             '(mmfasternet.models.PartialConv): this view is for networks '
             'with one, e.g. a FasterNet backbone')
-    seen: Dict[str, tuple] = {}
-    results: Dict[Tensor, str] = {}  # what a PConv gave, and which one
-    readers: Dict[str, Tensor] = {}  # weights of the 1x1 convolution behind
+    seen: Dict[nn.Module, tuple] = {}
+    givers: Dict[Tensor, nn.Module] = {}  # the PConv that gave a map
+    weights: Dict[nn.Module, Tensor] = {}  # of the 1x1 convolution behind
 
     def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
-        seen[names[module]] = module.dim_conv3, args[0], output
-        results[output] = names[module]
+        seen[module] = args[0], output
+        givers[output] = module
 
     def read(module: nn.Module, args: tuple) -> None:
-        if args[0] in results and module.kernel_size == (1, 1):
-            readers[results[args[0]]] = module.weight
+        if args[0] in givers and module.kernel_size == (1, 1):
+            weights[givers[args[0]]] = module.weight
 
     with ExitStack() as stack, torch.no_grad():
         for module in model.modules():
@@ -170,8 +152,9 @@ def pconv_statistics(
         # the head has some, too, but not every head runs alone
         run(model, inputs, list(names.values()))
     return [
-        _pconv(name, touched, crop(before), crop(after), readers.get(name))
-        for name, (touched, before, after) in seen.items()
+        _pconv(names[module], module.dim_conv3, crop(before), crop(after),
+               weights.get(module))
+        for module, (before, after) in seen.items()
     ]
 
 
@@ -278,76 +261,53 @@ def eigen_cam(maps: Tensor) -> Tensor:
 
 
 class LayerStatistics(NamedTuple):
-    """What one training step does in one layer.
+    """What one training step does in one layer."""
 
-    Args:
-        name (str): Of the module.
-        kind (str): Its class.
-        mean (float): Of its output.
-        std (float): Of its output.
-        dead (float): Share of its channels that give nothing for the whole
-            batch, see ``DEAD``.
-        grad_mean (float): Of the gradient of the loss with respect to the
-            output; NaN if there is none, as in what is frozen.
-        grad_std (float): The same, standard deviation.
-        weight_grad (float): Norm of the gradient of its weights over the
-            norm of the weights; NaN without weights.
-    """
-
-    name: str
-    kind: str
-    mean: float
-    std: float
+    name: str  #: Of the module.
+    kind: str  #: Its class.
+    mean: float  #: Of its output.
+    std: float  #: Of its output.
+    #: Share of its channels that give nothing for the whole batch: see DEAD.
     dead: float
+    #: Of the gradient of the loss with respect to the output; NaN if there
+    #: is none, as in what is frozen.
     grad_mean: float
-    grad_std: float
+    grad_std: float  #: The same, standard deviation.
+    #: Norm of the gradient of its weights over the norm of the weights; NaN
+    #: without weights.
     weight_grad: float
 
 
-class _Moments:
-    """Mean, root mean square and deviation of numbers that come in parts."""
-
-    def __init__(self) -> None:
-        self.count, self.mean, self.rms, self.std = 0, *[math.nan] * 3
-        self._sums = torch.zeros(2, dtype=torch.float64)
-
-    def add(self, x: Tensor) -> None:
-        x = x.detach().double()
-        self.count += x.numel()
-        self._sums += torch.stack([x.sum(), x.square().sum()]).cpu()
-        self.mean, square = (self._sums / self.count).tolist()
-        self.rms = math.sqrt(square)
-        self.std = math.sqrt(max(0., square - self.mean**2))
+def _sums(x: Tensor) -> Tensor:
+    """The number of values, their sum and that of their squares."""
+    x = x.detach().double()
+    return torch.stack(
+        [x.new_tensor(x.numel()), x.sum(), x.square().sum()]).cpu()
 
 
-class _Layer:
-    """What comes out of a module, and back."""
+def _moments(sums: Tensor) -> List[float]:
+    """Mean, standard deviation and root mean square, NaN of no values."""
+    mean, square = sums[1:] / sums[0]
+    std = (square - mean**2).clamp(min=0).sqrt()
+    return torch.stack([mean, std, square.sqrt()]).tolist()
 
-    def __init__(self, name: str, module: nn.Module) -> None:
-        self.name, self.module = name, module
-        self.values, self.gradients = _Moments(), _Moments()
-        self.peak: Tensor = torch.zeros(1)  # of each channel
 
-    def add(self, output: Tensor) -> None:
-        self.values.add(output)
-        # channels: the second of images, the last of tokens
-        axis = output.dim() - 1 if output.dim() == 3 else 1
-        others = [i for i in range(output.dim()) if i != axis]
-        peak = output.detach().abs().amax(others)
-        self.peak = torch.maximum(self.peak.to(peak), peak)
-        if output.requires_grad:
-            output.register_hook(self.gradients.add)
+def _peaks(output: Tensor) -> Tensor:
+    """The largest absolute value of each channel, which is the second axis of
+    images and the last of tokens."""
+    axis = 2 if output.dim() == 3 else 1
+    return output.detach().abs().transpose(axis, -1).flatten(0, -2).amax(0)
 
-    def statistics(self) -> LayerStatistics:
-        weight, ratio = getattr(self.module, 'weight', None), math.nan
-        if isinstance(weight, Tensor) and weight.grad is not None:
-            ratio = (weight.grad.norm() / weight.norm()).item()
-        dead = self.peak < DEAD * self.values.rms
-        return LayerStatistics(
-            self.name, type(self.module).__name__, self.values.mean,
-            self.values.std,
-            dead.double().mean().item() if self.values.rms else 1.,
-            self.gradients.mean, self.gradients.std, ratio)
+
+def _statistics(name: str, module: nn.Module, sums: Tensor,
+                peaks: Tensor) -> LayerStatistics:
+    (mean, std, rms), (grad_mean, grad_std, _) = map(_moments, sums)
+    dead = (peaks < DEAD * rms).double().mean().item() if rms else 1.
+    weight, ratio = getattr(module, 'weight', None), math.nan
+    if isinstance(weight, Tensor) and weight.grad is not None:
+        ratio = (weight.grad.norm() / weight.norm()).item()
+    return LayerStatistics(name, type(module).__name__, mean, std, dead,
+                           grad_mean, grad_std, ratio)
 
 
 def layer_statistics(model: nn.Module,
@@ -367,15 +327,25 @@ def layer_statistics(model: nn.Module,
     Raises:
         ValueError: If the loss is not finite.
     """
-    layers: Dict[nn.Module, _Layer] = {}
     names = {module: name for name, module in model.named_modules()
              if not any(module.children()) and 'preprocessor' not in name}
+    sums: Dict[nn.Module, Tensor] = {}  # of the outputs and their gradients
+    peaks: Dict[nn.Module, Tensor] = {}
 
     def keep(module: nn.Module, args: tuple, output: Any) -> None:
-        if isinstance(output, Tensor) and output.dim() > 1 and \
-                output.is_floating_point():
-            layers.setdefault(module, _Layer(names[module], module)).add(
-                output)
+        if not isinstance(output, Tensor) or output.dim() < 2 or \
+                not output.is_floating_point():
+            return
+        own = sums.setdefault(module, torch.zeros(2, 3, dtype=torch.float64))
+        own[0] += _sums(output)
+        peak = _peaks(output)
+        peaks[module] = torch.maximum(peak, peaks.get(module, peak))
+
+        def keep_gradient(gradient: Tensor) -> None:
+            own[1] += _sums(gradient)
+
+        if output.requires_grad:
+            output.register_hook(keep_gradient)
 
     model.train()
     model.zero_grad()
@@ -389,6 +359,7 @@ def layer_statistics(model: nn.Module,
             raise ValueError(f'the loss is not finite: {log}. Other images, '
                              'or weights, are needed to see anything')
         loss.backward()
-    rows = [layer.statistics() for layer in layers.values()]
+    rows = [_statistics(names[module], module, own, peaks[module])
+            for module, own in sums.items()]
     model.zero_grad()
     return rows

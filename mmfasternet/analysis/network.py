@@ -4,6 +4,7 @@ import difflib
 import math
 import re
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import (
     Any,
     Dict,
@@ -71,23 +72,17 @@ def load_network(cfg: Config,
 
 
 class Prepared(NamedTuple):
-    """An image as the network gets it.
+    """An image as the network gets it."""
 
-    Args:
-        inputs (Tensor): The input, ``(1, C, H, W)``.
-        picture (np.ndarray): The same before the normalisation of its
-            pixels, uint8 ``(H, W, 3)``, RGB.
-        content (tuple[int]): Where the image is in it, the rest is padding:
-            the first row, the one behind the last, and so for the columns.
-        scale (tuple[float]): Of its width and its height.
-        path (str): Its file.
-    """
-
-    inputs: Tensor
+    inputs: Tensor  #: The input, ``(1, C, H, W)``.
+    #: The same before the normalisation of its pixels, uint8 ``(H, W, 3)``,
+    #: RGB.
     picture: np.ndarray
+    #: Where the image is in it, the rest is padding: the first row, the one
+    #: behind the last, and so for the columns.
     content: Tuple[int, int, int, int]
-    scale: Tuple[float, float]
-    path: str
+    scale: Tuple[float, float]  #: Of its width and its height.
+    path: str  #: Its file.
 
     def to_input(self, boxes: Tensor) -> Tensor:
         """Boxes ``(N, 4)`` in pixels of the image, in those of the input."""
@@ -110,19 +105,17 @@ def prepare_image(cfg: Config, model: nn.Module, path: str) -> Prepared:
     # padding is what does not depend on the image
     differs = pack(np.zeros_like(image), path)['inputs'] != pack(
         np.full_like(image, 255), path)['inputs']
-    rows, columns = (differs.any(0).any(axis).nonzero() for axis in (1, 0))
+    (top, bottom), (left, right) = (
+        (where.min().item(), where.max().item() + 1) for where in (
+            differs.any(0).any(axis).nonzero() for axis in (1, 0)))
     packed = pack(image, path)
     inputs = model.data_preprocessor(pseudo_collate([packed]), False)['inputs']
-    picture = packed['inputs'].numpy().transpose(1, 2, 0)
-    picture = np.broadcast_to(picture[..., ::-1], (*picture.shape[:2], 3))
+    pixels = packed['inputs'].numpy().transpose(1, 2, 0)[..., ::-1]
     # the data preprocessor pads at the bottom and to the right
-    shown = np.zeros((*inputs.shape[2:], 3), np.uint8)
-    shown[:len(picture), :picture.shape[1]] = picture
-    top, left = rows.min().item(), columns.min().item()
-    bottom, right = rows.max().item() + 1, columns.max().item() + 1
-    return Prepared(inputs, shown, (top, bottom, left, right),
-                    ((right - left) / image.shape[1],
-                     (bottom - top) / image.shape[0]), path)
+    picture = np.zeros((*inputs.shape[2:], 3), np.uint8)
+    picture[:pixels.shape[0], :pixels.shape[1]] = pixels
+    scale = ((right - left) / image.shape[1], (bottom - top) / image.shape[0])
+    return Prepared(inputs, picture, (top, bottom, left, right), scale, path)
 
 
 def without_padding(maps: Tensor, prepared: Prepared) -> Tensor:
@@ -134,13 +127,7 @@ def without_padding(maps: Tensor, prepared: Prepared) -> Tensor:
             (bottom, right)):
         first = min(math.ceil(begin * size / pixels), size - 1)
         slices.append(slice(first, max(end * size // pixels, first + 1)))
-    return maps[..., slices[0], slices[1]]
-
-
-def _is_map(output: Any) -> bool:
-    """Whether it is ``(N, C, H, W)``, of more than one pixel."""
-    return isinstance(output, Tensor) and output.dim() == 4 and \
-        min(output.shape[2:]) > 1
+    return maps[(..., *slices)]
 
 
 # ------------------------------------------------------------ feature maps
@@ -165,21 +152,18 @@ def recorded(model: nn.Module, names: Sequence[str]) -> Iterator[Named]:
     modules = dict(model.named_modules())
     maps: Named = {}
 
-    def keep(name: str, index: Optional[int]):
-
-        def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            if index is not None and isinstance(output, (tuple, list)):
-                output = output[index] if index < len(output) else None
-            if not isinstance(output, Tensor) or output.dim() != 4:
-                kind = type(output).__name__
-                if isinstance(output, Tensor):
-                    kind += f' of {tuple(output.shape)}'
-                raise ValueError(
-                    f'{name} gives no feature map (N, C, H, W) but a {kind}; '
-                    f'where a module gives several, name one: {name}[0]')
-            maps[name] = output
-
-        return hook
+    def keep(name: str, index: Optional[str], module: nn.Module, args: tuple,
+             output: Any) -> None:
+        if index is not None and isinstance(output, (tuple, list)):
+            output = dict(enumerate(output)).get(int(index))
+        if not isinstance(output, Tensor) or output.dim() != 4:
+            kind = type(output).__name__
+            if isinstance(output, Tensor):
+                kind += f' of {tuple(output.shape)}'
+            raise ValueError(
+                f'{name} gives no feature map (N, C, H, W) but a {kind}; '
+                f'where a module gives several, name one: {name}[0]')
+        maps[name] = output
 
     with ExitStack() as stack:
         for name in names:
@@ -191,31 +175,27 @@ def recorded(model: nn.Module, names: Sequence[str]) -> Iterator[Named]:
                     f'{", ".join(close or ["backbone", "neck"])}? All of '
                     'them: tools/analysis_tools/get_flops.py --show-arch')
             stack.enter_context(modules[base].register_forward_hook(
-                keep(name, index and int(index))))
+                partial(keep, name, index)))
         yield maps
 
 
-def run(model: nn.Module, inputs: Tensor, names: Sequence[str] = ()) -> Any:
-    """A forward pass, of the backbone alone where that is enough.
-
-    Args:
-        model (nn.Module): The model.
-        inputs (Tensor): ``(N, C, H, W)``.
-        names (Sequence[str]): Modules that must be reached. Defaults to
-            ``()``: all.
+def run(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> None:
+    """A forward pass of images ``(N, C, H, W)``, no further than is needed to
+    reach the modules that are named: of the backbone, or backbone and neck.
 
     Raises:
         ValueError: If the model does not run on images alone.
     """
-    if names and all(re.match(r'backbone\b', name) for name in names):
-        return model.backbone(inputs)
-    if names and all(re.match(r'(backbone|neck)\b', name) for name in names) \
-            and hasattr(model, 'extract_feat'):
-        return model.extract_feat(inputs)
-    if hasattr(model, 'roi_head'):
+    parts = {re.match(r'\w*', name)[0] for name in names}
+    if parts == {'backbone'}:
+        model.backbone(inputs)
+    elif parts <= {'backbone', 'neck'} and hasattr(model, 'extract_feat'):
+        model.extract_feat(inputs)
+    elif hasattr(model, 'roi_head'):
         raise ValueError('the heads of a two-stage detector do not run on '
                          'images alone: name modules of its backbone or neck')
-    return model(inputs, mode='tensor')
+    else:
+        model(inputs, mode='tensor')
 
 
 def feature_maps(model: nn.Module, inputs: Tensor,
@@ -253,29 +233,25 @@ def stage_names(model: nn.Module, inputs: Tensor) -> List[str]:
     if not hasattr(model, 'backbone'):
         raise ValueError(f'{type(model).__name__} has no `backbone` whose '
                          'stages could be shown: name modules of it')
-    last: Dict[Tuple[int, ...], Tuple[str, Tensor]] = {}
+    last: Dict[Tuple[int, int], Tuple[str, Tensor]] = {}
 
-    def keep(name: str):
-
-        def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            if _is_map(output):
-                last[output.shape[2:]] = name, output
-
-        return hook
+    def keep(name: str, module: nn.Module, args: tuple, output: Any) -> None:
+        if isinstance(output, Tensor) and output.dim() == 4 and \
+                min(output.shape[2:]) > 1:
+            last[output.shape[2:]] = name, output
 
     with ExitStack() as stack, torch.no_grad():
         for name, module in model.backbone.named_modules():
             if name:
                 stack.enter_context(module.register_forward_hook(
-                    keep(f'backbone.{name}')))
+                    partial(keep, f'backbone.{name}')))
         outputs = model.backbone(inputs)
     if isinstance(outputs, Tensor):
         outputs = [outputs]
     for index, output in enumerate(outputs):
-        if _is_map(output) and last.get(
-                output.shape[2:], ('', None))[1] is not output:
-            # a function made it of a module's
-            last[output.shape[2:]] = f'backbone[{index}]', output
+        # no module gave it if a function made it of what one gave
+        if not any(output is known for _, known in last.values()):
+            keep(f'backbone[{index}]', model.backbone, (), output)
     if not last:
         raise ValueError(f'{type(model.backbone).__name__} has no feature '
                          'maps (N, C, H, W)')

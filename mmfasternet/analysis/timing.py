@@ -61,9 +61,11 @@ def spread(values: Sequence[float]) -> Tuple[float, float, float]:
 
 def speedup(seconds: Sequence[float],
             baseline: Sequence[float]) -> Tuple[float, float, float]:
-    """How many times as fast as a baseline, by the rounds both ran in.
-
-    Returns:
-        tuple[float, float, float]: See :func:`spread`.
-    """
+    """How many times as fast as a baseline, by the rounds both ran in: see
+    :func:`spread`."""
     return spread(np.divide(baseline, seconds))
+
+
+def speedup_text(seconds: Sequence[float], baseline: Sequence[float]) -> str:
+    """The same in words, ``1.27 (1.20 to 1.38)``."""
+    return '{:.2f} ({:.2f} to {:.2f})'.format(*speedup(seconds, baseline))

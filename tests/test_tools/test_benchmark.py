@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from mmfasternet.analysis.benchmark import paper
-from mmfasternet.analysis.benchmark.build import build_network, export_network
+from mmfasternet.analysis.benchmark.build import build_network
 from mmfasternet.analysis.benchmark.candidates import baseline_of, cross
 from mmfasternet.analysis.benchmark.layers import exported_layers, with_macs
 from mmfasternet.analysis.benchmark.race import race
 from mmfasternet.analysis.complexity import count
-from mmfasternet.analysis.timing import interleave, speedup
+from mmfasternet.analysis.timing import interleave, speedup, speedup_text
+from mmfasternet.deploy.engines import ENGINES
 from mmfasternet.models import FasterNet
 
 TOOL = 'tools/analysis_tools/benchmark.py'
@@ -35,6 +36,10 @@ def benchmark(monkeypatch, capsys, *args):
     monkeypatch.setattr(sys, 'argv', [TOOL, *map(str, args)])
     runpy.run_path(TOOL, run_name='__main__')
     return capsys.readouterr().out
+
+
+def export_network(network, shape, path):
+    ENGINES['onnxruntime'].write(network, torch.zeros(shape), path)
 
 
 def small():
@@ -87,7 +92,7 @@ def test_the_operators_cost_what_table_1_says(name, published, digits):
     """In 1e6 multiply-accumulates, which the paper calls FLOPs."""
     for (channels, side), expected in zip(paper.MAPS, published):
         target = f'operator:{name}:{channels}x{side}'
-        shape = (1, *paper.own_shape(target))
+        shape = (1, *paper.find(target).shape)
         with torch.device('meta'):
             network = build_network(target)
         _, macs = count(network, shape)
@@ -103,7 +108,7 @@ def test_the_backbones_cost_what_table_3_says():
         target = f'backbone:{row.name}'
         with torch.device('meta'):
             network = build_network(target)
-        parameters, macs = count(network, (1, *paper.own_shape(target)))
+        parameters, macs = count(network, (1, *paper.find(target).shape))
         assert parameters / 1e6 == pytest.approx(row.params, abs=0.06)
         assert macs / 1e9 == pytest.approx(row.gmacs, abs=0.015)
 
@@ -189,6 +194,9 @@ def test_a_quantised_file_is_compared_with_what_it_was_made_from(exported):
     assert [c.precision for c in found] == ['int8']
     baseline = baseline_of(found[0], str(exported / 'float.onnx'))
     assert (baseline.backend, baseline.precision) == ('openvino', 'fp32')
+    with pytest.raises(ValueError, match='--baselines .*float.onnx@pytorch '
+                       'cannot be run: .* does not run on pytorch'):
+        baseline_of(found[0], f'{exported}/float.onnx@pytorch')
 
 
 @pytest.mark.parametrize('spec, settings, message', [
@@ -203,6 +211,7 @@ def test_a_quantised_file_is_compared_with_what_it_was_made_from(exported):
     ('{}/x.torchscript', {}, 'Nothing here runs .torchscript'),
     ('backbone:FasterNet-T9', {}, "no backbone 'FasterNet-T9'"),
     ('operator:pconv:96x55', {}, 'expected operator:NAME:CHANNELSxSIDE'),
+    ('operator:pconv:96x56:1', {}, 'expected operator:NAME:CHANNELSxSIDE'),
 ])
 def test_what_cannot_run_is_refused(spec, settings, message, exported):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -222,7 +231,9 @@ def test_a_file_that_does_not_load_is_named(tmp_path, exported):
 def test_a_speed_is_the_ratio_of_the_rounds():
     """A machine that slows down by half changes no ratio."""
     drift = np.array([1., 1., 2., 2., 2.])
-    assert speedup(drift * 0.2, drift * 0.3) == pytest.approx((1.5, 1.5, 1.5))
+    times = drift * 0.2, drift * 0.3
+    assert speedup(*times) == pytest.approx((1.5, 1.5, 1.5))
+    assert speedup_text(*times) == '1.50 (1.50 to 1.50)'
 
 
 def test_turns_are_interleaved_and_warming_up_does_not_count():

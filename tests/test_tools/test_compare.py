@@ -48,12 +48,12 @@ def test_what_stands_for_a_detector():
 
 
 def test_one_name_for_two_and_other_settings_are_refused(tmp_path):
-    n, s = (f'configs/yolov8_fasternet_{letter}.py' for letter in 'ns')
+    n, s = (f'configs/yolov8_fasternet_{size}.py' for size in 'ns')
     with pytest.raises(ValueError, match=f'call one NAME={s}'):
         prepare([f'A={n}', f'A={s}'], None, [1], tmp_path, {})
     prepare([n], None, [1], tmp_path, {})
     prepare([n], None, [1], tmp_path, {})  # again, the same
-    with pytest.raises(ValueError, match='of a training with other settings'):
+    with pytest.raises(ValueError, match='of a training run with other settings'):
         prepare([n], None, [1], tmp_path, dict(max_epochs=7))
     # what was there is what is there
     config = tmp_path / 'yolov8_fasternet_n' / 'seed_1.py'
@@ -83,9 +83,9 @@ def test_result_files_are_compared_without_training(coco, tmp_path):
                '--samples', 50]
     run(f'All={files["all"]}', f'Most={files["most"]}', *options)
     report = (tmp_path / 'report/report.md').read_text()
-    assert re.search(r'\| All \| 1 \| 1\.000 \|', report)
+    assert re.search(r'\| All +\| +1 \| +1\.000 \|', report)
     lost, low, high = map(float, re.search(
-        r'\| Most \| (-0\.\d+) \(([-+]\d\.\d+) to ([-+]\d\.\d+)\)',
+        r'\| Most +\| +(-0\.\d+) \(([-+]\d\.\d+) to ([-+]\d\.\d+)\)',
         report).groups())
     # one of three objects of one of two classes: 67 of 101 recalls are left
     assert lost == pytest.approx((67 / 101 - 1) / 2, abs=5e-4)
@@ -115,7 +115,7 @@ def test_configs_are_trained_and_compared(coco_options, tmp_path):
     run(*arguments)
     report = (tmp_path / 'report.md').read_text()
     for name, parameters in (('Stock', '3.01'), ('Ours', '2.72')):
-        assert re.search(rf'\| {name} \| {re.escape(parameters)} \|', report)
+        assert re.search(rf'\| {name} +\| +{re.escape(parameters)} \|', report)
     for name in ('learning', 'pareto', 'pr_curves', 'confusion_2',
                  'disagreements'):
         assert cv2.imread(str(tmp_path / f'{name}.png')).shape[1] >= 500

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import check_drawn, read_csv
+from conftest import check_drawn, read_csv, table_rows
 from mmengine.runner import Runner
 
 from mmfasternet.config import load_config
@@ -141,13 +141,13 @@ def test_benchmark_training(coco_options):
                'configs/yolov8_fasternet_n.py', '--baseline',
                'configs/yolov8_fasternet_n.py', '--steps', 1,
                *as_arguments(coco_options))
-    rows = [line.split(' | ') for line in done.stdout.splitlines()
-            if 'yolov8_fasternet_n.py' in line and line.startswith('|')]
+    rows = table_rows(done.stdout)
     assert len(rows) == 2 + has_bfloat16()
-    assert rows[0][0].startswith('| baseline: ')
-    assert rows[0][3].startswith('1.00 (')
+    assert rows[0]['model'].startswith('baseline: ')
+    assert rows[0]['speed'].startswith('1.00 (')
     for row in rows:  # two images per step, in ms and per second
-        assert 0 < float(row[2]) < 2e3 / float(row[1]) + 0.1
+        assert 0 < float(row['images/s of one core']) < \
+            2e3 / float(row['ms per step']) + 0.1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='not on CPU')
@@ -312,16 +312,17 @@ def test_get_flops():
                         (['--shape', '320', '640'], '5.438')):
         done = run(sys.executable, 'tools/analysis_tools/get_flops.py',
                    'configs/yolov8_fasternet_s.py', *extra)
-        rows = [[c.strip() for c in line.split('|')[1:-1]]
-                for line in done.stdout.splitlines() if line.startswith('|')]
-        total = rows[-1]
-        assert total[:3] == ['total', '8,652,356', macs]
-        parts = {row[0]: row for row in rows[1:-1]}
-        assert set(parts) == {'backbone', 'neck', 'bbox_head'}
+        *parts, total = table_rows(done.stdout)
+        assert total == {
+            'module': 'total', 'parameters': '8,652,356', 'GMACs': macs,
+            'GFLOPs = 2 x GMACs': total['GFLOPs = 2 x GMACs']}
+        assert [row['module'] for row in parts] == [
+            'backbone', 'neck', 'bbox_head']
         # three numbers, each rounded to 0.001
-        assert sum(float(row[2]) for row in parts.values()) == pytest.approx(
+        assert sum(float(row['GMACs']) for row in parts) == pytest.approx(
             float(macs), abs=0.002)
-        assert 'GMACs' in rows[0] and 'GFLOPs = 2 x GMACs' in rows[0]
+        assert float(total['GFLOPs = 2 x GMACs']) == pytest.approx(
+            2 * float(macs), abs=0.0011)
 
 
 def test_two_processes_end_with_equal_weights(tmp_path):

@@ -29,7 +29,8 @@ def run(monkeypatch, capsys, path, *words):
 
 def cells(out, name):
     return [[cell.strip() for cell in line.strip('|').split('|')]
-            for line in out.splitlines() if line.startswith(f'| {name}')]
+            for line in out.splitlines() if line.startswith(f'| {name}')
+            and not line.startswith('| ---')]
 
 
 def test_all_views_of_a_folder(small, tmp_path):

@@ -23,16 +23,58 @@ from mmfasternet.deploy.engines import ENGINES
 from mmfasternet.visualization import benchmark as pictures
 
 
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        'networks', nargs='*', metavar='NETWORK', help='what to time')
+    parser.add_argument(
+        '--baselines', nargs='+', metavar='NETWORK',
+        help='what to compare with: one for all, or one for each')
+    parser.add_argument(
+        '--operators', action='store_true',
+        help="the paper's Table 1: Conv, GConv of 16 groups, DWConv and PConv")
+    parser.add_argument(
+        '--backbones', nargs='*', metavar='NAME',
+        help="the paper's Table 3 beside FasterNet, as far as timm has it; "
+        'or these rows of it, e.g. FasterNet-T0 MobileNetV2')
+    add_settings(parser)
+    parser.add_argument(
+        '--profile', action='store_true',
+        help='also the time, the MACs and the rate of each layer')
+    parser.add_argument(
+        '--ap', nargs='+', default=[], metavar='NETWORK=AP',
+        help='AP of networks, for the picture')
+    parser.add_argument(
+        '--out-dir', type=Path,
+        help='folder for benchmark.json, benchmark.md, latency.png and, with '
+        '--profile, roofline.png')
+    cli.add_cfg_options(parser)
+    args = parser.parse_args()
+    if not (args.networks or args.operators or args.backbones is not None):
+        parser.error('name a NETWORK, or give --operators or --backbones')
+    args.baselines = args.baselines or [None]
+    if len(args.baselines) == 1:
+        args.baselines *= len(args.networks)
+    if len(args.baselines) != len(args.networks):
+        parser.error(f'--baselines takes one network or {len(args.networks)}, '
+                     f'got {len(args.baselines)}')
+    try:
+        args.ap = {k: float(v) for k, _, v in
+                   (pair.rpartition('=') for pair in args.ap)}
+    except ValueError:
+        parser.error('--ap takes NETWORK=AP, e.g. mine.py=0.449')
+    return args
+
+
 def add_settings(parser):
     """How networks are run."""
     parser.add_argument(
-        '--backends',
-        nargs='+',
-        choices=list(ENGINES),
+        '--backends', nargs='+', choices=list(ENGINES),
         help='default: onnxruntime; pytorch on a GPU')
     parser.add_argument(
-        '--precisions',
-        nargs='+',
+        '--precisions', nargs='+',
         choices=['fp32', 'bf16', 'fp16', 'int8', 'int8-bf16'],
         help='default: fp32, or int8 for a quantised file. bf16: openvino and '
         'pytorch (autocast); fp16: pytorch; int8-bf16: what is not quantised '
@@ -44,10 +86,7 @@ def add_settings(parser):
         '--batch-sizes', '--batch-size', type=cli.positive_int, nargs='+',
         default=[1], help='default: 1')
     parser.add_argument(
-        '--shape',
-        type=cli.positive_int,
-        nargs=2,
-        metavar=('H', 'W'),
+        '--shape', type=cli.positive_int, nargs=2, metavar=('H', 'W'),
         help='input image size (default: 640 640, or what a file or a '
         'backbone is for)')
     parser.add_argument(
@@ -60,63 +99,7 @@ def add_settings(parser):
         '--compile', action='store_true', help='pytorch only')
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        'networks', nargs='*', metavar='NETWORK', help='what to time')
-    parser.add_argument(
-        '--baselines',
-        nargs='+',
-        metavar='NETWORK',
-        help='what to compare with: one for all, or one for each')
-    parser.add_argument(
-        '--operators',
-        action='store_true',
-        help="the paper's Table 1: Conv, GConv of 16 groups, DWConv and PConv")
-    parser.add_argument(
-        '--backbones',
-        nargs='*',
-        metavar='NAME',
-        help="the paper's Table 3 beside FasterNet, as far as timm has it; "
-        'or these rows of it, e.g. FasterNet-T0 MobileNetV2')
-    add_settings(parser)
-    parser.add_argument(
-        '--profile',
-        action='store_true',
-        help='also the time, the MACs and the rate of each layer')
-    parser.add_argument(
-        '--ap',
-        nargs='+',
-        default=[],
-        metavar='NETWORK=AP',
-        help='AP of networks, for the picture')
-    parser.add_argument(
-        '--out-dir',
-        type=Path,
-        help='folder for benchmark.json, benchmark.md, latency.png and, with '
-        '--profile, roofline.png')
-    cli.add_cfg_options(parser)
-    args = parser.parse_args()
-    if not (args.networks or args.operators or args.backbones is not None):
-        parser.error('name a NETWORK, or give --operators or --backbones')
-    baselines = args.baselines or [None]
-    if len(baselines) == 1:
-        baselines *= len(args.networks)
-    if len(baselines) != len(args.networks):
-        parser.error(f'--baselines takes one network or {len(args.networks)}, '
-                     f'got {len(baselines)}')
-    args.baselines = baselines
-    try:
-        args.ap = {k: float(v) for k, _, v in
-                   (pair.rpartition('=') for pair in args.ap)}
-    except ValueError:
-        parser.error('--ap takes NETWORK=AP, e.g. mine.py=0.449')
-    return args
-
-
-def ways(spec, args, shape, options=None):
+def ways(spec, args, shape=None, options=None):
     """All candidates of a network; what cannot be run is said."""
     found, notes = cross(
         spec, args.backends, args.precisions, args.threads, args.batch_sizes,
@@ -140,49 +123,48 @@ def groups(args):
         yield '', pairs
     for channels, side in paper.MAPS if args.operators else ():
         specs = [f'operator:{name}:{channels}x{side}'
-                 for name in paper.OPERATORS]
+                 for name in paper.OPERATOR_MS]
         yield f'Operators, {channels}x{side}x{side}', study(
-            specs, specs[0], args, paper.operator_ms)
+            specs, specs[0], args)
     if args.backbones is not None:
         for rows in paper.backbone_groups(args.backbones):
-            ms = {f'backbone:{row.name}': row.ms for row in rows}
-            base = next((s for s in ms if 'FasterNet' in s), next(iter(ms)))
-            yield 'Backbones', study(ms, base, args, ms.get)
+            specs = [f'backbone:{row.name}' for row in rows]
+            base = next((s for s in specs if 'FasterNet' in s), specs[0])
+            yield 'Backbones', study(specs, base, args)
 
 
-def study(specs, baseline, args, published_ms):
+def study(specs, baseline, args):
     """One race of the paper, whose networks have their own shape."""
     pairs = []
+    base_ms = paper.find(baseline).ms
     for spec in specs:
-        ms = published_ms(spec)
+        ms = paper.find(spec).ms
         published = {'paper: ms': f'{ms:g}',
-                     'paper: speed': f'{published_ms(baseline) / ms:.2f}'}
+                     'paper: speed': f'{base_ms / ms:.2f}'}
         pairs += [Pair(candidate, baseline_of(candidate, baseline), published)
-                  for candidate in ways(spec, args, None)]
+                  for candidate in ways(spec, args)]
     return pairs
 
 
 def write(args, texts, measured):
     """Into the folder that was asked for."""
-    described = report.machine(args.device)
-    rows = [row for race in measured for row in report.as_json(race)]
-    (args.out_dir / 'benchmark.json').write_text(
-        json.dumps(dict(machine=described, results=rows), indent=1))
-    (args.out_dir / 'benchmark.md').write_text('\n\n'.join([
-        ', '.join(f'{k} {v}' for k, v in described.items()), *texts]) + '\n')
+    report.write_json(args.out_dir / 'benchmark.json', measured, args.device)
+    machine = ', '.join(
+        f'{k} {v}' for k, v in report.machine(args.device).items())
+    (args.out_dir / 'benchmark.md').write_text(
+        '\n\n'.join([machine, *texts]) + '\n')
     results = [entry[0] for race in measured for entry in race.entries]
-    figures = dict(latency=pictures.draw_latency(
-        report.latency_points(results, args.ap),
-        'AP' if args.ap else 'GMACs'))
+    pictures.draw_latency(
+        report.latency_points(results, args.ap), 'AP' if args.ap else 'GMACs'
+    ).savefig(args.out_dir / 'latency.png')
     if args.profile:
         layers, roofs = {}, {}
         for race in measured:
             found = report.roofline(race)
             layers.update(found[0])
             roofs.update(found[1])
-        figures['roofline'] = pictures.draw_roofline(layers, roofs)
-    for name, figure in figures.items():
-        figure.savefig(args.out_dir / f'{name}.png')
+        pictures.draw_roofline(layers, roofs).savefig(
+            args.out_dir / 'roofline.png')
     print(f'written to {args.out_dir}')
 
 
@@ -194,13 +176,12 @@ def main():
             cli.make_folder(args.out_dir)
         for title, pairs in groups(args):
             race = measure(pairs, args.runs, args.profile)
-            text = f'### {title}\n\n' * bool(title) + report.summary(race)
+            parts = [f'### {title}'] * bool(title) + [report.summary(race)]
             if args.profile:
-                text = '\n\n'.join([text, *(
-                    report.layer_tables(entry[0], race.products)
-                    for entry in race.entries)])
-            print(f'{text}\n')
-            texts.append(text)
+                parts += [report.layer_tables(entry[0], race.products)
+                          for entry in race.entries]
+            texts.append('\n\n'.join(parts))
+            print(f'{texts[-1]}\n')
             measured.append(race)
     if args.out_dir:
         write(args, texts, measured)

@@ -15,8 +15,8 @@ import torch
 from mmdet.apis import inference_detector
 
 from mmfasternet import cli
-from mmfasternet.analysis.benchmark.report import markdown
-from mmfasternet.analysis.timing import interleave, speedup, timed
+from mmfasternet.analysis.tables import markdown
+from mmfasternet.analysis.timing import interleave, speedup_text, timed
 from mmfasternet.config import build_model, load_config
 from mmfasternet.datasets.images import images_in
 from mmfasternet.deploy import Predictor
@@ -34,14 +34,10 @@ def parse_args():
     parser.add_argument(
         '--threads', type=cli.thread_count, default=1, help='default: 1')
     parser.add_argument(
-        '--runs',
-        type=cli.positive_int,
-        default=30,
+        '--runs', type=cli.positive_int, default=30,
         help='timed images (default: 30)')
     parser.add_argument(
-        '--score-thr',
-        type=cli.share,
-        default=None,
+        '--score-thr', type=cli.share,
         help='only boxes of at least this score enter NMS (default: that of '
         'the file, which is meant for evaluation)')
     return parser.parse_args()
@@ -64,9 +60,7 @@ def main():
     torch.set_num_threads(args.threads)
     with cli.clear_errors():
         predictor = Predictor(
-            args.model,
-            backend=args.backend,
-            precision=args.precision,
+            args.model, backend=args.backend, precision=args.precision,
             threads=args.threads)
         info = predictor.backend.info
         if args.score_thr is not None:
@@ -97,9 +91,9 @@ def main():
           f'{np.median((before + after) / network):.1%}']]))
     if args.baseline:
         other = 1e3 * seconds['baseline']
-        print('{} by inference_detector, PyTorch: {:.1f} ms, {:.2f} times '
-              '({:.2f} to {:.2f})'.format(args.baseline, np.median(other),
-                                          *speedup(whole, other)))
+        speed, spread = speedup_text(whole, other).split(' ', 1)
+        print(f'{args.baseline} by inference_detector, PyTorch: '
+              f'{np.median(other):.1f} ms, {speed} times {spread}')
 
 
 if __name__ == '__main__':

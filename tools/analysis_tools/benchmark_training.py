@@ -8,7 +8,6 @@ and the validation are not in it.
 """
 import argparse
 import copy
-import functools
 import itertools
 import time
 
@@ -20,9 +19,9 @@ from mmengine.runner import Runner
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet import cli
-from mmfasternet.analysis.benchmark.report import markdown
 from mmfasternet.analysis.comparison.runs import with_model_of
-from mmfasternet.analysis.timing import interleave, speedup, timed
+from mmfasternet.analysis.tables import markdown
+from mmfasternet.analysis.timing import interleave, speedup_text, timed
 from mmfasternet.config import build_model, load_config, require_loader
 from mmfasternet.engine.optimizers.cpu_amp_optim_wrapper import has_bfloat16
 
@@ -31,27 +30,32 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('config', help='train config file path')
     parser.add_argument(
-        '--baseline',
-        required=True,
+        '--baseline', required=True,
         help='config whose model is trained beside it, e.g. a package::path')
     parser.add_argument(
-        '--steps',
-        type=cli.positive_int,
-        default=12,
+        '--steps', type=cli.positive_int, default=12,
         help='timed steps of each (default: 12)')
     cli.add_cfg_options(parser)
     return parser.parse_args()
 
 
-def build(cfg, amp):
-    """A model in training and its optimizer wrapper."""
+def build_step(cfg, batch, amp=False):
+    """What trains a model on the only item of ``batch``, and returns its CPU
+    time in seconds."""
     torch.manual_seed(0)
     model = build_model(cfg)
     model.train()
     wrapper = copy.deepcopy(cfg.optim_wrapper)
     if amp:
         wrapper.type = 'mmfasternet.CPUAmpOptimWrapper'
-    return model, build_optim_wrapper(model, wrapper)
+    wrapper = build_optim_wrapper(model, wrapper)
+
+    def step():
+        data = copy.deepcopy(batch[0])
+        return timed(lambda: model.train_step(data, wrapper),
+                     time.process_time)()
+
+    return step
 
 
 def main():
@@ -65,12 +69,6 @@ def main():
             cfg, load_config(args.baseline), unmodified=True)
     init_default_scope(cfg.default_scope)
     torch.set_num_threads(1)
-    trained = {
-        f'baseline: {args.baseline}': build(baseline, False),
-        args.config: build(cfg, False)
-    }
-    if has_bfloat16():
-        trained[f'{args.config} --amp'] = build(cfg, True)
     loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
     epochs = itertools.chain.from_iterable(itertools.repeat(loader))
     batch = []  # that all are trained on in this round
@@ -78,15 +76,14 @@ def main():
     def load():
         batch[:] = [next(epochs)]
 
-    def step(model, wrapper):
-        clock = time.process_time
-        data = copy.deepcopy(batch[0])
-        return timed(lambda: model.train_step(data, wrapper), clock)()
-
-    turns = {name: functools.partial(step, *made)
-             for name, made in trained.items()}
-    seconds = interleave(
-        dict(data=timed(load, time.process_time), **turns), args.steps, 1)
+    turns = {
+        'data': timed(load, time.process_time),
+        f'baseline: {args.baseline}': build_step(baseline, batch),
+        args.config: build_step(cfg, batch)
+    }
+    if has_bfloat16():
+        turns[f'{args.config} --amp'] = build_step(cfg, batch, amp=True)
+    seconds = interleave(turns, args.steps, warm_up=1)
     data = seconds.pop('data')
     base = next(iter(seconds.values())) + data
     size = cfg.train_dataloader.batch_size
@@ -98,8 +95,7 @@ def main():
         ['model', 'ms per step', 'images/s of one core', 'speed'],
         [[name, f'{1e3 * np.median(own):.0f}',
           f'{size / np.median(own + data):.1f}',
-          '{:.2f} ({:.2f} to {:.2f})'.format(*speedup(own + data, base))]
-         for name, own in seconds.items()]))
+          speedup_text(own + data, base)] for name, own in seconds.items()]))
 
 
 if __name__ == '__main__':

@@ -27,26 +27,17 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file path')
     parser.add_argument(
-        '--phase',
-        '-p',
-        choices=['train', 'val'],
-        default='train',
+        '--phase', '-p', choices=['train', 'val'], default='train',
         help='which data loader (default: train)')
     parser.add_argument(
-        '--number',
-        '--show-number',
-        '-n',
-        type=int,
-        default=16,
+        '--number', '--show-number', '-n', type=int, default=16,
         help='how many images, chosen at random (default: 16)')
     parser.add_argument(
-        '--stage2',
-        action='store_true',
+        '--stage2', action='store_true',
         help='the pipeline after PipelineSwitchHook has switched, which is '
         'the one without mosaic')
     parser.add_argument(
-        '--out',
-        type=Path,
+        '--out', type=Path,
         help='the picture (default: work_dirs/NAME/browse_PHASE.png)')
     parser.add_argument('--seed', type=cli.seed, default=0)
     cli.add_cfg_options(parser)

@@ -9,7 +9,6 @@ The report is report.md with pictures and report.html, one file, in the work
 directory. What was interrupted goes on with the same command.
 """
 import argparse
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -20,7 +19,7 @@ import mmfasternet.models  # noqa: F401  # isort: skip
 from mmfasternet import cli
 from mmfasternet.analysis.benchmark.candidates import baseline_of, cross
 from mmfasternet.analysis.benchmark.race import Pair, measure
-from mmfasternet.analysis.benchmark.report import as_json, machine
+from mmfasternet.analysis.benchmark.report import machine, write_json
 from mmfasternet.analysis.comparison import report
 from mmfasternet.analysis.comparison.runs import prepare
 from mmfasternet.deploy.engines import ENGINES
@@ -38,51 +37,36 @@ def parse_args():
     parser.add_argument(
         'detectors', nargs='+', metavar='DETECTOR', help='what to compare')
     parser.add_argument(
-        '--recipe',
-        metavar='CONFIG',
+        '--recipe', metavar='CONFIG',
         help='whose data, schedule, optimizer and hooks all configs are '
         'trained with (default: the first config)')
     parser.add_argument(
-        '--seeds',
-        type=cli.seed,
-        nargs='+',
-        default=[1, 2, 3],
+        '--seeds', type=cli.seed, nargs='+', default=[1, 2, 3],
         help='with which each config is trained (default: 1 2 3)')
     parser.add_argument(
-        '--work-dir',
-        type=Path,
-        default=Path('work_dirs/compare'),
+        '--work-dir', type=Path, default=Path('work_dirs/compare'),
         help='the dir to save training runs and report '
         '(default: work_dirs/compare)')
     parser.add_argument(
-        '--amp',
-        action='store_true',
+        '--amp', action='store_true',
         help='train all in mixed precision; on CPU in bfloat16')
     parser.add_argument(
-        '--unmodified',
-        action='store_true',
+        '--unmodified', action='store_true',
         help="train mmyolo's own detector and assigner, instead of what "
         'computes the same faster; to compare the speed of training')
     parser.add_argument(
-        '--ann-file',
-        type=Path,
+        '--ann-file', type=Path,
         help='truth of the validation images (default: of the configs)')
     parser.add_argument(
-        '--samples',
-        type=cli.positive_int,
-        default=1000,
+        '--samples', type=cli.positive_int, default=1000,
         help='of the bootstrap over the images (default: 1000)')
     parser.add_argument(
-        '--backends',
-        nargs='*',
-        choices=list(ENGINES),
+        '--backends', nargs='*', choices=list(ENGINES),
         default=['onnxruntime', 'openvino'],
         help='that the latency is measured on; none to leave it out '
         '(default: onnxruntime openvino)')
     parser.add_argument(
-        '--runs',
-        type=cli.positive_int,
-        default=30,
+        '--runs', type=cli.positive_int, default=30,
         help='rounds of the measurement of latency (default: 30)')
     cli.add_cfg_options(parser)
     return parser.parse_args()
@@ -126,8 +110,7 @@ def benchmark(runs, args):
         pairs += [Pair(candidate, baseline_of(
             candidate, str(baseline.config), shape)) for candidate in found]
     measured = measure(pairs, args.runs)
-    (args.work_dir / 'benchmark.json').write_text(json.dumps(
-        dict(machine=machine('cpu'), results=as_json(measured)), indent=1))
+    write_json(args.work_dir / 'benchmark.json', [measured], 'cpu')
     return report.latencies(measured, names)
 
 

@@ -2,11 +2,10 @@
 """Count the parameters and multiply-accumulates (MACs) of a detector."""
 import argparse
 
-from prettytable import PrettyTable
-
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet import cli
 from mmfasternet.analysis.complexity import count_complexity
+from mmfasternet.analysis.tables import markdown
 from mmfasternet.config import load_config
 
 PARTS = ('backbone', 'neck', 'bbox_head')
@@ -16,19 +15,14 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file path')
     parser.add_argument(
-        '--shape',
-        type=cli.positive_int,
-        nargs='+',
-        default=[640, 640],
+        '--shape', type=cli.positive_int, nargs='+', default=[640, 640],
         help='input image size: height and width, or one number for both')
     parser.add_argument(
-        '--train',
-        action='store_true',
+        '--train', action='store_true',
         help='count the training form, which is the same network here but '
         'not for every backbone')
     parser.add_argument(
-        '--show-arch',
-        action='store_true',
+        '--show-arch', action='store_true',
         help='list every module, not only the parts')
     cli.add_cfg_options(parser)
     args = parser.parse_args()
@@ -43,22 +37,18 @@ def main():
     with cli.clear_errors():
         cfg = load_config(args.config, args.cfg_options)
         counts = count_complexity(cfg, args.shape, args.train)
-    names = [n for n in counts if n] if args.show_arch else [
-        n for n in PARTS if n in counts
-    ]
-    table = PrettyTable(
-        ['module', 'parameters', 'GMACs', 'GFLOPs = 2 x GMACs'], align='r')
-    table.align['module'] = 'l'
-    for name in [*names, '']:
+    shown = [name for name in counts if name and (
+        args.show_arch or name in PARTS)]
+    rows = []
+    for name in [*shown, '']:
         parameters, macs = counts[name]
-        table.add_row([
-            name or 'total', f'{parameters:,}', f'{macs / 1e9:.3f}',
-            f'{2 * macs / 1e9:.3f}'
-        ], divider=name == names[-1])
+        rows.append([name or 'total', f'{parameters:,}', f'{macs / 1e9:.3f}',
+                     f'{2 * macs / 1e9:.3f}'])
     mode = 'train' if args.train else 'eval'
     print(f'{args.config}, input {args.shape[0]}x{args.shape[1]} '
           f'(height x width), batch 1, {mode} mode')
-    print(table)
+    print(markdown(
+        ['module', 'parameters', 'GMACs', 'GFLOPs = 2 x GMACs'], rows))
     print('MAC: multiply-accumulate of a convolution or a matrix product. '
           'The FasterNet paper and MMDetection print GMACs as "FLOPs", '
           'Ultralytics prints 2 x GMACs.')

@@ -10,10 +10,10 @@ import math
 from pathlib import Path
 
 from mmengine.runner import Runner, set_random_seed
-from prettytable import PrettyTable
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet import analysis, cli
+from mmfasternet.analysis.tables import markdown
 from mmfasternet.config import load_config, require_loader
 from mmfasternet.visualization import network as pictures
 
@@ -24,13 +24,10 @@ def parse_args():
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file path')
     parser.add_argument(
-        'checkpoint',
-        nargs='?',
+        'checkpoint', nargs='?',
         help='checkpoint file or URL (default: initial weights)')
     parser.add_argument(
-        '--out-dir',
-        type=Path,
-        default=Path('output'),
+        '--out-dir', type=Path, default=Path('output'),
         help='for layers.csv and layers.png')
     cli.add_device(parser)
     parser.add_argument(
@@ -46,9 +43,9 @@ def first_batch(cfg, seed):
     return next(iter(Runner.build_dataloader(loader, seed=seed)))
 
 
-def part(name):
+def part(row):
     """The stage or the like: a name up to its first number."""
-    words = name.split('.')
+    words = row.name.split('.')
     end = next((i for i, word in enumerate(words) if word.isdigit()), 1)
     return '.'.join(words[:end + 1])
 
@@ -57,24 +54,6 @@ def span(rows, key):
     values = [getattr(row, key) for row in rows]
     values = [value for value in values if not math.isnan(value)]
     return f'{min(values):.1e} to {max(values):.1e}' if values else '-'
-
-
-def table(rows):
-    """One line per part."""
-    made = PrettyTable(
-        ['part', 'layers', 'std of the output', 'dead',
-         'std of its gradient', 'gradient / weights'], align='r')
-    made.align['part'] = 'l'
-    parts = {}
-    for row in rows:
-        parts.setdefault(part(row.name), []).append(row)
-    for name, group in parts.items():
-        made.add_row([
-            name, len(group), span(group, 'std'),
-            f'{max(row.dead for row in group):.1%}', span(group, 'grad_std'),
-            span(group, 'weight_grad')
-        ])
-    return made
 
 
 def main():
@@ -87,7 +66,16 @@ def main():
         set_random_seed(args.seed)
         data = first_batch(cfg, args.seed)
         rows = analysis.layer_statistics(model, data)
-    print(f'smallest and largest of the layers of each part\n{table(rows)}')
+    parts = {}
+    for row in rows:
+        parts.setdefault(part(row), []).append(row)
+    print('smallest and largest of the layers of each part')
+    print(markdown(
+        ['part', 'layers', 'std of the output', 'dead', 'std of its gradient',
+         'gradient / weights'],
+        [[name, len(group), span(group, 'std'),
+          f'{max(row.dead for row in group):.1%}', span(group, 'grad_std'),
+          span(group, 'weight_grad')] for name, group in parts.items()]))
     with (args.out_dir / 'layers.csv').open('w', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(analysis.LayerStatistics._fields)

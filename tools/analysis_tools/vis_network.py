@@ -12,11 +12,12 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import torch
-from prettytable import PrettyTable
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet import analysis, cli
+from mmfasternet.analysis.tables import markdown
 from mmfasternet.config import load_config
 from mmfasternet.datasets.images import images_in
 from mmfasternet.evaluation.average_precision import read_truth
@@ -34,25 +35,17 @@ def parse_args():
     parser.add_argument('img', help='image file, folder of images, or URL')
     parser.add_argument('config', help='config of any model with a backbone')
     parser.add_argument(
-        'checkpoint',
-        nargs='?',
+        'checkpoint', nargs='?',
         help='checkpoint file or URL (default: initial weights)')
     parser.add_argument(
-        '--view',
-        nargs='+',
-        choices=VIEWS,
+        '--view', nargs='+', choices=VIEWS,
         help='default: all that the network has')
     parser.add_argument(
-        '--target-layers',
-        nargs='+',
-        metavar='NAME',
+        '--target-layers', nargs='+', metavar='NAME',
         help='modules whose maps to show instead of the stages of the '
         'backbone, e.g. backbone.stages.2.blocks.0 or neck[0]')
     parser.add_argument(
-        '--number',
-        '-n',
-        type=cli.positive_int,
-        default=8,
+        '--number', '-n', type=cli.positive_int, default=8,
         help='how many images of a folder (default: 8)')
     parser.add_argument(
         '--ann-file',
@@ -67,39 +60,39 @@ def parse_args():
     return parser.parse_args()
 
 
-def mean(rows):
-    """Of named tuples, one per image."""
-    return [sum(column) / len(rows) for column in zip(*rows)]
-
-
-def table(title, columns, rows):
-    made = PrettyTable(columns, align='r')
-    made.align[columns[0]] = 'l'
-    made.add_rows(rows)
-    print(f'{title}\n{made}')
+def print_table(title, columns, rows):
+    print(f'{title}\n{markdown(columns, rows)}\n')
 
 
 class Views:
-    """Each view looks at one image after another; :meth:`sum_up` ends it.
+    """A method for each view of an image, and :meth:`sum_up` of them all.
 
     Args:
         model (nn.Module): What is looked into.
-        names (list[str]): Modules whose maps are shown.
-        out_dir (Path): For the pictures.
-        score_thr (float): For levels: lowest score, without true boxes.
+        args (Namespace): Of the command line.
         truth (callable, optional): For levels: see :class:`Truth`.
     """
 
-    def __init__(self, model, names, out_dir, score_thr=0.3, truth=None):
-        self.model, self.names, self.out_dir = model, names, out_dir
-        self.score_thr, self.truth = score_thr, truth
-        self.rows = defaultdict(list)  # of an image, by view and name
+    def __init__(self, model, args, truth):
+        self.model, self.args, self.truth = model, args, truth
+        self.names = args.target_layers  # of modules whose maps are shown
+        self.redundancies = defaultdict(list)  # of each image, by module
+        self.pconvs = defaultdict(list)
         self.fields = {}  # sums by size and name: count, field, shape
-        self.strides = ()
+        self.boxes, self.strides = [], ()
+
+    def look(self, views, stem, image):
+        """Pictures of an image are called by its stem."""
+        if self.names is None:
+            self.names = analysis.stage_names(self.model, image.inputs)
+        maps = {name: x[0] for name, x in analysis.feature_maps(
+            self.model, image.inputs, self.names).items()}
+        for view in views:
+            getattr(self, view)(stem, image, maps)
 
     def write(self, picture, *words):
         words = [str(word).replace('.', '_') for word in words]
-        pictures.save(picture, self.out_dir / f'{"_".join(words)}.png')
+        pictures.save(picture, self.args.out_dir / f'{"_".join(words)}.png')
 
     # ---------------------------------------------------------- per image
     def features(self, stem, image, maps):
@@ -112,18 +105,16 @@ class Views:
     def redundancy(self, stem, image, maps):
         for name, x in maps.items():
             x = analysis.without_padding(x, image)
-            self.rows['redundancy', name].append(
-                analysis.channel_redundancy(x))
-            self.write(
-                pictures.draw_redundancy(name, x,
-                                         analysis.channel_correlation(x)),
-                stem, 'redundancy', name)
+            self.redundancies[name].append(analysis.channel_redundancy(x))
+            r = analysis.channel_correlation(x)
+            self.write(pictures.draw_redundancy(name, x, r), stem,
+                       'redundancy', name)
 
     def pconv(self, stem, image, maps):
-        for row in analysis.pconv_statistics(
+        for name, *row in analysis.pconv_statistics(
                 self.model, image.inputs,
                 lambda x: analysis.without_padding(x, image)):
-            self.rows['pconv', row.name].append(row[1:])
+            self.pconvs[name].append(row)
 
     def erf(self, stem, image, maps):
         for name, field in analysis.receptive_fields(
@@ -141,61 +132,62 @@ class Views:
         found, self.strides = analysis.detect_by_level(self.model,
                                                        image.inputs)
         if self.truth is None:
-            found = found[found.scores >= self.score_thr]
+            found = found[found.scores >= self.args.score_thr]
             boxes, strides = found.bboxes, found.strides
         else:
             boxes, labels = self.truth(image.path)
             boxes = image.to_input(boxes).to(found.bboxes.device)
             strides = analysis.levels_of(found, boxes,
                                          labels.to(boxes.device))
-        sides = (boxes[:, 2:] - boxes[:, :2]).amax(1) if len(boxes) else \
-            boxes.new_zeros(0)
-        self.rows['levels', ''].append((sides.cpu(), strides.cpu()))
+        sides = (boxes[:, 2:] - boxes[:, :2]).amax(1)
+        self.boxes.append((sides.cpu(), strides.cpu()))
 
     # ---------------------------------------------------------- at the end
     def sum_up(self, number):
         of = f'mean of {number} images' if number > 1 else 'one image'
-        found = {name: mean(rows) for (view, name), rows in self.rows.items()
-                 if view == 'redundancy'}
-        if found:
-            table(f'channel redundancy, {of}', [
-                'map', 'channels', 'largest |r|', '|r| >= 0.9', 'by chance'
-            ], [[name, f'{r[0]:.0f}', f'{r[1]:.3f}', f'{r[2]:.1%}',
-                 f'{r[3]:.3f}'] for name, r in found.items()])
-        found = [analysis.PConvStatistics(name, *mean(rows))
-                 for (view, name), rows in self.rows.items()
-                 if view == 'pconv']
-        if found:
-            table(f'partial convolutions, {of}', [
-                'module', 'convolved', 'rms before', 'rms after',
-                'rms untouched', '|r| before', '|r| after', 'share in the 1x1'
-            ], [[r.name, f'{r.touched:.0f} of {r.touched + r.untouched:.0f}',
-                 f'{r.rms_before:.3g}', f'{r.rms_after:.3g}',
-                 f'{r.rms_untouched:.3g}', f'{r.alike_before:.2f}',
-                 f'{r.alike_after:.2f}',
-                 '-' if math.isnan(r.share) else f'{r.share:.1%}']
-                for r in found])
-            self.write(pictures.draw_pconvs(found), 'pconv')
+        if self.redundancies:
+            means = {name: np.mean(rows, 0)
+                     for name, rows in self.redundancies.items()}
+            print_table(
+                f'channel redundancy, {of}',
+                ['map', 'channels', 'largest |r|', '|r| >= 0.9', 'by chance'],
+                [[name, f'{r[0]:.0f}', f'{r[1]:.3f}', f'{r[2]:.1%}',
+                  f'{r[3]:.3f}'] for name, r in means.items()])
+        if self.pconvs:
+            self.sum_up_pconvs(of)
         sizes = sorted({size for size, _ in self.fields})
         for size in sizes:
             self.sum_up_fields(size, len(sizes) > 1)
         if self.strides:
             self.sum_up_levels(number)
 
+    def sum_up_pconvs(self, of):
+        found = [analysis.PConvStatistics(name, *np.mean(rows, 0))
+                 for name, rows in self.pconvs.items()]
+        print_table(
+            f'partial convolutions, {of}',
+            ['module', 'convolved', 'rms before', 'rms after',
+             'rms untouched', '|r| before', '|r| after', 'share in the 1x1'],
+            [[r.name, f'{r.touched:.0f} of {r.touched + r.untouched:.0f}',
+              f'{r.rms_before:.3g}', f'{r.rms_after:.3g}',
+              f'{r.rms_untouched:.3g}', f'{r.alike_before:.2f}',
+              f'{r.alike_after:.2f}',
+              '-' if math.isnan(r.share) else f'{r.share:.1%}']
+             for r in found])
+        self.write(pictures.draw_pconvs(found), 'pconv')
+
     def sum_up_fields(self, size, several):
-        found = {name: row for (s, name), row in self.fields.items()
-                 if s == size}
         fields, squares, rows = {}, {}, []
-        for name, (count, total, shape) in found.items():
-            field, shape = total / count, shape[-2:]
-            sides = {share: analysis.share_side(field, shape, share)
-                     for share in SHARES}
-            fields[name] = field
-            squares[name] = analysis.middle_of(field, shape), sides
-            whole = analysis.share_side(field, shape, 1)
-            rows.append([name, *(f'{side:.0f}' for side in (
-                *sides.values(), whole))])
-        table(
+        for (own_size, name), (count, total, shape) in self.fields.items():
+            if own_size == size:
+                field, shape = total / count, shape[-2:]
+                sides = {share: analysis.share_side(field, shape, share)
+                         for share in (*SHARES, 1)}
+                rows.append([name, *(f'{s:.0f}' for s in sides.values())])
+                del sides[1]
+                fields[name] = field
+                squares[name] = analysis.middle_of(field, shape), sides
+        print_table(
             f'receptive field in pixels, mean of {count} image(s) of '
             f'{size[1]}x{size[0]}',
             ['map', *(f'{s:.0%} of it' for s in SHARES), 'all'], rows)
@@ -203,17 +195,18 @@ class Views:
                    *[f'{size[1]}x{size[0]}'] * several)
 
     def sum_up_levels(self, number):
-        sides, strides = map(torch.cat, zip(*self.rows['levels', '']))
+        sides, strides = map(torch.cat, zip(*self.boxes))
         rows = analysis.shares(sides, strides, self.strides)
         ends = [f'to {row.smallest}' for row in rows[1:]] + ['and more']
-        what = f'detections of at least {self.score_thr:g}' if \
+        what = f'detections of at least {self.args.score_thr:g}' if \
             self.truth is None else 'true boxes'
-        table(f'{what} in {number} image(s), by the stride that finds them',
-              ['longer side, pixels', 'boxes', 'found',
-               *(f'stride {s}' for s in self.strides)],
-              [[f'{row.smallest} {end}', row.count, row.found,
-                *(f'{s:.2f}' if row.found else '-' for s in row.shares)]
-               for row, end in zip(rows, ends)])
+        print_table(
+            f'{what} in {number} image(s), by the stride that finds them',
+            ['longer side, pixels', 'boxes', 'found',
+             *(f'stride {s}' for s in self.strides)],
+            [[f'{row.smallest} {end}', row.count, row.found,
+              *(f'{s:.2f}' if row.found else '-' for s in row.shares)]
+             for row, end in zip(rows, ends)])
         for stride in self.strides:
             if len(strides) and not (strides == stride).any():
                 print(f'stride {stride} finds nothing here')
@@ -269,20 +262,13 @@ def main():
             levels=analysis.has_levels(model))
         chosen = args.view or [v for v in VIEWS if has.get(v, True)]
         cli.make_folder(args.out_dir)
-        views = Views(model, args.target_layers, args.out_dir, args.score_thr,
-                      truth)
+        views = Views(model, args, truth)
         stems = [Path(path).stem for path in images]
-        for i, path in enumerate(images):
+        for i, (path, stem) in enumerate(zip(images, stems)):
             # images of two folders may have the same name
-            again = stems[:i].count(stems[i])
-            stem = f'{stems[i]}_{again + 1}' if again else stems[i]
-            image = analysis.prepare_image(cfg, model, path)
-            if views.names is None:
-                views.names = analysis.stage_names(model, image.inputs)
-            maps = {name: x[0] for name, x in analysis.feature_maps(
-                model, image.inputs, views.names).items()}
-            for view in chosen:
-                getattr(views, view)(stem, image, maps)
+            again = stems[:i].count(stem)
+            views.look(chosen, f'{stem}_{again + 1}' if again else stem,
+                       analysis.prepare_image(cfg, model, path))
         views.sum_up(len(images))
     print(f'pictures of {len(images)} image(s) in {args.out_dir}')
 

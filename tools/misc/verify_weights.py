@@ -50,15 +50,13 @@ def build(found):
         raise CheckpointError(
             f'embed_dim={arch[0]}, depths={arch[1]} is none of the variants '
             f'{", ".join(FasterNet.arch_settings)}')
-    classifier = found.tensors.get('head.weight')
-    if classifier is None:
+    if 'head.weight' in found.tensors:
+        classes, dim = found.tensors['head.weight'].shape
+        model = FasterNet(name, num_classes=classes, feature_dim=dim)
+    else:
         norms = tuple(i for i in range(4)
                       if f'norm{2 * i}.weight' in found.tensors)
-        kind = dict(out_indices=norms or (len(arch[1]) - 1, ))
-    else:
-        kind = dict(
-            num_classes=classifier.shape[0], feature_dim=classifier.shape[1])
-    model = FasterNet(name, **kind)
+        model = FasterNet(name, out_indices=norms or (len(arch[1]) - 1, ))
     return model.eval(), name, load_weights(model, found)
 
 
@@ -88,15 +86,16 @@ def main():
         found = read_weights(args.file, args.prefix)
         model, name, report = build(found)
         sha256 = digest(checkpoint_path(args.file))
-        rows = dict(
-            file=args.file,
-            variant=f'FasterNet-{name}',
-            layout=found.describe(),
-            tensors=report.split(': ', 1)[1],
-            sha256=sha256)
         parameters, macs = count(model, (1, 3, 224, 224))
-        rows['parameters'] = f'{parameters:,}'
-        rows['GMACs at 224'] = f'{macs / 1e9:.2f}'
+        rows = {
+            'file': args.file,
+            'variant': f'FasterNet-{name}',
+            'layout': found.describe(),
+            'tensors': report.split(': ', 1)[1],
+            'sha256': sha256,
+            'parameters': f'{parameters:,}',
+            'GMACs at 224': f'{macs / 1e9:.2f}'
+        }
         release = RELEASES.get(name)
         if release and model.num_classes == 1000:
             rows['logits'] = compare_with_timm(model, name, found)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What runs against what: networks crossed with how they are run."""
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from mmfasternet.analysis.benchmark.paper import own_shape
+from mmfasternet.analysis.benchmark import paper
 from mmfasternet.deploy.engines import (
     ENGINES,
     EXPORTED,
@@ -24,31 +24,20 @@ _QUANTISED_OPERATORS = {
 
 @dataclass(frozen=True)
 class Candidate:
-    """One network, run one way.
+    """One network, run one way."""
 
-    Args:
-        target (str): A config (path or ``package::path``), the same and
-            ``,CHECKPOINT``, an exported file, ``backbone:NAME`` or
-            ``operator:NAME:CHANNELSxSIDE`` of the paper.
-        shape (tuple[int, ...]): Of the input, with the batch in front.
-        backend (str): Name of an engine.
-        precision (str): One that the engine has for this network.
-        threads (int): Of the CPU.
-        device (str): Of PyTorch.
-        channels_last (bool): PyTorch's memory format NHWC.
-        compile (bool): ``torch.compile``.
-        options (str): Overrides of its config, as JSON.
-    """
-
+    #: A config (path or ``package::path``), the same and ``,CHECKPOINT``, an
+    #: exported file, or ``backbone:NAME`` or ``operator:NAME:CHANNELSxSIDE``
+    #: of the paper.
     target: str
-    shape: Tuple[int, ...]
-    backend: str = 'onnxruntime'
-    precision: str = 'fp32'
-    threads: int = 1
-    device: str = 'cpu'
-    channels_last: bool = False
-    compile: bool = False
-    options: str = '{}'
+    shape: Tuple[int, ...]  #: Of the input, with the batch in front.
+    backend: str = 'onnxruntime'  #: Name of an engine.
+    precision: str = 'fp32'  #: One that the engine has for this network.
+    threads: int = 1  #: Of the CPU.
+    device: str = 'cpu'  #: Of PyTorch.
+    channels_last: bool = False  #: PyTorch's memory format NHWC.
+    compile: bool = False  #: ``torch.compile``.
+    options: str = '{}'  #: Overrides of its config, as JSON.
 
     @property
     def name(self) -> str:
@@ -61,19 +50,22 @@ class Candidate:
     @property
     def file(self) -> Optional[Path]:
         """The exported file, None if the network is built."""
-        path = Path(self.target)
-        return path if path.suffix in EXPORTED else None
+        return _exported_file(self.target)
 
     def key(self) -> tuple:
         """What of two candidates may share one exported file."""
         return self.target, self.shape, self.options
 
 
+def _exported_file(target: str) -> Optional[Path]:
+    path = Path(target)
+    return path if path.suffix in EXPORTED else None
+
+
 def allowed_precisions(target: str, backend: str) -> Tuple[str, ...]:
     """Of a network on an engine, the usual first; empty if it cannot."""
-    engine = ENGINES[backend]
-    suffix = Path(target).suffix
-    if suffix in EXPORTED and suffix not in engine.reads:
+    engine, file = ENGINES[backend], _exported_file(target)
+    if file and file.suffix not in engine.reads:
         return ()
     return engine.quantised if is_quantised(target) else engine.precisions
 
@@ -85,13 +77,12 @@ def is_quantised(target: str) -> bool:
     Raises:
         FileNotFoundError: If there is no such file.
     """
-    path = Path(target)
-    if path.suffix not in EXPORTED:
-        return False
-    if not path.is_file():
-        raise FileNotFoundError(f'exported file not found: {path}')
-    return any(kind in _QUANTISED_OPERATORS
-               for _, kind in engine_of(path).operators(path))
+    file = _exported_file(target)
+    if file and not file.is_file():
+        raise FileNotFoundError(f'exported file not found: {file}')
+    return bool(file) and any(
+        kind in _QUANTISED_OPERATORS
+        for _, kind in engine_of(file).operators(file))
 
 
 def input_shape(target: str, batch: int,
@@ -102,40 +93,38 @@ def input_shape(target: str, batch: int,
     Raises:
         ValueError: If a file was exported for another input.
     """
-    own = own_shape(target)
-    if own:
-        return (batch, own[0], *(shape or own[1:]))
-    fixed = _exported_shape(Path(target))
-    if fixed is None:
-        return (batch, 3, *(shape or (640, 640)))
+    published = paper.find(target)
+    if published:
+        channels, *own = published.shape
+        return (batch, channels, *(shape or own))
+    fixed = _exported_shape(target)
     if len(fixed) != 4:
         raise ValueError(f'{target} takes an input of {len(fixed)} axes, '
                          'expected images (N, C, H, W)')
     wanted = (batch, fixed[1] or 3,
               *(shape or (side or 640 for side in fixed[2:])))
     if any(f and f != w for f, w in zip(fixed, wanted)):
+        was, asked = ('x'.join(str(s or '?') for s in sides)
+                      for sides in (fixed, wanted))
         raise ValueError(
-            f'{target} was exported for {_times(fixed)} (N x C x H x W), not '
-            f'for {_times(wanted)}: export it again, or leave --shape and '
-            '--batch-sizes at what it is for')
+            f'{target} was exported for {was} (N x C x H x W), not for '
+            f'{asked}: export it again, or leave --shape and --batch-sizes at '
+            'what it is for')
     return wanted
 
 
-def _times(shape: Sequence[Optional[int]]) -> str:
-    return 'x'.join(str(s or '?') for s in shape)
-
-
 @cache
-def _exported_shape(path: Path) -> Optional[Tuple[Optional[int], ...]]:
-    """Of the only input of a file, None for an axis of any size."""
-    if path.suffix not in EXPORTED:
-        return None
-    engine = next(e for e in readers_of(path) if e.is_installed)
-    return engine.open(path).shape
+def _exported_shape(target: str) -> Tuple[Optional[int], ...]:
+    """Of the only input, None for an axis of any size."""
+    file = _exported_file(target)
+    if file is None:
+        return (None, ) * 4
+    return next(e for e in readers_of(file) if e.is_installed).open(file).shape
 
 
 def parse_spec(spec: str) -> Tuple[str, Dict[str, Any]]:
-    """Split ``TARGET@SETTING@...`` into the target and what it fixes.
+    """Split ``TARGET@SETTING@...`` into the target and what it fixes, by the
+    arguments of :func:`cross`.
 
     Raises:
         ValueError: If a setting is not one.
@@ -148,11 +137,12 @@ def parse_spec(spec: str) -> Tuple[str, Dict[str, Any]]:
         number = re.fullmatch(r'(threads|batch)=([1-9]\d*)', setting)
         switch = re.fullmatch(r'(no-)?(channels-last|compile)', setting)
         if setting in ENGINES:
-            fixed['backend'] = setting
+            fixed['backends'] = [setting]
         elif setting in precisions:
-            fixed['precision'] = setting
+            fixed['precisions'] = [setting]
         elif number:
-            fixed[number[1]] = int(number[2])
+            name = 'threads' if number[1] == 'threads' else 'batches'
+            fixed[name] = [int(number[2])]
         elif switch:
             fixed[switch[2].replace('-', '_')] = not switch[1]
         else:
@@ -184,35 +174,33 @@ def cross(spec: str,
         ValueError: If none of the combinations exists.
     """
     target, fixed = parse_spec(spec)
+    backends = fixed.pop('backends', backends)
+    precisions = fixed.pop('precisions', precisions)
+    threads = fixed.pop('threads', threads)
+    batches = fixed.pop('batches', batches)
+    common.update(fixed)
     on_cpu = common.get('device', 'cpu') == 'cpu'
-    common.update({k: v for k, v in fixed.items() if k in
-                   ('channels_last', 'compile')})
-    if 'backend' in fixed:
-        backends = [fixed['backend']]
-    elif backends is None:
+    if backends is None:
         backends = [b for b in (_ORDER if on_cpu else _ORDER[-1:])
                     if allowed_precisions(target, b)][:1]
-    if 'precision' in fixed:
-        precisions = [fixed['precision']]
-    threads = [fixed['threads']] if 'threads' in fixed else threads
-    batches = [fixed['batch']] if 'batch' in fixed else batches
     found, notes = [], []
     for backend in backends:
         allowed = allowed_precisions(target, backend)
         if not allowed:
             notes.append(f'{target} does not run on {backend}')
-        elif not on_cpu and backend != 'pytorch':
+            continue
+        if not on_cpu and backend != 'pytorch':
             notes.append(f'{target}: {backend} runs on the CPU here, only '
                          'pytorch on --device')
             continue
-        for precision in (precisions or allowed[:1]) if allowed else ():
+        # the layout and the compiler are PyTorch's
+        only = {} if backend == 'pytorch' else dict(
+            channels_last=False, compile=False)
+        for precision in precisions or allowed[:1]:
             if precision not in allowed:
                 notes.append(f'{target} has no {precision} on {backend}, it '
                              f'has {", ".join(allowed)}')
                 continue
-            # the layout and the compiler are PyTorch's
-            only = {} if backend == 'pytorch' else dict(
-                channels_last=False, compile=False)
             found += [
                 Candidate(target, input_shape(target, batch, shape), backend,
                           precision, number, **{**common, **only})
@@ -238,23 +226,14 @@ def baseline_of(candidate: Candidate, spec: str,
         ValueError: If the baseline cannot be run.
     """
     target, fixed = parse_spec(spec)
-    backend = fixed.get('backend', candidate.backend)
-    allowed = allowed_precisions(target, backend)
-    precision = fixed.get('precision', candidate.precision)
-    if 'precision' not in fixed and precision not in allowed:
-        precision = (allowed or ('none', ))[0]
-    if precision not in allowed:
-        raise ValueError(f'--baselines {spec}: {target} does not run on '
-                         f'{backend} in {precision}')
-    on_pytorch = backend == 'pytorch'
-    return replace(
-        candidate,
-        target=target,
-        shape=input_shape(target, fixed.get('batch', candidate.shape[0]),
-                          shape),
-        backend=backend,
-        precision=precision,
-        threads=fixed.get('threads', candidate.threads),
-        options='{}',
-        **{name: on_pytorch and fixed.get(name, getattr(candidate, name))
-           for name in ('channels_last', 'compile')})
+    backend, = fixed.get('backends', [candidate.backend])
+    has_same = candidate.precision in allowed_precisions(target, backend)
+    try:
+        (baseline, ), _ = cross(
+            spec, [backend], [candidate.precision] if has_same else None,
+            [candidate.threads], [candidate.shape[0]], shape,
+            device=candidate.device, channels_last=candidate.channels_last,
+            compile=candidate.compile)
+    except ValueError as error:
+        raise ValueError(f'--baselines {error}') from None
+    return baseline

@@ -6,16 +6,7 @@ OpenVINO, which reads ONNX as well and knows every shape, is asked.
 import math
 import re
 from pathlib import Path
-from typing import (
-    Any,
-    Dict,
-    Iterator,
-    List,
-    NamedTuple,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple, Union
 
 from mmfasternet.deploy.engines import ENGINES
 
@@ -32,23 +23,14 @@ _MULTIPLIES = re.compile('Conv|Gemm|MatMul|FullyConnected')
 
 
 class Layer(NamedTuple):
-    """A layer that multiplies.
+    """A layer that multiplies."""
 
-    Args:
-        names (tuple[str, ...]): What it is called, its output included.
-        macs (int): Multiply-accumulates of one run.
-        bytes (int): Of its inputs, weights and outputs.
-        kind (str): What it is, e.g. ``3x3 80->160``.
-        merged (tuple[str, ...]): Outputs of what an engine may do with it.
-        parameters (int): Its weights and biases.
-    """
-
-    names: Tuple[str, ...]
-    macs: int
-    bytes: int
-    kind: str
-    merged: Tuple[str, ...] = ()
-    parameters: int = 0
+    names: Tuple[str, ...]  #: What it is called, its output included.
+    macs: int  #: Multiply-accumulates of one run.
+    bytes: int  #: Of its inputs, weights and outputs.
+    kind: str  #: What it is, e.g. ``3x3 80->160``.
+    merged: Tuple[str, ...]  #: Outputs of what an engine may do with it.
+    parameters: int  #: Its weights and biases.
 
 
 def exported_layers(path: Union[str, Path],
@@ -59,28 +41,23 @@ def exported_layers(path: Union[str, Path],
     Raises:
         ImportError: If OpenVINO is not installed.
     """
-    core = ENGINES['openvino'].module.openvino_core()
-    model = core.read_model(str(path))
+    model = ENGINES['openvino'].module.openvino_core().read_model(str(path))
     model.reshape(list(shape))
-    count, layers = 0, []
-    for op in model.get_ordered_ops():
-        kind = op.get_type_name()
-        if kind == 'Constant':
-            count += _weighs(op)
-        elif kind in _MULTIPLIERS:
-            layers.append(_layer(op, kind))
-    return count, layers
+    ops = model.get_ordered_ops()
+    return sum(map(_weights_in, ops)), [
+        _layer(op) for op in ops if op.get_type_name() in _MULTIPLIERS]
 
 
-def _layer(op: Any, kind: str) -> Layer:
+def _layer(op: Any) -> Layer:
+    kind, output = op.get_type_name(), op.output(0)
     data, weight = (list(i.get_shape()) for i in list(op.inputs())[:2])
-    out = list(op.output(0).get_shape())
-    attributes = op.get_attributes()
+    out = list(output.get_shape())
     transposed = 'Backprop' in kind
     if kind.startswith('Group'):  # groups, out, in, kernel
         groups, *weight = weight
         weight[transposed] *= groups
     if kind == 'MatMul':
+        attributes = op.get_attributes()
         if attributes.get('transpose_b'):
             weight[-2:] = weight[:-3:-1]
         macs = math.prod(out) * data[
@@ -92,23 +69,24 @@ def _layer(op: Any, kind: str) -> Layer:
         groups = 1 if transposed else data[1] // weight[1]
         described = f'{"x".join(map(str, weight[2:]))} {data[1]}->{out[1]}' + \
             f' in {groups} groups' * (groups > 1)
-    followers = list(_followers(op))
+    followers = _followers(op)
     return Layer(
-        (_SUFFIXES.sub('', op.get_friendly_name()),
-         *op.output(0).get_names()), macs,
+        (_SUFFIXES.sub('', op.get_friendly_name()), *output.get_names()), macs,
         sum(map(math.prod, (data, weight, out))) *
-        op.output(0).get_element_type().size, described,
+        output.get_element_type().size, described,
         tuple(name for follower in followers for name in (
             follower.get_friendly_name(), *follower.output(0).get_names())),
         _constant(op.input_value(1).get_node()) + _bias(followers))
 
 
-def _weighs(op: Any) -> int:
-    """How many weights there are in a constant."""
+def _weights_in(op: Any) -> int:
+    """How many weights there are in an operation, if it is a constant."""
+    if op.get_type_name() != 'Constant':
+        return 0
     port = op.output(0)
-    is_weight = port.get_element_type().to_string() in _WEIGHTS and \
-        len(port.get_shape())
-    return math.prod(port.get_shape()) if is_weight else 0
+    shape = port.get_shape()
+    is_weight = port.get_element_type().to_string() in _WEIGHTS and len(shape)
+    return math.prod(shape) if is_weight else 0
 
 
 def _constant(node: Any) -> int:
@@ -121,9 +99,8 @@ def _constant(node: Any) -> int:
         seen.add(node.get_friendly_name())
         if node.get_type_name() == 'Parameter':
             return 0
-        if node.get_type_name() == 'Constant':
-            largest = max(largest, _weighs(node))
         if node.get_type_name() != 'ShapeOf':  # the shape, not what has it
+            largest = max(largest, _weights_in(node))
             left += [value.get_node() for value in node.input_values()]
     return largest
 
@@ -138,47 +115,36 @@ def _bias(followers: Sequence[Any]) -> int:
     return 0
 
 
-def _followers(op: Any) -> Iterator[Any]:
+def _followers(op: Any) -> List[Any]:
     """The activations and sums that alone read a layer."""
+    found = []
     while True:
         readers = [i.get_node() for i in op.output(0).get_target_inputs()]
         readers = [r for r in readers if r.get_type_name() != 'ShapeOf']
         if len(readers) != 1 or readers[0].get_type_name() not in _MERGED:
-            return
-        op = readers[0]
-        yield op
+            return found
+        op, = readers
+        found.append(op)
 
 
 def with_macs(rows: Sequence[Dict[str, Any]],
               layers: Sequence[Layer]) -> List[Dict[str, Any]]:
     """A profile (name, kind, seconds, bytes by row) with MACs, bytes,
     parameters and shapes of the layers of the same network."""
-    left = list(layers)
-    found: Dict[str, Layer] = {}
-
-    def take(row: Dict[str, Any], attribute: str, *names: str) -> None:
-        if row['name'] in found or not _MULTIPLIES.search(row['kind']):
-            return
-        for name in names:
-            for layer in left:
-                if name in getattr(layer, attribute):
-                    found[row['name']] = layer
-                    left.remove(layer)
-                    return
-
+    left, found = list(layers), {}
     # all by their own names first: what is merged may be called like another
     for attribute in ('names', 'merged'):
-        for row in rows:
-            name = row['name']
-            take(row, attribute, name, _SUFFIXES.sub('', name))
-    merged = []
-    for row in rows:
-        layer = found.get(row['name'])
-        if layer is None:
-            merged.append(dict(dict(macs=0, parameters=0), **row))
-        else:
-            merged.append(
-                dict(row, macs=layer.macs, bytes=layer.bytes,
-                     parameters=layer.parameters,
-                     kind=f'{row["kind"]} {layer.kind}'))
-    return merged
+        for i, row in enumerate(rows):
+            names = {row['name'], _SUFFIXES.sub('', row['name'])}
+            layer = next((layer for layer in left if names & {
+                *getattr(layer, attribute)}), None)
+            if layer and i not in found and _MULTIPLIES.search(row['kind']):
+                found[i] = layer
+                left.remove(layer)
+    return [
+        dict(row, macs=found[i].macs, bytes=found[i].bytes,
+             parameters=found[i].parameters,
+             kind=f'{row["kind"]} {found[i].kind}')
+        if i in found else dict(dict(macs=0, parameters=0), **row)
+        for i, row in enumerate(rows)
+    ]

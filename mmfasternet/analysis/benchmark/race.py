@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mmfasternet.analysis.benchmark.build import build_network, export_network
+from mmfasternet.analysis.benchmark.build import build_network
 from mmfasternet.analysis.benchmark.candidates import Candidate
 from mmfasternet.analysis.benchmark.layers import (
     Layer,
@@ -38,23 +38,15 @@ COPIED_NUMBERS = 1 << 25
 
 @dataclass
 class Result:
-    """What one candidate achieved.
+    """What one candidate achieved."""
 
-    Args:
-        candidate (Candidate): The network and how it was run.
-        seconds (list[float]): Of each round the median time of a run.
-        parameters (int): Of the network.
-        macs (int): Of one run, all images of the batch.
-        memory (int): Peak bytes above those of the process without network.
-        layers (list[dict]): If profiled, ``name``, ``kind``, ``seconds``,
-            ``macs`` and ``bytes`` of each layer.
-    """
-
-    candidate: Candidate
-    seconds: List[float]
-    parameters: int = 0
-    macs: int = 0
-    memory: int = 0
+    candidate: Candidate  #: The network and how it was run.
+    seconds: List[float]  #: Of each round the median time of a run.
+    parameters: int = 0  #: Of the network.
+    macs: int = 0  #: Of one run, all images of the batch.
+    memory: int = 0  #: Peak bytes above those of the process without network.
+    #: If profiled, of each layer ``name``, ``kind``, ``seconds``, ``macs``,
+    #: ``parameters`` and ``bytes``.
     layers: List[Dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -69,15 +61,8 @@ class Result:
 
 
 class Process:
-    """The handle of a worker.
-
-    Args:
-        candidate (Candidate): What lives in it.
-        path (str, optional): The file to read, None to build the network.
-
-    Raises:
-        ValueError: If the candidate does not run.
-    """
+    """The handle of a worker, in which a candidate lives that reads the file
+    ``path``, or builds its network if that is None."""
 
     def __init__(self, candidate: Candidate, path: Optional[str]) -> None:
         self.candidate = candidate
@@ -86,7 +71,8 @@ class Process:
         paths = [_PACKAGE, os.environ.get('PYTHONPATH')]
         threads = str(candidate.threads)
         self.process = subprocess.Popen(
-            [sys.executable, '-m', _WORKER],
+            [sys.executable, '-m', _WORKER,
+             json.dumps([asdict(candidate), path])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -96,14 +82,13 @@ class Process:
                 OMP_NUM_THREADS=threads,
                 MKL_NUM_THREADS=threads,
                 PYTHONPATH=os.pathsep.join(filter(None, paths))))
-        try:
-            self.ask('load', path=path, candidate=asdict(candidate))
-        except BaseException:
-            self.close()
-            raise
 
     def ask(self, what: str, **request: Any) -> Any:
-        """Send a request and wait for the answer."""
+        """Send a request and wait for the answer.
+
+        Raises:
+            ValueError: If the candidate does not run.
+        """
         try:
             print(json.dumps(dict(ask=what, **request)),
                   file=self.process.stdin, flush=True)
@@ -126,15 +111,9 @@ class Process:
             ' '.join(lines[-3:])
 
     def close(self) -> None:
-        """End the process."""
-        with suppress(BrokenPipeError):
-            self.process.stdin.close()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
+        """End the process, which holds nothing that could be lost."""
+        with suppress(BrokenPipeError), self.process:
             self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
         self.errors.close()
 
 
@@ -148,18 +127,22 @@ def race(candidates: Sequence[Candidate],
     not timed, then as many as fill a tenth of a second, of which the median
     counts. ``paths`` has by :meth:`Candidate.key` the file to read; PyTorch
     builds its networks itself. The layers of ``profile`` are timed afterwards.
+
+    Raises:
+        ValueError: If a candidate does not run.
     """
     with ExitStack() as stack:
         processes, runs, turns = {}, {}, {}
         for candidate in tqdm(candidates, desc='load'):
             process = Process(candidate, paths.get(candidate.key()))
             stack.callback(process.close)
+            process.ask('load')
             processes[candidate] = process
         for candidate, process in processes.items():
-            seconds, = process.ask('run', runs=1)
+            seconds, = process.ask('time', runs=1)
             runs[candidate] = math.ceil(TURN_SECONDS / seconds)
             turns[candidate] = lambda p=process, n=runs[candidate]: \
-                np.median(p.ask('run', runs=n))
+                np.median(p.ask('time', runs=n))
         seconds = interleave(turns, rounds)
         return {
             candidate: Result(
@@ -182,18 +165,14 @@ class Pair(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What :func:`measure` found.
+    """What :func:`measure` found."""
 
-    Args:
-        entries (list[tuple]): Of each candidate its result, that of its
-            baseline or None, and what is published.
-        products (list[Result]): Large matrix products of all engines.
-        bandwidths (dict): Bytes per second of a copy in memory, by number of
-            threads and device; empty without a profile.
-    """
-
+    #: Of each candidate its result, that of its baseline or None, and what
+    #: is published.
     entries: List[Tuple[Result, Optional[Result], Dict[str, str]]]
-    products: List[Result]
+    products: List[Result]  #: Large matrix products of all engines.
+    #: Bytes per second of a copy in memory, by number of threads and device;
+    #: empty without a profile.
     bandwidths: Dict[Tuple[int, str], float]
 
 
@@ -213,13 +192,19 @@ def measure(pairs: Sequence[Pair],
                          'without --compile')
     everything = candidates + _yardsticks(candidates, profile)
     with tempfile.TemporaryDirectory() as folder:
-        paths, sizes, layers = _prepare(everything, folder)
-        results = race(everything, paths, rounds,
-                       candidates if profile else ())
+        networks: Dict[tuple, _Network] = {}
+        for candidate in everything:
+            if candidate.key() not in networks:
+                networks[candidate.key()] = _prepare(
+                    candidate, everything,
+                    Path(folder) / f'{len(networks)}.onnx')
+        results = race(
+            everything, {key: n.path for key, n in networks.items()}, rounds,
+            candidates if profile else ())
     for candidate, result in results.items():
-        result.parameters, result.macs = sizes[candidate.key()]
-        result.layers = with_macs(result.layers,
-                                  layers.get(candidate.key(), []))
+        network = networks[candidate.key()]
+        result.parameters, result.macs = network.parameters, network.macs
+        result.layers = with_macs(result.layers, network.layers)
     entries = {}
     for candidate, baseline, published in pairs:
         entries.setdefault(candidate, (
@@ -247,40 +232,42 @@ def _yardsticks(candidates: Sequence[Candidate],
             and engine.is_installed and (name == 'pytorch' or kind == 'cpu')
         ]
         if profile:
-            found.append(
-                Candidate(f'copy:{COPIED_NUMBERS}', (COPIED_NUMBERS, ),
-                          'pytorch', 'fp32', candidate.threads,
-                          candidate.device))
+            found.append(replace(
+                product, target=f'copy:{COPIED_NUMBERS}', backend='pytorch',
+                shape=(COPIED_NUMBERS, ), precision='fp32'))
     return list(dict.fromkeys(found))
 
 
-def _prepare(
-    candidates: Sequence[Candidate], folder: str
-) -> Tuple[Dict[tuple, str], Dict[tuple, Tuple[int, int]], Dict[
-        tuple, List[Layer]]]:
-    """By key the file to read, parameters with MACs, and layers."""
-    paths, sizes, layers = {}, {}, {}
-    for candidate in candidates:
-        key, file = candidate.key(), candidate.file
-        if key in sizes:
-            continue
-        if file is None:
-            network = build_network(candidate.target,
-                                    json.loads(candidate.options))
-            try:
-                sizes[key] = count(network, candidate.shape)
-            except Exception as error:
-                raise ValueError(
-                    f'{candidate.target} does not run on images alone, as '
-                    'two-stage detectors do not: '
-                    f'{type(error).__name__}: {error}') from error
-            if any(c.key() == key and c.backend != 'pytorch'
-                   for c in candidates):
-                file = Path(folder) / f'{len(paths)}.onnx'
-                export_network(network, candidate.shape, file)
-        if file:
-            paths[key] = str(file)
-            parameters, layers[key] = exported_layers(file, candidate.shape)
-            sizes.setdefault(
-                key, (parameters, sum(layer.macs for layer in layers[key])))
-    return paths, sizes, layers
+class _Network(NamedTuple):
+    """What all candidates of a key share."""
+
+    path: Optional[str]
+    parameters: int
+    macs: int
+    layers: List[Layer]
+
+
+def _prepare(candidate: Candidate, candidates: Sequence[Candidate],
+             path: Path) -> _Network:
+    """Count a network, and write it to ``path`` if one of those that share
+    it reads files."""
+    file, size, layers = candidate.file, None, []
+    if file is None:
+        network = build_network(candidate.target,
+                                json.loads(candidate.options))
+        try:
+            size = count(network, candidate.shape)
+        except Exception as error:
+            raise ValueError(
+                f'{candidate.target} does not run on images alone, as '
+                'two-stage detectors do not: '
+                f'{type(error).__name__}: {error}') from error
+        if any(c.key() == candidate.key() and c.backend != 'pytorch'
+               for c in candidates):
+            file = path
+            ENGINES['onnxruntime'].write(
+                network, torch.zeros(candidate.shape), file)
+    if file:
+        parameters, layers = exported_layers(file, candidate.shape)
+        size = size or (parameters, sum(layer.macs for layer in layers))
+    return _Network(file and str(file), *size, layers)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results of a benchmark as Markdown tables and JSON."""
+import json
 import math
 import platform
 import re
@@ -12,29 +13,23 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from mmfasternet.analysis.benchmark.candidates import Candidate
 from mmfasternet.analysis.benchmark.race import Measured, Result
-from mmfasternet.analysis.timing import speedup, spread
+from mmfasternet.analysis.tables import markdown
+from mmfasternet.analysis.timing import speedup, speedup_text, spread
 
 SHOWN = 0.001  # of the time of a network: smaller layers share a row
-_SUMS = ('seconds', 'macs', 'parameters', 'bytes')
 
 
 def find_roof(candidate: Candidate, products: Sequence[Result]
               ) -> Optional[Tuple[float, str]]:
     """FLOP/s of the fastest large matrix product, and its engine, in the
     candidate's precision, with its threads, where it runs; or None."""
-    alike = [p for p in products if (
-        p.candidate.precision, p.candidate.threads, p.candidate.device
-    ) == (candidate.precision, candidate.threads, candidate.device)]
-    if not alike:
-        return None
-    best = max(alike, key=lambda p: p.flops)
-    return best.flops, best.candidate.backend
 
+    def conditions(c: Candidate) -> tuple:
+        return c.precision, c.threads, c.device
 
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table, the first column to the left and the others to the right."""
-    lines = [columns, ['---'] + ['---:'] * (len(columns) - 1), *rows]
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+    return max(((p.flops, p.candidate.backend) for p in products
+                if conditions(p.candidate) == conditions(candidate)),
+               default=None)
 
 
 def _settings(candidate: Candidate) -> Dict[str, str]:
@@ -105,22 +100,20 @@ def _significant(value: float) -> str:
 def _speed(result: Result, baseline: Optional[Result]) -> str:
     if baseline is None or baseline is result:
         return '' if baseline is None else '1'
-    return '**{:.2f}** ({:.2f} to {:.2f})'.format(
-        *speedup(result.seconds, baseline.seconds))
+    text = speedup_text(result.seconds, baseline.seconds)
+    return '**{}** {}'.format(*text.split(' ', 1))
 
 
 def layer_tables(result: Result, products: Sequence[Result]) -> str:
     """Where the time of a candidate goes, by kind and by layer."""
     candidate, layers = result.candidate, result.layers
     roof = find_roof(candidate, products)
-    total, assigned = (sum(row[k] for row in layers) for k in _SUMS[:2])
-    kinds = defaultdict(list)
-    for row in layers:
-        kinds[re.sub(r' \d+->\d+', '', row['kind'])].append(row)
+    total = _sum(layers, 'seconds')
 
     def cells(rows: Sequence[Dict[str, Any]]) -> List[str]:
         seconds, macs, parameters, size = (
-            sum(row[k] for row in rows) for k in _SUMS)
+            _sum(rows, key)
+            for key in ('seconds', 'macs', 'parameters', 'bytes'))
         rate = 2 * macs / seconds if seconds else 0.
         return [
             _significant(1e3 * seconds), f'{100 * seconds / total:.1f} %',
@@ -132,10 +125,10 @@ def layer_tables(result: Result, products: Sequence[Result]) -> str:
             _significant(size / 1e6) if size else '-'
         ]
 
-    columns = ['ms', 'of the time', 'MMACs', 'GFLOP/s', 'of a matrix product',
-               'FLOP/byte', 'parameters', 'MB']
-    by_kind = sorted(kinds.items(),
-                     key=lambda kind: -sum(r['seconds'] for r in kind[1]))
+    kinds = defaultdict(list)
+    for row in layers:
+        kinds[re.sub(r' \d+->\d+', '', row['kind'])].append(row)
+    by_kind = sorted(kinds.items(), key=lambda kind: -_sum(kind[1], 'seconds'))
     by_time = sorted(layers, key=lambda row: -row['seconds'])
     rest = [row for row in by_time if row['seconds'] < SHOWN * total]
     rows = [[row['name'], row['kind'], *cells([row])]
@@ -146,17 +139,24 @@ def layer_tables(result: Result, products: Sequence[Result]) -> str:
     text = (f'{candidate.name}, {candidate.backend} {candidate.precision}, '
             f'{candidate.threads} thread(s): {1e3 * total:.2f} ms with the '
             f'profiler on, {1e3 * result.median:.2f} ms without')
+    assigned = _sum(layers, 'macs')
     if assigned < 0.99 * result.macs:
         text += (f'\n{100 * (1 - assigned / result.macs):.0f} % of the MACs '
                  'are in layers that the profiler gives another name: shown '
                  'as "-"')
+    columns = ['ms', 'of the time', 'MMACs', 'GFLOP/s', 'of a matrix product',
+               'FLOP/byte', 'parameters', 'MB']
     return '\n\n'.join([
         text,
         markdown(['kind', 'layers', *columns],
-                 [[name, str(len(group)), *cells(group)]
+                 [[name, len(group), *cells(group)]
                   for name, group in by_kind]),
         markdown(['layer', 'kind', *columns], rows)
     ])
+
+
+def _sum(rows: Sequence[Dict[str, Any]], key: str) -> float:
+    return sum(row[key] for row in rows)
 
 
 def machine(device: str) -> Dict[str, str]:
@@ -175,6 +175,13 @@ def machine(device: str) -> Dict[str, str]:
         with suppress(PackageNotFoundError):
             described[package] = version(package)
     return described
+
+
+def write_json(path: Path, races: Sequence[Measured], device: str) -> None:
+    """All figures of several races, and what they depend on."""
+    rows = [row for race in races for row in as_json(race)]
+    path.write_text(json.dumps(
+        dict(machine=machine(device), results=rows), indent=1))
 
 
 def as_json(measured: Measured) -> List[Dict[str, Any]]:
@@ -221,7 +228,7 @@ def roofline(measured: Measured) -> Tuple[dict, dict]:
     layers, roofs = {}, {}
     for result, *_ in measured.entries:
         c = result.candidate
-        total = sum(row['seconds'] for row in result.layers)
+        total = _sum(result.layers, 'seconds')
         layers[f'{c.name}, {c.backend} {c.precision}'] = [
             (2 * row['macs'] / row['bytes'],
              2e-9 * row['macs'] / row['seconds'], row['seconds'] / total)

@@ -29,14 +29,6 @@ def _status(field):
     return 0
 
 
-def _random(shape, dtype):
-    """The input, the same in every engine."""
-    generator = np.random.default_rng(0)
-    if dtype == 'uint8':
-        return generator.integers(0, 256, shape, dtype=np.uint8)
-    return generator.random(shape, dtype=np.float32).astype(dtype)
-
-
 def _median(times, runs):
     """Seconds per run of what may be called several times in each of them;
     the first run warms up."""
@@ -44,38 +36,68 @@ def _median(times, runs):
 
 
 class Runtime:
-    """An engine with a network.
+    """An engine with a network; requests name one of its methods.
 
-    Its engine is imported when it is made, which is not counted as memory;
-    load() gets it ready, run() runs once to the end, and profile() gives of
-    each layer its name, kind, seconds per run and bytes moved.
+    Args:
+        candidate (dict): The fields of a :class:`.candidates.Candidate`.
+        path (str, optional): The file to read, None to build the network.
     """
 
     def __init__(self, candidate, path):
-        self.engine = ENGINES[candidate['backend']].module
         self.candidate, self.path = candidate, path
-        self.threads, self.shape = candidate['threads'], candidate['shape']
 
-    def input(self):
-        return _random(self.shape, self.network.dtype)
+    def load(self):
+        """Get ready; what is imported for it does not count as memory."""
+        self.prepare()
+        with suppress(OSError):  # let the peak start from here
+            Path('/proc/self/clear_refs').write_text('5')
+        self.before = _status('VmRSS')
+        self.network = self.open()
+        shape, dtype = self.candidate['shape'], self.network.dtype
+        # the same in every engine
+        generator = np.random.default_rng(0)
+        self.images = generator.integers(0, 256, shape, np.uint8) if \
+            dtype == 'uint8' else generator.random(shape, 'f4').astype(dtype)
+        self.run()
+
+    def prepare(self):
+        self.engine = ENGINES[self.candidate['backend']].module
+
+    def open(self):
+        """The :class:`mmfasternet.deploy.engines.Network`."""
+        raise NotImplementedError
+
+    def run(self):
+        self.network(self.images)
+
+    def time(self, runs):
+        """Seconds of each run."""
+        self.run()  # untimed: the others have had the caches since
+        return [timed(self.run)() for _ in range(runs)]
+
+    def profile(self, runs):
+        """Name, kind, seconds per run and bytes moved of each layer."""
+        raise NotImplementedError
+
+    def memory(self):
+        """Peak in bytes, above what there was before the network."""
+        return _status('VmHWM') - self.before
 
 
 class OnnxRuntime(Runtime):
     """Graph optimisation at its default, everything on."""
 
-    def load(self, **options):
+    def open(self, **options):
         session = self.engine.open_session(
-            self.path, self.threads, inter_op_num_threads=1, **options)
-        self.network = self.engine.ONNXRuntimeNetwork(session, self.path)
-        self.images = self.input()
-
-    def run(self):
-        self.network(self.images)
+            self.path, self.candidate['threads'], inter_op_num_threads=1,
+            **options)
+        return self.engine.ONNXRuntimeNetwork(session, self.path)
 
     def profile(self, runs):
         with tempfile.TemporaryDirectory() as folder:
-            self.load(enable_profiling=True,
-                      profile_file_prefix=os.path.join(folder, 'profile'))
+            self.network = self.open(
+                enable_profiling=True,
+                profile_file_prefix=os.path.join(folder, 'profile'))
             for _ in range(runs + 1):
                 self.run()
             path = self.network.session.end_profiling()
@@ -87,10 +109,9 @@ class OnnxRuntime(Runtime):
                 continue
             name = event['name'].replace('_kernel_time', '')
             times[name].append(event['dur'] / 1e6)
-            size = sum(int(args.get(key, 0)) for key in (
-                'activation_size', 'parameter_size', 'output_size'))
-            rows.setdefault(
-                name, dict(name=name, kind=args['op_name'], bytes=size))
+            rows[name] = dict(name=name, kind=args['op_name'], bytes=sum(
+                int(args.get(f'{key}_size', 0))
+                for key in ('activation', 'parameter', 'output')))
         return [dict(row, seconds=_median(times[name], runs))
                 for name, row in rows.items()]
 
@@ -98,106 +119,100 @@ class OnnxRuntime(Runtime):
 class OpenVINO(Runtime):
     """The CPU plugin with its latency hint."""
 
-    def load(self, **properties):
+    def open(self, **properties):
         precision = self.candidate['precision']
         compiled = self.engine.compile_file(
-            self.path, precision, self.threads, shape=self.shape,
-            **properties)
+            self.path, precision, self.candidate['threads'],
+            shape=self.candidate['shape'], **properties)
         hint = self.engine.HINTS[precision]
         got = compiled.get_property('INFERENCE_PRECISION_HINT').get_type_name()
         if got != hint:
             raise ValueError(f'OpenVINO runs in {got} on this machine, asked '
                              f'for {hint}')
-        self.network = self.engine.OpenVINONetwork(compiled, self.path, None)
         self.request = compiled.create_infer_request()
-        self.images = self.input()
+        return self.engine.OpenVINONetwork(compiled, self.path, None)
 
     def run(self):
         self.request.infer(
             [self.images], share_inputs=True, share_outputs=True)
 
     def profile(self, runs):
-        self.load(PERF_COUNT=True)
+        self.network = self.open(PERF_COUNT=True)
         times, kinds = defaultdict(list), {}
         for _ in range(runs + 1):
             self.run()
             for info in self.request.get_profiling_info():
                 times[info.node_name].append(info.real_time.total_seconds())
                 kinds[info.node_name] = f'{info.node_type} ({info.exec_type})'
-        return [
-            dict(name=name, kind=kinds[name], bytes=0,
-                 seconds=_median(values, runs))
-            for name, values in times.items() if any(values)
-        ]
+        return [dict(name=name, kind=kinds[name], bytes=0,
+                     seconds=_median(values, runs))
+                for name, values in times.items() if any(values)]
 
 
 class PyTorch(Runtime):
     """Eager or compiled; autocast for anything below fp32."""
 
-    def __init__(self, candidate, path):
-        super().__init__(candidate, path)
+    def prepare(self):
+        super().prepare()
         import torch
 
-        from mmfasternet.analysis.benchmark import build
-        self.torch, self.build = torch, build
-        build.import_models(candidate['target'])
+        from mmfasternet.analysis.benchmark.build import build_network
+        self.torch, self.build = torch, build_network
+        if self.candidate['target'].partition(':')[0] not in (
+                'product', 'copy'):
+            import mmfasternet.models  # noqa: F401
 
-    def load(self):
+    def open(self):
         candidate = self.candidate
-        self.module = self.build.build_network(
+        self.module = self.build(
             candidate['target'], json.loads(candidate['options']))
-        self.network = self.engine.PyTorchNetwork(
-            self.module, candidate['precision'], self.threads,
-            candidate['device'], candidate['channels_last'],
-            candidate['compile'])
-        self.device = self.network.device
-        self.images = self.input()
-        if self.device.type == 'cuda':
-            self.torch.cuda.reset_peak_memory_stats(self.device)
+        network = self.engine.PyTorchNetwork(
+            self.module, *(candidate[key] for key in (
+                'precision', 'threads', 'device', 'channels_last', 'compile')))
+        self.on_gpu = network.device.type == 'cuda'
+        if self.on_gpu:
+            self.torch.cuda.reset_peak_memory_stats(network.device)
+        return network
 
-    def run(self):
-        self.network(self.images)
-
-    def _now(self):
-        if self.device.type == 'cuda':
-            self.torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+    def memory(self):
+        if self.on_gpu:
+            return self.torch.cuda.max_memory_allocated(self.network.device)
+        return super().memory()
 
     def profile(self, runs):
-        rows, begun, times = {}, {}, defaultdict(list)
+        rows, times, begun = {}, defaultdict(list), {}
 
-        def hooks(name):
+        def now():
+            if self.on_gpu:
+                self.torch.cuda.synchronize(self.network.device)
+            return time.perf_counter()
 
-            def before(module, args):
-                begun[name] = self._now()
+        def before(module, args):
+            begun[module] = now()
 
-            def after(module, args, output):
-                times[name].append(self._now() - begun[name])
-                rows[name] = self._row(name, module, args, output)
+        def after(module, args, output):
+            times[module].append(now() - begun[module])
+            rows[module] = self._row(module, args, output)
 
-            return before, after
-
+        names = {module: name for name, module in self.module.named_modules()
+                 if not any(module.children())}
         with ExitStack() as stack:
-            for name, module in self.module.named_modules():
-                if not any(module.children()):
-                    before, after = hooks(name)
-                    stack.enter_context(
-                        module.register_forward_pre_hook(before))
-                    stack.enter_context(module.register_forward_hook(after))
+            for module in names:
+                stack.enter_context(module.register_forward_pre_hook(before))
+                stack.enter_context(module.register_forward_hook(after))
             total = [timed(self.run)() for _ in range(runs + 1)]
-        for name, row in rows.items():
-            row['seconds'] = _median(times[name], runs)
-            row['macs'] *= len(times[name]) // (runs + 1)
-            row['bytes'] *= len(times[name]) // (runs + 1)
+        for module, row in rows.items():
+            calls = len(times[module]) // (runs + 1)
+            row.update(name=names[module],
+                       seconds=_median(times[module], runs),
+                       macs=calls * row['macs'], bytes=calls * row['bytes'])
         rest = _median(total, runs) - sum(r['seconds'] for r in rows.values())
-        return [
-            *rows.values(),
-            dict(name='(between the modules)', kind='functions', bytes=0,
-                 macs=0, parameters=0, seconds=max(0., rest))
-        ]
+        return [*rows.values(), dict(
+            name='(between the modules)', kind='functions', bytes=0, macs=0,
+            parameters=0, seconds=max(0., rest))]
 
-    def _row(self, name, module, args, output):
-        """The last call of a module: kind, MACs, parameters, bytes."""
+    def _row(self, module, args, output):
+        """Of one call of a module: kind, MACs, parameters, bytes."""
         kind, macs = type(module).__name__, 0
         weight = getattr(module, 'weight', None)
         tensors = [t for t in (*args, output, weight)
@@ -210,7 +225,7 @@ class PyTorch(Runtime):
             kind += f' {kernel} {module.in_channels}->{module.out_channels}'
             if module.groups > 1:
                 kind += f' in {module.groups} groups'
-        return dict(name=name, kind=kind, macs=macs,
+        return dict(kind=kind, macs=macs,
                     parameters=sum(p.numel() for p in module.parameters()),
                     bytes=sum(t.numel() * t.element_size() for t in tensors))
 
@@ -218,42 +233,18 @@ class PyTorch(Runtime):
 RUNTIMES = dict(onnxruntime=OnnxRuntime, openvino=OpenVINO, pytorch=PyTorch)
 
 
-class Worker:
-    """Answers requests by the method of their name."""
-
-    def load(self, candidate, path):
-        self.runtime = RUNTIMES[candidate['backend']](candidate, path)
-        with suppress(OSError):  # let the peak start from here
-            Path('/proc/self/clear_refs').write_text('5')
-        self.before = _status('VmRSS')
-        self.runtime.load()
-        self.runtime.run()
-
-    def run(self, runs):
-        self.runtime.run()  # untimed: the others have had the caches since
-        return [timed(self.runtime.run)() for _ in range(runs)]
-
-    def profile(self, runs):
-        return self.runtime.profile(runs)
-
-    def memory(self):
-        if self.runtime.candidate['device'] != 'cpu':
-            cuda = self.runtime.torch.cuda
-            return cuda.max_memory_allocated(self.runtime.device)
-        return _status('VmHWM') - self.before
-
-
 def main():
     """Answer the requests of the parent until there are no more."""
     # libraries print to stdout, and answers must not mix with that
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)
-    worker = Worker()
+    candidate, path = json.loads(sys.argv[1])
+    runtime = RUNTIMES[candidate['backend']](candidate, path)
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            method = getattr(worker, request.pop('ask'))
-            answer = dict(answer=method(**request))
+            answer = getattr(runtime, request.pop('ask'))(**request)
+            answer = dict(answer=answer)
         except Exception as error:
             answer = dict(error=f'{type(error).__name__}: {error}')
         print(json.dumps(answer), file=answers, flush=True)

@@ -10,9 +10,9 @@ from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
 from mmfasternet.analysis.benchmark.race import Measured, Result
-from mmfasternet.analysis.benchmark.report import markdown
 from mmfasternet.analysis.comparison.runs import Run
-from mmfasternet.analysis.timing import speedup
+from mmfasternet.analysis.tables import markdown
+from mmfasternet.analysis.timing import speedup_text
 from mmfasternet.evaluation.average_precision import (
     Evaluation,
     bootstrap,
@@ -43,15 +43,15 @@ def accuracy(evaluations: Evaluations, samples: int) -> str:
             cells.append(f'{numbers.mean():.3f}')
             if len(numbers) > 1:
                 cells[-1] += f' ± {numbers.std(ddof=1):.3f}'
-        rows.append([name, str(len(runs)), *cells])
-    per_seed = [[name, *(f'{run["AP"]:.3f}' for run in runs)]
-                for name, runs in values.items()]
-    longest = max(map(len, per_seed))
+        rows.append([name, len(runs), *cells])
+    most = max(map(len, values.values()))
+    per_seed = [[name, *(f'{run["AP"]:.3f}' for run in runs),
+                 *[''] * (most - len(runs))] for name, runs in values.items()]
     parts = [
         'Mean over the seeds ± their standard deviation.',
         markdown(['detector', 'seeds', *metrics], rows), 'AP of each seed:',
-        markdown(['detector', *(f'run {i}' for i in range(1, longest))],
-                 [row + [''] * (longest - len(row)) for row in per_seed])
+        markdown(['detector', *(f'run {i + 1}' for i in range(most))],
+                 per_seed)
     ]
     if others:
         parts += [
@@ -83,14 +83,13 @@ def _differences(evaluations: Evaluations,
     return rows
 
 
-def latencies(measured: Optional[Measured],
-              names: Dict[str, str]) -> Latencies:
+def latencies(measured: Measured, names: Dict[str, str]) -> Latencies:
     """Results of a benchmark by backend and precision, then by detector."""
     found: Latencies = {}
-    for result, baseline, _ in measured.entries if measured else ():
-        way = f'{result.candidate.backend} {result.candidate.precision}'
-        found.setdefault(way, {})[names[result.candidate.target]] = (
-            result, baseline)
+    for result, baseline, _ in measured.entries:
+        c = result.candidate
+        found.setdefault(f'{c.backend} {c.precision}', {})[
+            names[c.target]] = result, baseline
     return found
 
 
@@ -98,24 +97,29 @@ def cost(runs: Sequence[Run], ways: Latencies,
          arguments: Sequence[str]) -> str:
     """Size and speed of each detector, trained with ``arguments``, as
     Markdown; empty if nothing is known."""
-    logs = {name: [row for run in runs if run.name == name
-                   for row in run.log() if row['images/s']]
-            for name in dict.fromkeys(run.name for run in runs)}
+    logs: Dict[str, list] = {}
+    for run in runs:
+        logs.setdefault(run.name, []).extend(
+            row for row in run.log() if row['images/s'])
     if not (ways or any(logs.values())):
         return ''
     rows = []
     for name, log in logs.items():
-        found = [results.get(name) for results in ways.values()]
-        size = next((r for r, _ in filter(None, found)), None)
-        cells = [f'{size.parameters / 1e6:.2f}',
-                 f'{size.macs / 1e9:.2f}'] if size else ['', '']
-        for pair in found:
-            cells += _latency(*pair) if pair else ['', '']
-        memory = [int(row['memory']) for row in log if row.get('memory')]
+        size, latency = ['', ''], []
+        for way in ways.values():
+            result, baseline = way.get(name, (None, None))
+            if result is None:
+                latency += ['', '']
+                continue
+            size = [f'{result.parameters / 1e6:.2f}',
+                    f'{result.macs / 1e9:.2f}']
+            latency += [f'{1e3 * result.median:.1f}', '' if result is baseline
+                        else speedup_text(result.seconds, baseline.seconds)]
         speeds = [float(row['images/s']) for row in log]
-        cells.append(f'{np.median(speeds):.1f}' if speeds else '')
-        cells.append(f'{max(memory)}' if memory else '')
-        rows.append([name, *cells])
+        memory = [int(row['memory']) for row in log if row.get('memory')]
+        rows.append([name, *size, *latency,
+                     f'{np.median(speeds):.1f}' if speeds else '',
+                     max(memory, default='')])
     with_ = f' (`{" ".join(arguments)}`)' if arguments else ''
     text = (f'Training images/s are those of the median epoch{with_}, memory '
             'is the peak of the process that trains')
@@ -130,15 +134,6 @@ def cost(runs: Sequence[Run], ways: Latencies,
         column for way in ways for column in (f'ms, {way}', 'speed')),
         'training images/s', 'memory MiB']
     return f'{text}.\n\n{markdown(columns, rows)}'
-
-
-def _latency(result: Result, baseline: Result) -> List[str]:
-    """Cells: ms, and speed beside the baseline."""
-    speed = ''
-    if baseline is not result:
-        speed = '{:.2f} ({:.2f} to {:.2f})'.format(
-            *speedup(result.seconds, baseline.seconds))
-    return [f'{1e3 * result.median:.1f}', speed]
 
 
 def errors(evaluations: Evaluations) -> str:
@@ -195,7 +190,6 @@ def figures(evaluations: Evaluations, runs: Sequence[Run], ways: Latencies,
 def write(folder: Path, text: str,
           drawn: Sequence[Tuple[str, str, Figure]]) -> Path:
     """Write report.md with its pictures, and report.html with all in it."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, caption, figure in drawn:
         figure.savefig(folder / f'{name}.png')
         text += f'\n\n{caption}:\n\n![{caption}]({name}.png)'

@@ -25,21 +25,13 @@ SAME_BUT_FASTER = {
 
 @dataclass
 class Run:
-    """One training run of one detector, or a file of what it detects.
+    """One training run of one detector, or a file of what it detects."""
 
-    Args:
-        name (str): Of the detector.
-        seed (int): Of the training run.
-        config (Path, optional): Complete, with the recipe in it.
-        work_dir (Path, optional): With its logs and checkpoints.
-        file (Path, optional): COCO json of its detections on ``val``.
-    """
-
-    name: str
-    seed: int
-    config: Optional[Path] = None
-    work_dir: Optional[Path] = None
-    file: Optional[Path] = None
+    name: str  #: Of the detector.
+    seed: int  #: Of the training run.
+    config: Optional[Path] = None  #: Complete, with the recipe in it.
+    work_dir: Optional[Path] = None  #: With its logs and checkpoints.
+    file: Optional[Path] = None  #: COCO json of its detections on ``val``.
 
     @cached_property
     def settings(self) -> Config:
@@ -56,7 +48,7 @@ class Run:
         path = self.work_dir / f'epoch_{last}.pth'
         if not path.is_file():
             raise FileNotFoundError(
-                f'{path} not found: the training has not come to its end')
+                f'{path} not found: the training run has not come to its end')
         return path
 
     def val(self, name: str) -> Optional[Path]:
@@ -70,10 +62,7 @@ class Run:
         return Path(dataset.data_root or '') / path
 
     def train(self, arguments: Sequence[str] = ()) -> None:
-        """Train to the end, or go on to it.
-
-        Args:
-            arguments (Sequence[str]): For tools/train.py.
+        """Train to the end, or go on to it, with arguments of tools/train.py.
 
         Raises:
             CalledProcessError: If the training run fails.
@@ -124,12 +113,9 @@ def _run_tool(name: str, *arguments: Any) -> None:
 def parse_detector(text: str) -> Tuple[str, str, Dict[str, Any]]:
     """Take ``[NAME=]PATH[,KEY=VALUE...]`` apart.
 
-    Args:
-        text (str): As on the command line; the name is the stem of the path
-            and the options unless it is given.
-
     Returns:
-        tuple[str, str, dict]: Name, path, options.
+        tuple[str, str, dict]: Name (the stem of the path and the options
+        unless it is given), path, options.
 
     Raises:
         ValueError: If it is not so.
@@ -138,10 +124,8 @@ def parse_detector(text: str) -> Tuple[str, str, Dict[str, Any]]:
     name, _, path = first.rpartition('=')
     if not path or not all('=' in option for option in options):
         raise ValueError(f'{text!r} is not [NAME=]CONFIG[,KEY=VALUE...]')
-    values = {}
-    for option in options:
-        key, _, value = option.partition('=')
-        values[key] = DictAction._parse_iterable(value)
+    values = {key: DictAction._parse_iterable(value) for key, value in (
+        option.split('=', 1) for option in options)}
     name = name or ','.join([Path(path).stem, *options])
     return name.replace('/', '-'), path, values
 
@@ -231,11 +215,13 @@ def _existing(name: str, path: Path, others: Sequence[Run]) -> Run:
     # tools/train.py writes the complete config into the work directory
     configs = sorted(path.glob('*.py'))
     if len(configs) != 1:
-        raise ValueError(f'{path} is not the work directory of a training: it '
-                         f'holds {len(configs)} configs (.py), not one')
+        raise ValueError(f'{path} is not the work directory of a training '
+                         f'run: it holds {len(configs)} configs (.py), not '
+                         'one')
     run = Run(name, number, configs[0], path)
     seed = run.settings.get('randomness', {}).get('seed')
-    return run if seed is None else Run(name, seed, configs[0], path)
+    run.seed = number if seed is None else seed
+    return run
 
 
 def _write_config(cfg: Config, path: Path) -> None:
@@ -244,6 +230,7 @@ def _write_config(cfg: Config, path: Path) -> None:
     cfg.dump(new)
     if path.exists() and new.read_text() != path.read_text():
         new.unlink()
-        raise ValueError(f'{path} is of a training with other settings: choose'
-                         ' another --work-dir, or delete it and its folder')
+        raise ValueError(f'{path} is of a training run with other settings: '
+                         'choose another --work-dir, or delete it and its '
+                         'folder')
     os.replace(new, path)
