@@ -191,11 +191,11 @@ def test_cost_of_detectors(tmp_path):
     first, second = table_rows(text)
     assert first == {
         'detector': 'A', 'parameters M': '1.23', 'GMACs': '2.00',
-        'ms, onnxruntime fp32': '30.0', 'speed': '', 'training images/s':
-        '20.0', 'memory MiB': '130'
+        'ms, onnxruntime fp32': '30.0', 'speed, onnxruntime fp32': '',
+        'training images/s': '20.0', 'memory MiB': '130'
     }
     assert second['ms, onnxruntime fp32'] == '10.0'
-    assert second['speed'] == '3.00 (2.10 to 3.90)'
+    assert second['speed, onnxruntime fp32'] == '3.00 (2.10 to 3.90)'
     assert second['training images/s'] == '40.0'
     assert 'batch 2, 3x8x6, 1 thread' in text and '(`--amp`)' in text
     assert comparison.cost([Run('C', 1)], {}, []) == ''

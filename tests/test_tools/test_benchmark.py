@@ -15,7 +15,7 @@ from mmfasternet.analysis.benchmark import paper
 from mmfasternet.analysis.benchmark.build import build_network
 from mmfasternet.analysis.benchmark.candidates import baseline_of, cross
 from mmfasternet.analysis.benchmark.layers import exported_layers, with_macs
-from mmfasternet.analysis.benchmark.race import race
+from mmfasternet.analysis.benchmark.race import Pair, measure, race
 from mmfasternet.analysis.complexity import count
 from mmfasternet.analysis.timing import interleave, speedup, speedup_text
 from mmfasternet.deploy.engines import ENGINES
@@ -95,7 +95,7 @@ def test_the_operators_cost_what_table_1_says(name, published, digits):
         shape = (1, *paper.find(target).shape)
         with torch.device('meta'):
             network = build_network(target)
-        _, macs = count(network, shape)
+        _, macs = count(network, shape)['']
         # the paper cuts what follows its last digit off
         assert int(macs / 1e6 * digits) / digits == expected
 
@@ -108,7 +108,7 @@ def test_the_backbones_cost_what_table_3_says():
         target = f'backbone:{row.name}'
         with torch.device('meta'):
             network = build_network(target)
-        parameters, macs = count(network, (1, *paper.find(target).shape))
+        parameters, macs = count(network, (1, *paper.find(target).shape))['']
         assert parameters / 1e6 == pytest.approx(row.params, abs=0.06)
         assert macs / 1e9 == pytest.approx(row.gmacs, abs=0.015)
 
@@ -125,7 +125,7 @@ def test_an_exported_layer_counts_as_in_pytorch(layer, shape, kind, tmp_path):
     export_network(network, shape, path)
     parameters, layers = exported_layers(path, shape)
     assert (parameters, sum(layer.macs for layer in layers)) == count(
-        network, shape)
+        network, shape)['']
     found, = layers
     assert found.kind.startswith(kind.split('->')[0])
     with torch.no_grad():
@@ -142,7 +142,7 @@ def test_an_xml_counts_as_its_onnx(exported, tmp_path):
     assert exported_layers(path, SHAPE)[0] == exported_layers(
         exported / 'float.onnx', SHAPE)[0]
     _, layers = exported_layers(path, SHAPE)
-    assert sum(layer.macs for layer in layers) == count(small(), SHAPE)[1]
+    assert sum(layer.macs for layer in layers) == count(small(), SHAPE)[''][1]
     folded = sum(m.num_features for m in small().modules()
                  if isinstance(m, nn.BatchNorm2d))
     # a norm that is folded leaves its bias
@@ -159,9 +159,24 @@ def test_a_profile_names_every_layer_that_multiplies(backend, exported):
                   [candidate])[candidate]
     parameters, layers = exported_layers(path, SHAPE)
     rows = with_macs(result.layers, layers)
-    assert sum(row['macs'] for row in rows) == count(small(), SHAPE)[1]
+    assert sum(row['macs'] for row in rows) == count(small(), SHAPE)[''][1]
     assert sum(row['parameters'] for row in rows) == parameters
     assert all(row['seconds'] >= 0 for row in rows)
+
+
+def test_a_profile_of_pytorch_counts_as_table_1():
+    candidate, = ways('operator:pconv:96x56', backends=['pytorch'])[0]
+    measured = measure([Pair(candidate)], 1, profile=True)
+    (result, *_), = measured.entries
+    *layers, between = result.layers
+    # ten partial convolutions of 24 of 96 channels, on 56x56
+    assert [(row['kind'], row['macs'], row['parameters'], row['bytes'])
+            for row in layers] == 10 * [(
+                'Conv2d 3x3 24->24', 9 * 24**2 * 56**2, 9 * 24**2,
+                4 * (2 * 24 * 56**2 + 9 * 24**2))]
+    assert 10 * layers[0]['macs'] == result.macs
+    assert (between['macs'], between['parameters']) == (0, 0)
+    assert set(measured.bandwidths) == {(1, 'cpu')}
 
 
 # ------------------------------------------------------------ what runs
@@ -263,7 +278,7 @@ def test_the_report_agrees_with_itself(tmp_path, exported, monkeypatch,
     base, row = data['results']
     assert [r['candidate']['precision'] for r in (base, row)] == [
         'fp32', 'int8']
-    parameters, macs = count(small(), SHAPE)
+    parameters, macs = count(small(), SHAPE)['']
     folded = sum(m.num_features for m in small().modules()
                  if isinstance(m, nn.BatchNorm2d))
     assert base['macs'] == row['macs'] == macs

@@ -53,7 +53,7 @@ def test_one_name_for_two_and_other_settings_are_refused(tmp_path):
         prepare([f'A={n}', f'A={s}'], None, [1], tmp_path, {})
     prepare([n], None, [1], tmp_path, {})
     prepare([n], None, [1], tmp_path, {})  # again, the same
-    with pytest.raises(ValueError, match='of a training run with other settings'):
+    with pytest.raises(ValueError, match='a training run with other settings'):
         prepare([n], None, [1], tmp_path, dict(max_epochs=7))
     # what was there is what is there
     config = tmp_path / 'yolov8_fasternet_n' / 'seed_1.py'

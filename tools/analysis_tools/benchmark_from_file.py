@@ -84,11 +84,14 @@ def main():
     whole = before + network + after
     print(f'{args.model}: {info.img_scale[1]}x{info.img_scale[0]}, '
           f'{args.threads} thread(s), median of {args.runs} images, ms')
-    print(markdown(
-        ['file to input', 'network', 'output to boxes', 'whole',
-         'before and after / network'],
-        [[*(f'{np.median(v):.1f}' for v in (before, network, after, whole)),
-          f'{np.median((before + after) / network):.1%}']]))
+    shares = (before + after) / network
+    print(markdown([{
+        'file to input': f'{np.median(before):.1f}',
+        'network': f'{np.median(network):.1f}',
+        'output to boxes': f'{np.median(after):.1f}',
+        'whole': f'{np.median(whole):.1f}',
+        'before and after / network': f'{np.median(shares):.1%}'
+    }]))
     if args.baseline:
         other = 1e3 * seconds['baseline']
         speed, spread = speedup_text(whole, other).split(' ', 1)

@@ -91,11 +91,12 @@ def main():
           f'{args.steps} interleaved steps; speed: baseline / other, data '
           'loading included, median and 5th to 95th percentile of the pairs\n')
     print(f'data loading: {1e3 * np.median(data):.0f} ms per step\n')
-    print(markdown(
-        ['model', 'ms per step', 'images/s of one core', 'speed'],
-        [[name, f'{1e3 * np.median(own):.0f}',
-          f'{size / np.median(own + data):.1f}',
-          speedup_text(own + data, base)] for name, own in seconds.items()]))
+    print(markdown([{
+        'model': name,
+        'ms per step': f'{1e3 * np.median(own):.0f}',
+        'images/s of one core': f'{size / np.median(own + data):.1f}',
+        'speed': speedup_text(own + data, base)
+    } for name, own in seconds.items()]))
 
 
 if __name__ == '__main__':

@@ -42,13 +42,15 @@ def main():
     rows = []
     for name in [*shown, '']:
         parameters, macs = counts[name]
-        rows.append([name or 'total', f'{parameters:,}', f'{macs / 1e9:.3f}',
-                     f'{2 * macs / 1e9:.3f}'])
+        rows.append({
+            'module': name or 'total', 'parameters': f'{parameters:,}',
+            'GMACs': f'{macs / 1e9:.3f}',
+            'GFLOPs = 2 x GMACs': f'{2 * macs / 1e9:.3f}'
+        })
     mode = 'train' if args.train else 'eval'
     print(f'{args.config}, input {args.shape[0]}x{args.shape[1]} '
           f'(height x width), batch 1, {mode} mode')
-    print(markdown(
-        ['module', 'parameters', 'GMACs', 'GFLOPs = 2 x GMACs'], rows))
+    print(markdown(rows))
     print('MAC: multiply-accumulate of a convolution or a matrix product. '
           'The FasterNet paper and MMDetection print GMACs as "FLOPs", '
           'Ultralytics prints 2 x GMACs.')

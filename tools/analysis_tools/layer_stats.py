@@ -70,12 +70,14 @@ def main():
     for row in rows:
         parts.setdefault(part(row), []).append(row)
     print('smallest and largest of the layers of each part')
-    print(markdown(
-        ['part', 'layers', 'std of the output', 'dead', 'std of its gradient',
-         'gradient / weights'],
-        [[name, len(group), span(group, 'std'),
-          f'{max(row.dead for row in group):.1%}', span(group, 'grad_std'),
-          span(group, 'weight_grad')] for name, group in parts.items()]))
+    print(markdown([{
+        'part': name,
+        'layers': len(group),
+        'std of the output': span(group, 'std'),
+        'dead': f'{max(row.dead for row in group):.1%}',
+        'std of its gradient': span(group, 'grad_std'),
+        'gradient / weights': span(group, 'weight_grad')
+    } for name, group in parts.items()]))
     with (args.out_dir / 'layers.csv').open('w', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(analysis.LayerStatistics._fields)

@@ -60,8 +60,8 @@ def parse_args():
     return parser.parse_args()
 
 
-def print_table(title, columns, rows):
-    print(f'{title}\n{markdown(columns, rows)}\n')
+def print_table(title, rows):
+    print(f'{title}\n{markdown(rows)}\n')
 
 
 class Views:
@@ -146,13 +146,15 @@ class Views:
     def sum_up(self, number):
         of = f'mean of {number} images' if number > 1 else 'one image'
         if self.redundancies:
-            means = {name: np.mean(rows, 0)
+            means = {name: analysis.Redundancy(*np.mean(rows, 0))
                      for name, rows in self.redundancies.items()}
-            print_table(
-                f'channel redundancy, {of}',
-                ['map', 'channels', 'largest |r|', '|r| >= 0.9', 'by chance'],
-                [[name, f'{r[0]:.0f}', f'{r[1]:.3f}', f'{r[2]:.1%}',
-                  f'{r[3]:.3f}'] for name, r in means.items()])
+            print_table(f'channel redundancy, {of}', [{
+                'map': name,
+                'channels': f'{mean.channels:.0f}',
+                'largest abs(r)': f'{mean.mean_max:.3f}',
+                'of at least 0.9': f'{mean.alike:.1%}',
+                'by chance': f'{mean.by_chance:.3f}'
+            } for name, mean in means.items()])
         if self.pconvs:
             self.sum_up_pconvs(of)
         sizes = sorted({size for size, _ in self.fields})
@@ -164,35 +166,37 @@ class Views:
     def sum_up_pconvs(self, of):
         found = [analysis.PConvStatistics(name, *np.mean(rows, 0))
                  for name, rows in self.pconvs.items()]
-        print_table(
-            f'partial convolutions, {of}',
-            ['module', 'convolved', 'rms before', 'rms after',
-             'rms untouched', '|r| before', '|r| after', 'share in the 1x1'],
-            [[r.name, f'{r.touched:.0f} of {r.touched + r.untouched:.0f}',
-              f'{r.rms_before:.3g}', f'{r.rms_after:.3g}',
-              f'{r.rms_untouched:.3g}', f'{r.alike_before:.2f}',
-              f'{r.alike_after:.2f}',
-              '-' if math.isnan(r.share) else f'{r.share:.1%}']
-             for r in found])
+        print_table(f'partial convolutions, {of}', [{
+            'module': r.name,
+            'convolved': f'{r.touched:.0f} of {r.touched + r.untouched:.0f}',
+            'rms before': f'{r.rms_before:.3g}',
+            'rms after': f'{r.rms_after:.3g}',
+            'rms untouched': f'{r.rms_untouched:.3g}',
+            'abs(r) before': f'{r.alike_before:.2f}',
+            'abs(r) after': f'{r.alike_after:.2f}',
+            'share in the 1x1':
+            '-' if math.isnan(r.share) else f'{r.share:.1%}'
+        } for r in found])
         self.write(pictures.draw_pconvs(found), 'pconv')
 
     def sum_up_fields(self, size, several):
+        found = {name: sums for (own_size, name), sums in self.fields.items()
+                 if own_size == size}
         fields, squares, rows = {}, {}, []
-        for (own_size, name), (count, total, shape) in self.fields.items():
-            if own_size == size:
-                field, shape = total / count, shape[-2:]
-                sides = {share: analysis.share_side(field, shape, share)
-                         for share in (*SHARES, 1)}
-                rows.append([name, *(f'{s:.0f}' for s in sides.values())])
-                del sides[1]
-                fields[name] = field
-                squares[name] = analysis.middle_of(field, shape), sides
-        print_table(
-            f'receptive field in pixels, mean of {count} image(s) of '
-            f'{size[1]}x{size[0]}',
-            ['map', *(f'{s:.0%} of it' for s in SHARES), 'all'], rows)
+        for name, (count, total, shape) in found.items():
+            field = fields[name] = total / count
+            sides = {share: analysis.share_side(field, shape[-2:], share)
+                     for share in SHARES}
+            squares[name] = analysis.middle_of(field, shape[-2:]), sides
+            whole = analysis.share_side(field, shape[-2:], 1)
+            rows.append({'map': name, **{
+                f'{share:.0%} of it': f'{side:.0f}'
+                for share, side in sides.items()}, 'all': f'{whole:.0f}'})
+        of = f'{size[1]}x{size[0]}'
+        print_table(f'receptive field in pixels, mean of {count} image(s) of '
+                    f'{of}', rows)
         self.write(pictures.draw_fields(fields, squares), 'erf',
-                   *[f'{size[1]}x{size[0]}'] * several)
+                   *[of] * several)
 
     def sum_up_levels(self, number):
         sides, strides = map(torch.cat, zip(*self.boxes))
@@ -201,12 +205,13 @@ class Views:
         what = f'detections of at least {self.args.score_thr:g}' if \
             self.truth is None else 'true boxes'
         print_table(
-            f'{what} in {number} image(s), by the stride that finds them',
-            ['longer side, pixels', 'boxes', 'found',
-             *(f'stride {s}' for s in self.strides)],
-            [[f'{row.smallest} {end}', row.count, row.found,
-              *(f'{s:.2f}' if row.found else '-' for s in row.shares)]
-             for row, end in zip(rows, ends)])
+            f'{what} in {number} image(s), by the stride that finds them', [{
+                'longer side, pixels': f'{row.smallest} {end}',
+                'boxes': row.count,
+                'found': row.found,
+                **{f'stride {stride}': f'{share:.2f}' if row.found else '-'
+                   for stride, share in zip(self.strides, row.shares)}
+            } for row, end in zip(rows, ends)])
         for stride in self.strides:
             if len(strides) and not (strides == stride).any():
                 print(f'stride {stride} finds nothing here')

@@ -86,7 +86,7 @@ def main():
         found = read_weights(args.file, args.prefix)
         model, name, report = build(found)
         sha256 = digest(checkpoint_path(args.file))
-        parameters, macs = count(model, (1, 3, 224, 224))
+        parameters, macs = count(model, (1, 3, 224, 224))['']
         rows = {
             'file': args.file,
             'variant': f'FasterNet-{name}',

@@ -70,18 +70,14 @@ class Process:
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115
         paths = [_PACKAGE, os.environ.get('PYTHONPATH')]
         threads = str(candidate.threads)
+        environment = dict(
+            os.environ, OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads,
+            PYTHONPATH=os.pathsep.join(filter(None, paths)))
         self.process = subprocess.Popen(
             [sys.executable, '-m', _WORKER,
              json.dumps([asdict(candidate), path])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            env=dict(
-                os.environ,
-                OMP_NUM_THREADS=threads,
-                MKL_NUM_THREADS=threads,
-                PYTHONPATH=os.pathsep.join(filter(None, paths))))
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=self.errors, text=True, env=environment)
 
     def ask(self, what: str, **request: Any) -> Any:
         """Send a request and wait for the answer.
@@ -97,10 +93,9 @@ class Process:
             line = ''
         answer = json.loads(line) if line else dict(error=self._last_words())
         if 'error' in answer:
-            candidate = self.candidate
-            raise ValueError(
-                f'{candidate.target} on {candidate.backend} in '
-                f'{candidate.precision}: {answer["error"]}')
+            c = self.candidate
+            raise ValueError(f'{c.target} on {c.backend} in {c.precision}: '
+                             f'{answer["error"]}')
         return answer['answer']
 
     def _last_words(self) -> str:
@@ -184,9 +179,8 @@ def measure(pairs: Sequence[Pair],
     Raises:
         ValueError: If a candidate does not run.
     """
-    candidates = list(dict.fromkeys(
-        [p.candidate for p in pairs] + [p.baseline for p in pairs
-                                        if p.baseline]))
+    candidates = list(dict.fromkeys(filter(None, [
+        *(p.candidate for p in pairs), *(p.baseline for p in pairs)])))
     if profile and any(c.compile for c in candidates):
         raise ValueError('torch.compile leaves no layers to time: profile '
                          'without --compile')
@@ -203,8 +197,13 @@ def measure(pairs: Sequence[Pair],
             candidates if profile else ())
     for candidate, result in results.items():
         network = networks[candidate.key()]
-        result.parameters, result.macs = network.parameters, network.macs
-        result.layers = with_macs(result.layers, network.layers)
+        result.parameters, result.macs = network.size
+        if candidate.backend != 'pytorch':
+            result.layers = with_macs(result.layers, network.layers)
+            continue
+        for row in result.layers:
+            row['parameters'], row['macs'] = network.modules.get(
+                row['name'], (0, 0))
     entries = {}
     for candidate, baseline, published in pairs:
         entries.setdefault(candidate, (
@@ -242,21 +241,21 @@ class _Network(NamedTuple):
     """What all candidates of a key share."""
 
     path: Optional[str]
-    parameters: int
-    macs: int
-    layers: List[Layer]
+    size: Tuple[int, int]  # parameters and MACs
+    modules: Dict[str, Tuple[int, int]]  # the same by module, if it was built
+    layers: List[Layer]  # if it was exported
 
 
 def _prepare(candidate: Candidate, candidates: Sequence[Candidate],
              path: Path) -> _Network:
     """Count a network, and write it to ``path`` if one of those that share
     it reads files."""
-    file, size, layers = candidate.file, None, []
+    file, modules, layers = candidate.file, {}, []
     if file is None:
         network = build_network(candidate.target,
                                 json.loads(candidate.options))
         try:
-            size = count(network, candidate.shape)
+            modules = count(network, candidate.shape)
         except Exception as error:
             raise ValueError(
                 f'{candidate.target} does not run on images alone, as '
@@ -269,5 +268,6 @@ def _prepare(candidate: Candidate, candidates: Sequence[Candidate],
                 network, torch.zeros(candidate.shape), file)
     if file:
         parameters, layers = exported_layers(file, candidate.shape)
-        size = size or (parameters, sum(layer.macs for layer in layers))
-    return _Network(file and str(file), *size, layers)
+        size = parameters, sum(layer.macs for layer in layers)
+    return _Network(file and str(file), modules[''] if modules else size,
+                    modules, layers)

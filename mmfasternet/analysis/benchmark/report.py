@@ -50,35 +50,34 @@ def summary(measured: Measured) -> str:
 
     What is the same in all rows is in the caption.
     """
-    entries, products, _ = measured
+    entries = measured.entries
     settings = [_settings(result.candidate) for result, *_ in entries]
     varying = [k for k in settings[0] if len({s[k] for s in settings}) > 1]
-    common = [f'{k} {v}' for k, v in settings[0].items()
-              if k not in varying and v != 'no']
     compared = any(baseline for _, baseline, _ in entries)
-    extra = list(dict.fromkeys(k for *_, texts in entries for k in texts))
-    columns = ['network', *varying, 'parameters M', 'GFLOPs (2 x GMACs)',
-               'ms (5th to 95th percentile)', *['speed'] * compared,
-               'GFLOP/s', 'of a matrix product', 'memory MB', *extra]
     rows, sources = [], []
-    for (result, baseline, texts), setting in zip(entries, settings):
+    for (result, baseline, published), setting in zip(entries, settings):
         candidate = result.candidate
-        roof = find_roof(candidate, products)
+        roof = find_roof(candidate, measured.products)
         if roof:
             sources.append(
                 f'{roof[1]} {roof[0] / 1e9:.0f} GFLOP/s in '
                 f'{candidate.precision} on {candidate.threads} thread(s)')
-        rows.append([
-            candidate.name, *(setting[k] for k in varying),
-            f'{result.parameters / 1e6:.2f}',
-            _significant(2e-9 * result.macs / candidate.shape[0]),
-            '{} ({} to {})'.format(
-                *(_significant(1e3 * v) for v in spread(result.seconds))),
-            *[_speed(result, baseline)] * compared,
-            _significant(result.flops / 1e9),
-            f'{100 * result.flops / roof[0]:.0f} %' if roof else '-',
-            f'{result.memory / 1e6:.0f}', *(texts.get(k, '') for k in extra)
-        ])
+        row = {'network': candidate.name}
+        row.update((k, setting[k]) for k in varying)
+        row['parameters M'] = f'{result.parameters / 1e6:.2f}'
+        row['GFLOPs (2 x GMACs)'] = _significant(
+            2e-9 * result.macs / candidate.shape[0])
+        row['ms (5th to 95th percentile)'] = '{} ({} to {})'.format(
+            *(_significant(1e3 * v) for v in spread(result.seconds)))
+        if compared:
+            row['speed'] = _speed(result, baseline)
+        row['GFLOP/s'] = _significant(result.flops / 1e9)
+        row['of a matrix product'] = \
+            f'{100 * result.flops / roof[0]:.0f} %' if roof else '-'
+        row['memory MB'] = f'{result.memory / 1e6:.0f}'
+        rows.append({**row, **published})
+    common = [f'{k} {v}' for k, v in settings[0].items()
+              if k not in varying and v != 'no']
     lines = [f'{", ".join(common)}; median of {len(entries[0][0].seconds)} '
              'interleaved rounds']
     if compared:
@@ -88,7 +87,7 @@ def summary(measured: Measured) -> str:
         lines.append(f'matrix product: {"; ".join(dict.fromkeys(sources))}')
     lines.append('memory: peak of the process above what the backend alone '
                  'takes')
-    return '\n'.join(lines) + '\n\n' + markdown(columns, rows)
+    return '\n'.join(lines) + '\n\n' + markdown(rows)
 
 
 def _significant(value: float) -> str:
@@ -110,32 +109,36 @@ def layer_tables(result: Result, products: Sequence[Result]) -> str:
     roof = find_roof(candidate, products)
     total = _sum(layers, 'seconds')
 
-    def cells(rows: Sequence[Dict[str, Any]]) -> List[str]:
+    def cells(rows: Sequence[Dict[str, Any]]) -> Dict[str, str]:
         seconds, macs, parameters, size = (
             _sum(rows, key)
             for key in ('seconds', 'macs', 'parameters', 'bytes'))
         rate = 2 * macs / seconds if seconds else 0.
-        return [
-            _significant(1e3 * seconds), f'{100 * seconds / total:.1f} %',
-            _significant(macs / 1e6) if macs else '-',
-            _significant(rate / 1e9) if macs else '-',
+        return {
+            'ms': _significant(1e3 * seconds),
+            'of the time': f'{100 * seconds / total:.1f} %',
+            'MMACs': _significant(macs / 1e6) if macs else '-',
+            'GFLOP/s': _significant(rate / 1e9) if macs else '-',
+            'of a matrix product':
             f'{100 * rate / roof[0]:.0f} %' if macs and roof else '-',
-            f'{2 * macs / size:.1f}' if macs and size else '-',
-            f'{parameters:,}' if parameters else '-',
-            _significant(size / 1e6) if size else '-'
-        ]
+            'FLOP/byte': f'{2 * macs / size:.1f}' if macs and size else '-',
+            'parameters': f'{parameters:,}' if parameters else '-',
+            'MB': _significant(size / 1e6) if size else '-'
+        }
 
     kinds = defaultdict(list)
     for row in layers:
         kinds[re.sub(r' \d+->\d+', '', row['kind'])].append(row)
-    by_kind = sorted(kinds.items(), key=lambda kind: -_sum(kind[1], 'seconds'))
+    by_kind = [{'kind': kind, 'layers': len(group), **cells(group)}
+               for kind, group in sorted(
+                   kinds.items(), key=lambda item: -_sum(item[1], 'seconds'))]
     by_time = sorted(layers, key=lambda row: -row['seconds'])
     rest = [row for row in by_time if row['seconds'] < SHOWN * total]
-    rows = [[row['name'], row['kind'], *cells([row])]
-            for row in by_time[:len(by_time) - len(rest)]]
+    by_layer = [{'layer': row['name'], 'kind': row['kind'], **cells([row])}
+                for row in by_time[:len(by_time) - len(rest)]]
     if rest:
-        rows.append([f'{len(rest)} more, each below {SHOWN:.1%}', '',
-                     *cells(rest)])
+        by_layer.append({'layer': f'{len(rest)} more, each below {SHOWN:.1%}',
+                         **cells(rest)})
     text = (f'{candidate.name}, {candidate.backend} {candidate.precision}, '
             f'{candidate.threads} thread(s): {1e3 * total:.2f} ms with the '
             f'profiler on, {1e3 * result.median:.2f} ms without')
@@ -144,15 +147,7 @@ def layer_tables(result: Result, products: Sequence[Result]) -> str:
         text += (f'\n{100 * (1 - assigned / result.macs):.0f} % of the MACs '
                  'are in layers that the profiler gives another name: shown '
                  'as "-"')
-    columns = ['ms', 'of the time', 'MMACs', 'GFLOP/s', 'of a matrix product',
-               'FLOP/byte', 'parameters', 'MB']
-    return '\n\n'.join([
-        text,
-        markdown(['kind', 'layers', *columns],
-                 [[name, len(group), *cells(group)]
-                  for name, group in by_kind]),
-        markdown(['layer', 'kind', *columns], rows)
-    ])
+    return '\n\n'.join([text, markdown(by_kind), markdown(by_layer)])
 
 
 def _sum(rows: Sequence[Dict[str, Any]], key: str) -> float:

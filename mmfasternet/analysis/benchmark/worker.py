@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -180,7 +180,7 @@ class PyTorch(Runtime):
         return super().memory()
 
     def profile(self, runs):
-        rows, times, begun = {}, defaultdict(list), {}
+        times, sizes, begun = defaultdict(list), Counter(), {}
 
         def now():
             if self.on_gpu:
@@ -192,7 +192,10 @@ class PyTorch(Runtime):
 
         def after(module, args, output):
             times[module].append(now() - begun[module])
-            rows[module] = self._row(module, args, output)
+            sizes[module] += sum(
+                t.numel() * t.element_size()
+                for t in (*args, output, getattr(module, 'weight', None))
+                if isinstance(t, self.torch.Tensor))
 
         names = {module: name for name, module in self.module.named_modules()
                  if not any(module.children())}
@@ -201,33 +204,23 @@ class PyTorch(Runtime):
                 stack.enter_context(module.register_forward_pre_hook(before))
                 stack.enter_context(module.register_forward_hook(after))
             total = [timed(self.run)() for _ in range(runs + 1)]
-        for module, row in rows.items():
-            calls = len(times[module]) // (runs + 1)
-            row.update(name=names[module],
-                       seconds=_median(times[module], runs),
-                       macs=calls * row['macs'], bytes=calls * row['bytes'])
-        rest = _median(total, runs) - sum(r['seconds'] for r in rows.values())
-        return [*rows.values(), dict(
-            name='(between the modules)', kind='functions', bytes=0, macs=0,
-            parameters=0, seconds=max(0., rest))]
+        rows = [dict(name=names[module], kind=_kind(module),
+                     bytes=sizes[module] // (runs + 1),
+                     seconds=_median(taken, runs))
+                for module, taken in times.items()]
+        rest = _median(total, runs) - sum(row['seconds'] for row in rows)
+        return [*rows, dict(name='(between the modules)', kind='functions',
+                            bytes=0, seconds=max(0., rest))]
 
-    def _row(self, module, args, output):
-        """Of one call of a module: kind, MACs, parameters, bytes."""
-        kind, macs = type(module).__name__, 0
-        weight = getattr(module, 'weight', None)
-        tensors = [t for t in (*args, output, weight)
-                   if isinstance(t, self.torch.Tensor)]
-        if kind in ('Conv2d', 'Linear', 'ConvTranspose2d'):
-            sides = args[0] if kind == 'ConvTranspose2d' else output
-            macs = sides.numel() * weight[0].numel()
-        if 'Conv' in kind:
-            kernel = 'x'.join(map(str, module.kernel_size))
-            kind += f' {kernel} {module.in_channels}->{module.out_channels}'
-            if module.groups > 1:
-                kind += f' in {module.groups} groups'
-        return dict(kind=kind, macs=macs,
-                    parameters=sum(p.numel() for p in module.parameters()),
-                    bytes=sum(t.numel() * t.element_size() for t in tensors))
+
+def _kind(module):
+    kind = type(module).__name__
+    if 'Conv' in kind:
+        kernel = 'x'.join(map(str, module.kernel_size))
+        kind += f' {kernel} {module.in_channels}->{module.out_channels}'
+        if module.groups > 1:
+            kind += f' in {module.groups} groups'
+    return kind
 
 
 RUNTIMES = dict(onnxruntime=OnnxRuntime, openvino=OpenVINO, pytorch=PyTorch)

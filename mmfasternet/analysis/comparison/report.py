@@ -34,52 +34,47 @@ def accuracy(evaluations: Evaluations, samples: int) -> str:
     values = {name: [run.metrics() for run in runs]
               for name, runs in evaluations.items()}
     first, *others = values
-    metrics = list(values[first][0])
     rows = []
     for name, runs in values.items():
-        cells = []
-        for metric in metrics:  # NaN where there is nothing to find
+        rows.append({'detector': name, 'seeds': len(runs)})
+        for metric in runs[0]:  # NaN where there is nothing to find
             numbers = np.array([run[metric] for run in runs])
-            cells.append(f'{numbers.mean():.3f}')
+            rows[-1][metric] = f'{numbers.mean():.3f}'
             if len(numbers) > 1:
-                cells[-1] += f' ± {numbers.std(ddof=1):.3f}'
-        rows.append([name, len(runs), *cells])
-    most = max(map(len, values.values()))
-    per_seed = [[name, *(f'{run["AP"]:.3f}' for run in runs),
-                 *[''] * (most - len(runs))] for name, runs in values.items()]
-    parts = [
-        'Mean over the seeds ± their standard deviation.',
-        markdown(['detector', 'seeds', *metrics], rows), 'AP of each seed:',
-        markdown(['detector', *(f'run {i + 1}' for i in range(most))],
-                 per_seed)
+                rows[-1][metric] += f' ± {numbers.std(ddof=1):.3f}'
+    per_seed = [
+        {'detector': name, **{f'run {i}': f'{run["AP"]:.3f}'
+                              for i, run in enumerate(runs, 1)}}
+        for name, runs in values.items()
     ]
+    parts = ['Mean over the seeds ± their standard deviation.',
+             markdown(rows), 'AP of each seed:', markdown(per_seed)]
     if others:
         parts += [
             f'Difference from {first}, with the 95 % interval of a paired '
             f'bootstrap over the {len(evaluations[first][0].image_ids)} images'
             f' ({samples} samples; each takes the mean over the seeds, whose '
             'own spread is in the first table):',
-            markdown(['detector', *metrics],
-                     _differences(evaluations, values, metrics, samples))
+            markdown(_differences(evaluations, values, samples))
         ]
     return '\n\n'.join(parts)
 
 
 def _differences(evaluations: Evaluations,
                  values: Dict[str, List[Dict[str, float]]],
-                 metrics: Sequence[str], samples: int) -> List[List[str]]:
+                 samples: int) -> List[Dict[str, str]]:
     """Rows: each detector but the first, minus the first."""
     draws = dict(zip(values, bootstrap(list(evaluations.values()), samples)))
     first, *others = values
     rows = []
     for name in others:
-        cells = []
-        for metric in metrics:
+        rows.append({'detector': name})
+        for metric in values[first][0]:
             mean, base = (np.mean([run[metric] for run in values[n]])
                           for n in (name, first))
             low, high = interval(draws[name][metric] - draws[first][metric])
-            cells.append(f'{mean - base:+.3f} ({low:+.3f} to {high:+.3f})')
-        rows.append([name, *cells])
+            rows[-1][metric] = \
+                f'{mean - base:+.3f} ({low:+.3f} to {high:+.3f})'
     return rows
 
 
@@ -105,21 +100,22 @@ def cost(runs: Sequence[Run], ways: Latencies,
         return ''
     rows = []
     for name, log in logs.items():
-        size, latency = ['', ''], []
-        for way in ways.values():
-            result, baseline = way.get(name, (None, None))
-            if result is None:
-                latency += ['', '']
-                continue
-            size = [f'{result.parameters / 1e6:.2f}',
-                    f'{result.macs / 1e9:.2f}']
-            latency += [f'{1e3 * result.median:.1f}', '' if result is baseline
-                        else speedup_text(result.seconds, baseline.seconds)]
-        speeds = [float(row['images/s']) for row in log]
-        memory = [int(row['memory']) for row in log if row.get('memory')]
-        rows.append([name, *size, *latency,
-                     f'{np.median(speeds):.1f}' if speeds else '',
-                     max(memory, default='')])
+        row = {'detector': name, 'parameters M': '', 'GMACs': ''}
+        for way, results in ways.items():
+            result, baseline = results.get(name, (None, None))
+            row.update({f'ms, {way}': '', f'speed, {way}': ''})
+            if result:
+                row['parameters M'] = f'{result.parameters / 1e6:.2f}'
+                row['GMACs'] = f'{result.macs / 1e9:.2f}'
+                row[f'ms, {way}'] = f'{1e3 * result.median:.1f}'
+            if result is not baseline:
+                row[f'speed, {way}'] = speedup_text(
+                    result.seconds, baseline.seconds)
+        speeds = [float(line['images/s']) for line in log]
+        memory = [int(line['memory']) for line in log if line.get('memory')]
+        row['training images/s'] = f'{np.median(speeds):.1f}' if speeds else ''
+        row['memory MiB'] = max(memory, default='')
+        rows.append(row)
     with_ = f' (`{" ".join(arguments)}`)' if arguments else ''
     text = (f'Training images/s are those of the median epoch{with_}, memory '
             'is the peak of the process that trains')
@@ -130,10 +126,7 @@ def cost(runs: Sequence[Run], ways: Latencies,
                 f'{"x".join(map(str, size))}, {candidate.threads} thread; '
                 'speed: time of the first / its own, median and 5th to 95th '
                 f'percentile of interleaved rounds. {text}')
-    columns = ['detector', 'parameters M', 'GMACs', *(
-        column for way in ways for column in (f'ms, {way}', 'speed')),
-        'training images/s', 'memory MiB']
-    return f'{text}.\n\n{markdown(columns, rows)}'
+    return f'{text}.\n\n{markdown(rows)}'
 
 
 def errors(evaluations: Evaluations) -> str:
@@ -141,13 +134,14 @@ def errors(evaluations: Evaluations) -> str:
     rows = []
     for name, runs in evaluations.items():
         splits = [error_split(run) for run in runs]
-        rows.append([name, *(f'{np.mean([s[kind] for s in splits]):.3f}'
-                             for kind in ERRORS)])
+        rows.append({'detector': name, **{
+            kind: f'{np.mean([split[kind] for split in splits]):.3f}'
+            for kind in ERRORS}})
     return (
         'What AP50 would gain if all errors of a kind were fixed (TIDE, '
         'Bolya et al., ECCV 2020): the class is wrong, the place, both, a '
         'second detection of one object, of nothing, none at all. Mean over '
-        f'the seeds.\n\n{markdown(["detector", *ERRORS], rows)}')
+        f'the seeds.\n\n{markdown(rows)}')
 
 
 def figures(evaluations: Evaluations, runs: Sequence[Run], ways: Latencies,
