@@ -61,10 +61,11 @@ class Runtime:
         self.run()
 
     def prepare(self):
+        """Import all that :meth:`open` needs."""
         self.engine = ENGINES[self.candidate['backend']].module
 
-    def open(self):
-        """The :class:`mmfasternet.deploy.engines.Network`."""
+    def open(self, **options):
+        """The network of the engine, by its module of deploy.engines."""
         raise NotImplementedError
 
     def run(self):
@@ -89,18 +90,17 @@ class OnnxRuntime(Runtime):
 
     def open(self, **options):
         session = self.engine.open_session(
-            self.path, self.candidate['threads'], inter_op_num_threads=1,
-            **options)
+            self.path, self.candidate['threads'], **options)
         return self.engine.ONNXRuntimeNetwork(session, self.path)
 
     def profile(self, runs):
         with tempfile.TemporaryDirectory() as folder:
-            self.network = self.open(
+            network = self.open(
                 enable_profiling=True,
                 profile_file_prefix=os.path.join(folder, 'profile'))
             for _ in range(runs + 1):
-                self.run()
-            path = self.network.session.end_profiling()
+                network(self.images)
+            path = network.session.end_profiling()
             events = json.loads(Path(path).read_text())
         times, rows = defaultdict(list), {}
         for event in events:
@@ -129,19 +129,14 @@ class OpenVINO(Runtime):
         if got != hint:
             raise ValueError(f'OpenVINO runs in {got} on this machine, asked '
                              f'for {hint}')
-        self.request = compiled.create_infer_request()
         return self.engine.OpenVINONetwork(compiled, self.path, None)
 
-    def run(self):
-        self.request.infer(
-            [self.images], share_inputs=True, share_outputs=True)
-
     def profile(self, runs):
-        self.network = self.open(PERF_COUNT=True)
+        request = self.open(PERF_COUNT=True).compiled.create_infer_request()
         times, kinds = defaultdict(list), {}
         for _ in range(runs + 1):
-            self.run()
-            for info in self.request.get_profiling_info():
+            request.infer([self.images])
+            for info in request.get_profiling_info():
                 times[info.node_name].append(info.real_time.total_seconds())
                 kinds[info.node_name] = f'{info.node_type} ({info.exec_type})'
         return [dict(name=name, kind=kinds[name], bytes=0,
@@ -158,16 +153,16 @@ class PyTorch(Runtime):
 
         from mmfasternet.analysis.benchmark.build import build_network
         self.torch, self.build = torch, build_network
-        if self.candidate['target'].partition(':')[0] not in (
-                'product', 'copy'):
+        if not self.candidate['target'].startswith(('product:', 'copy:')):
             import mmfasternet.models  # noqa: F401
 
     def open(self):
+        """The network as it is, not the deploy form."""
         candidate = self.candidate
-        self.module = self.build(
+        self.built = self.build(
             candidate['target'], json.loads(candidate['options']))
         network = self.engine.PyTorchNetwork(
-            self.module, *(candidate[key] for key in (
+            self.built, *(candidate[key] for key in (
                 'precision', 'threads', 'device', 'channels_last', 'compile')))
         self.on_gpu = network.device.type == 'cuda'
         if self.on_gpu:
@@ -197,7 +192,7 @@ class PyTorch(Runtime):
                 for t in (*args, output, getattr(module, 'weight', None))
                 if isinstance(t, self.torch.Tensor))
 
-        names = {module: name for name, module in self.module.named_modules()
+        names = {module: name for name, module in self.built.named_modules()
                  if not any(module.children())}
         with ExitStack() as stack:
             for module in names:
