@@ -32,11 +32,8 @@ def has_levels(model: nn.Module) -> bool:
 
 def detect_by_level(model: nn.Module,
                     inputs: Tensor) -> Tuple[InstanceData, List[int]]:
-    """What a one-stage detector detects, with the stride of its level.
-
-    Args:
-        model (nn.Module): With a head of several levels, as YOLO's.
-        inputs (Tensor): One image, ``(1, C, H, W)``.
+    """What a one-stage detector detects in one image ``(1, C, H, W)``, with
+    the stride of its level.
 
     Returns:
         tuple[InstanceData, list[int]]: ``bboxes (N, 4)`` in pixels of the
@@ -83,13 +80,9 @@ def _keys(found: InstanceData) -> List[tuple]:
 
 
 def levels_of(found: InstanceData, boxes: Tensor, labels: Tensor) -> Tensor:
-    """The stride of the best scored detection of each object, 0 for none.
-
-    Args:
-        found (InstanceData): Of :func:`detect_by_level`.
-        boxes (Tensor): Of the objects ``(M, 4)``, in pixels of the input.
-        labels (Tensor): Of the objects ``(M,)``.
-    """
+    """The stride of the best scored detection, as :func:`detect_by_level`
+    gives them, of each object, 0 for none; ``boxes (M, 4)`` of the objects are
+    in pixels of the input, ``labels`` are ``(M,)``."""
     if not len(found) or not len(boxes):
         return torch.zeros(len(boxes), dtype=torch.long)
     right = (bbox_overlaps(found.bboxes, boxes) > IOU) & (
@@ -100,13 +93,8 @@ def levels_of(found: InstanceData, boxes: Tensor, labels: Tensor) -> Tensor:
 
 def shares(sides: Tensor, found: Tensor,
            strides: Sequence[int]) -> List[Share]:
-    """Shares of the levels by the longer side of what they found.
-
-    Args:
-        sides (Tensor): Of boxes ``(N,)``.
-        found (Tensor): The stride that found each, or 0 ``(N,)``.
-        strides (Sequence[int]): Of all levels.
-    """
+    """Shares of the levels, whose strides are given, by the longer side of
+    boxes ``(N,)``; ``found`` is the stride that found each, or 0 ``(N,)``."""
     rows = []
     for smallest, end in zip(SIDES, (*SIDES[1:], float('inf'))):
         own = found[(sides >= smallest) & (sides < end)]

@@ -31,14 +31,8 @@ class Redundancy(NamedTuple):
 
 
 def channel_correlation(maps: Tensor) -> Tensor:
-    """Pearson correlation of each channel with each, over the pixels.
-
-    Args:
-        maps (Tensor): ``(C, H, W)``.
-
-    Returns:
-        Tensor: float64, ``(C, C)``; NaN for a channel that is constant.
-    """
+    """Pearson correlation ``(C, C)`` of each channel of ``(C, H, W)`` with
+    each over the pixels, float64; NaN for a channel that is constant."""
     values = maps.detach().flatten(1).double()
     x = values - values.mean(1, keepdim=True)
     norm = x.norm(dim=1, keepdim=True)
@@ -110,16 +104,9 @@ def pconv_statistics(
         model: nn.Module, inputs: Tensor,
         crop: Callable[[Tensor], Tensor] = lambda maps: maps
 ) -> List[PConvStatistics]:
-    """Convolved against untouched channels of each PConv that runs.
-
-    Args:
-        model (nn.Module): The model.
-        inputs (Tensor): One image, ``(1, C, H, W)``.
-        crop (Callable): Gives the part of a map to look at. Defaults to all
-            of it.
-
-    Returns:
-        list[PConvStatistics]: In the order in which they run.
+    """Convolved against untouched channels of each PConv of a model, in the
+    order in which they run on ``inputs``, one image ``(1, C, H, W)``; ``crop``
+    gives the part of a map to look at.
 
     Raises:
         ValueError: If the model has no PConv.
@@ -183,13 +170,13 @@ def receptive_fields(model: nn.Module, inputs: Tensor,
     to the pixels. Averaged over images it is a property of the network.
 
     Args:
-        model (nn.Module): The model, in evaluation mode.
+        model (nn.Module): In evaluation mode.
         inputs (Tensor): Images ``(N, C, H, W)``.
-        names (Sequence[str]): See :func:`.network.recorded`.
+        names (Sequence[str]): Of the maps, see :func:`.network.recorded`.
 
     Returns:
-        dict[str, Tensor]: Of each map the absolute gradient, summed over the
-        channels of the image and averaged over the images, ``(H, W)``.
+        dict[str, Tensor]: The absolute gradient, summed over the channels of
+        the image and averaged over the images, ``(H, W)``.
     """
     inputs = inputs.detach().clone().requires_grad_()
     with recorded(model, names) as maps, torch.enable_grad():
@@ -211,17 +198,10 @@ def middle_of(field: Tensor, shape: Sequence[int]) -> Sequence[float]:
 
 
 def share_side(field: Tensor, shape: Sequence[int], share: float) -> float:
-    """Side of the smallest square around the unit with a share of the field.
-
-    Args:
-        field (Tensor): See :func:`receptive_fields`, ``(H, W)``.
-        shape (Sequence[int]): Height and width of the map of the unit.
-        share (float): 0 to 1, of the sum of the field; 1 gives the whole
-            receptive field, as far as it is inside the image.
-
-    Returns:
-        float: Pixels.
-    """
+    """Side, in pixels, of the smallest square around the unit in the middle
+    of a map of a shape ``(h, w)`` that holds a share (0 to 1) of the sum of
+    its field ``(H, W)``; 1 gives the whole receptive field, as far as it is
+    inside the image."""
     row, column = middle_of(field, shape)
     rows = (torch.arange(field.shape[0]) - row).abs()
     columns = (torch.arange(field.shape[1]) - column).abs()
@@ -242,13 +222,8 @@ def eigen_cam(maps: Tensor) -> Tensor:
     "Eigen-CAM: Class Activation Map using Principal Components", Muhammad and
     Yeasin, IJCNN 2020, https://arxiv.org/abs/2008.00299. It needs no
     gradient and no class. A singular vector has no sign; the one is taken
-    with which the strong places of the map are bright.
-
-    Args:
-        maps (Tensor): ``(C, H, W)``.
-
-    Returns:
-        Tensor: ``(H, W)``, 0 to 1; all 0 if the map is constant.
+    with which the strong places of the map ``(C, H, W)`` are bright. The
+    result ``(H, W)`` is from 0 to 1; all 0 if the map is constant.
     """
     x = maps.detach().flatten(1).T.double()  # pixels, channels
     x = x - x.mean(0)
@@ -314,15 +289,13 @@ def layer_statistics(model: nn.Module,
                      data: Dict[str, Any]) -> List[LayerStatistics]:
     """Activations and gradients of each layer in one training step.
 
-    The weights are not changed; running statistics of norms are.
+    The weights are not changed; running statistics of norms are. The layers
+    are the modules that hold no others and give a tensor, in the order in
+    which they first run.
 
     Args:
         model (nn.Module): A model of MMEngine.
         data (dict): A batch, as a data loader gives it.
-
-    Returns:
-        list[LayerStatistics]: Of the modules that hold no others and give a
-        tensor, in the order in which they first run.
 
     Raises:
         ValueError: If the loss is not finite.

@@ -136,15 +136,9 @@ Named = Dict[str, Tensor]
 
 @contextmanager
 def recorded(model: nn.Module, names: Sequence[str]) -> Iterator[Named]:
-    """Keep the feature maps of some modules of a model.
-
-    Args:
-        model (nn.Module): The model.
-        names (Sequence[str]): Names of modules, ``backbone.stages.2``; where
-            one gives several maps, with the number of one, ``neck[0]``.
-
-    Yields:
-        dict[str, Tensor]: Filled in a forward pass, ``(N, C, H, W)`` by name.
+    """Keep the feature maps ``(N, C, H, W)`` of some modules by their names,
+    ``backbone.stages.2``; where a module gives several maps, with the number
+    of one, ``neck[0]``. The dict is filled in a forward pass.
 
     Raises:
         ValueError: If there is no such module, or it gives no such map.
@@ -215,17 +209,11 @@ def feature_maps(model: nn.Module, inputs: Tensor,
 
 
 def stage_names(model: nn.Module, inputs: Tensor) -> List[str]:
-    """Names of the last map at each resolution of a backbone.
+    """Names, for :func:`feature_maps`, of the last map at each resolution of
+    a backbone that gets ``inputs (N, C, H, W)``, the largest first.
 
     That is what its stages give; of a stage with a norm for its output, what
     the norm gives, as the neck gets it.
-
-    Args:
-        model (nn.Module): A model with a ``backbone``.
-        inputs (Tensor): ``(N, C, H, W)``.
-
-    Returns:
-        list[str]: In falling resolution, for :func:`feature_maps`.
 
     Raises:
         ValueError: If there is no backbone, or it has no feature maps.

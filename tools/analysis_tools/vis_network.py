@@ -65,16 +65,10 @@ def print_table(title, rows):
 
 
 class Views:
-    """A method for each view of an image, and :meth:`sum_up` of them all.
-
-    Args:
-        model (nn.Module): What is looked into.
-        args (Namespace): Of the command line.
-        truth (callable, optional): For levels: see :class:`Truth`.
-    """
+    """A method for each view of an image, and :meth:`sum_up` of them all."""
 
     def __init__(self, model, args, truth):
-        self.model, self.args, self.truth = model, args, truth
+        self.model, self.args, self.truth = model, args, truth  # or None
         self.names = args.target_layers  # of modules whose maps are shown
         self.redundancies = defaultdict(list)  # of each image, by module
         self.pconvs = defaultdict(list)
@@ -218,12 +212,7 @@ class Views:
 
 
 class Truth:
-    """True boxes of images.
-
-    Args:
-        path (str): COCO json.
-        classes (Sequence[str]): Those of the model; all if it is empty.
-    """
+    """True boxes of images, from a COCO json, of some classes or all."""
 
     def __init__(self, path, classes):
         self.coco = read_truth(path)

@@ -133,17 +133,9 @@ def parse_detector(text: str) -> Tuple[str, str, Dict[str, Any]]:
 def with_model_of(recipe: Config,
                   other: Config,
                   unmodified: bool = False) -> Config:
-    """A recipe that trains another detector, for the classes of the recipe.
-
-    Args:
-        recipe (Config): Of which everything but the model is kept.
-        other (Config): Of which the model is taken.
-        unmodified (bool): Do not let mmyolo's detector and assigner be
-            replaced by what computes the same faster. Defaults to False.
-
-    Returns:
-        Config: A new config.
-    """
+    """A copy of a recipe with the model of another config, for the classes of
+    the recipe; mmyolo's detector and assigner are replaced by what computes
+    the same faster, unless they are to stay ``unmodified``."""
     cfg = Config(recipe.to_dict(), filename=recipe.filename)
     model = Config(dict(model=other.model.to_dict())).model
     model.bbox_head.head_module.num_classes = cfg.num_classes
