@@ -6,7 +6,7 @@ norms, activations and decoding are not. Nothing is computed: networks run on
 the meta device.
 """
 import copy
-from typing import Any, Dict, Sequence, Tuple
+from typing import Dict, Sequence, Tuple
 
 import torch
 from torch import nn
@@ -18,15 +18,9 @@ def count(network: nn.Module, shape: Sequence[int]
     """Parameters and MACs by the name of the module, ``''`` for all, of a
     network that is called with images alone, of ``shape`` ``(N, C, H, W)``."""
     network = copy.deepcopy(network).to('meta')
-    return _count(network, torch.zeros(tuple(shape), device='meta'))
-
-
-def _count(network: nn.Module, *args: Any,
-           **kwargs: Any) -> Dict[str, Tuple[int, int]]:
-    """The same of one on the meta device, called with some arguments."""
-    with FlopCounterMode(display=False, depth=None) as counter, \
-            torch.no_grad():
-        network(*args, **kwargs)
+    counter = FlopCounterMode(display=False, depth=None)
+    with torch.device('meta'), torch.no_grad(), counter:
+        network(torch.zeros(tuple(shape)))
     flops = {name.partition('.')[2]: sum(per_operator.values())
              for name, per_operator in counter.get_flop_counts().items()}
 
@@ -45,16 +39,8 @@ def _count(network: nn.Module, *args: Any,
 
 def count_complexity(cfg, shape: Sequence[int],
                      train: bool = False) -> Dict[str, Tuple[int, int]]:
-    """Parameters and MACs of a detector and its modules.
-
-    Args:
-        cfg (Config): The config.
-        shape (Sequence[int]): Height and width of the input.
-        train (bool): Count in training mode. Defaults to False.
-
-    Returns:
-        dict[str, tuple[int, int]]: Parameters and MACs by module name, ``''``
-        for the whole detector.
+    """The same of the model of a config, for an input of height and width
+    ``shape``, in training mode or not.
 
     Raises:
         ValueError: If the model cannot be built, or takes no such input.
@@ -62,11 +48,10 @@ def count_complexity(cfg, shape: Sequence[int],
     from mmfasternet.config import build_model
     with torch.device('meta'):
         model = build_model(cfg).train(train)
-        channels = cfg.model.backbone.get('in_channels', 3)
-        try:
-            return _count(model, torch.zeros(1, channels, *shape),
-                          mode='tensor')
-        except RuntimeError as error:
-            raise ValueError(
-                f'{cfg.filename} takes no input of {shape[0]}x{shape[1]} '
-                f'(height x width): {str(error).splitlines()[0]}') from error
+    try:
+        return count(
+            model, (1, cfg.model.backbone.get('in_channels', 3), *shape))
+    except RuntimeError as error:
+        raise ValueError(
+            f'{cfg.filename} takes no input of {shape[0]}x{shape[1]} '
+            f'(height x width): {str(error).splitlines()[0]}') from error

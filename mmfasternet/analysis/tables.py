@@ -15,7 +15,7 @@ def markdown(rows: Sequence[Dict[str, Any]]) -> str:
     cells = [columns, *(
         [str(row.get(column, '')).replace('|', r'\|') for column in columns]
         for row in rows)]
-    first, *others = (max(map(len, column)) for column in zip(*cells))
+    first, *others = (max(3, *map(len, column)) for column in zip(*cells))
     lines = [[line[0].ljust(first), *map(str.rjust, line[1:], others)]
              for line in cells]
     rule = ['-' * first, *('-' * (width - 1) + ':' for width in others)]

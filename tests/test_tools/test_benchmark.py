@@ -309,7 +309,7 @@ def test_a_config_and_a_checkpoint_of_it(tmp_path, monkeypatch, capsys):
     from mmfasternet.config import load_config
     config = 'configs/yolov8_fasternet_n.py'
     network = build_network(config, dict(classes=['a', 'b', 'c']))
-    torch.save(network.model.state_dict(), tmp_path / 'n.pth')
+    torch.save(network.state_dict(), tmp_path / 'n.pth')
     spec = f'{config},{tmp_path}/n.pth'
     benchmark(
         monkeypatch, capsys, spec, '--backends', 'onnxruntime', 'pytorch',

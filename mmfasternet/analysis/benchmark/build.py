@@ -8,19 +8,6 @@ from torch import Tensor, nn
 from mmfasternet.analysis.benchmark import paper
 
 
-class Network(nn.Module):
-    """A model of MMEngine from images to raw class logits and box distances:
-    no pixels are normalised, no boxes decoded, and there is no NMS."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Any:
-        """What ``mode='tensor'`` gives for ``(N, C, H, W)``."""
-        return self.model(images, mode='tensor')
-
-
 class Copy(nn.Module):
     """A copy of float32 from memory to memory, too large for a cache."""
 
@@ -36,7 +23,11 @@ class Copy(nn.Module):
 def build_network(target: str,
                   cfg_options: Optional[Dict[str, Any]] = None) -> nn.Module:
     """Build what a candidate names, in evaluation mode, with random weights
-    unless a checkpoint is named."""
+    unless a checkpoint is named.
+
+    Called with images alone, a model of MMEngine gives what its mode 'tensor'
+    is: no pixels are normalised, no boxes decoded, and there is no NMS.
+    """
     torch.manual_seed(0)
     kind, _, number = target.partition(':')
     if kind == 'product':
@@ -47,7 +38,8 @@ def build_network(target: str,
         network = found.build()
     else:
         network = _build_from_config(target, cfg_options)
-    return network.eval().requires_grad_(False)
+    network.eval()  # which returns None for some
+    return network.requires_grad_(False)
 
 
 def _build_from_config(target: str,
@@ -60,4 +52,4 @@ def _build_from_config(target: str,
     model = build_model(load_config(config, cfg_options))
     if checkpoint:
         load_model_weights(model, checkpoint)
-    return Network(model)
+    return model
