@@ -127,7 +127,8 @@ def groups(args):
         yield f'Operators, {channels}x{side}x{side}', study(
             specs, specs[0], args)
     if args.backbones is not None:
-        for rows in paper.backbone_groups(args.backbones):
+        for rows in [map(paper.find_backbone, args.backbones)] if \
+                args.backbones else paper.BACKBONES:
             specs = [f'backbone:{row.name}' for row in rows]
             base = next((s for s in specs if 'FasterNet' in s), specs[0])
             yield 'Backbones', study(specs, base, args)

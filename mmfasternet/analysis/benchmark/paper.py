@@ -6,7 +6,7 @@ https://arxiv.org/abs/2303.03667, version 3: Table 1 (operators) and Table 3
 """
 # The models are imported where they are built: most processes build none.
 from functools import partial
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
 from torch import nn
 
@@ -127,17 +127,6 @@ def find_backbone(name: str) -> Backbone:
         raise ValueError(f'there is no backbone {name!r} in Table 3 and timm; '
                          f'there are {known}')
     return rows[name.lower()]
-
-
-def backbone_groups(names: Optional[List[str]] = None) -> List[List[Backbone]]:
-    """Table 3 in its groups, or one group of the rows named.
-
-    Raises:
-        ValueError: If a name is none of the table.
-    """
-    if names:
-        return [[find_backbone(name) for name in names]]
-    return [list(group) for group in BACKBONES]
 
 
 def _build_operator(name: str, channels: int) -> nn.Module:
