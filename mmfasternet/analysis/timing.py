@@ -14,14 +14,9 @@ from tqdm import tqdm
 def timed(function: Callable[[], Any],
           clock: Callable[[], float] = time.perf_counter
           ) -> Callable[[], float]:
-    """Let a function return how long it took, in seconds.
-
-    Args:
-        function (Callable): What to time.
-        clock (Callable): E.g. ``time.process_time``, the CPU time of this
-            process, which other programs hardly disturb. Defaults to
-            ``time.perf_counter``.
-    """
+    """Let a function return how long it took, in seconds of a clock, e.g. of
+    ``time.process_time``, the CPU time of this process, which other programs
+    hardly disturb."""
 
     def run() -> float:
         start = clock()
@@ -34,18 +29,9 @@ def timed(function: Callable[[], Any],
 def interleave(turns: Mapping[Hashable, Callable[[], Any]],
                rounds: int,
                warm_up: int = 0) -> Dict[Any, np.ndarray]:
-    """Run things in turns.
-
-    Args:
-        turns (dict[Hashable, Callable]): By name what takes a turn and
-            returns its seconds (see :func:`timed`), or several numbers.
-        rounds (int): In each of them all have a turn.
-        warm_up (int): Rounds before, which do not count. Defaults to 0.
-
-    Returns:
-        dict[Hashable, ndarray]: What the turns returned, by name
-        ``(rounds, ...)``.
-    """
+    """Run things in turns, each once in every round, and return what they
+    returned, by name ``(rounds, ...)``: their seconds (see :func:`timed`), or
+    several numbers. The rounds of ``warm_up`` come before and do not count."""
     values = {name: [] for name in turns}
     for _ in tqdm(range(warm_up + rounds), desc='rounds'):
         for name, turn in turns.items():

@@ -36,15 +36,11 @@ def _median(times, runs):
 
 
 class Runtime:
-    """An engine with a network; requests name one of its methods.
-
-    Args:
-        candidate (dict): The fields of a :class:`.candidates.Candidate`.
-        path (str, optional): The file to read, None to build the network.
-    """
+    """An engine with a network; requests name one of its methods."""
 
     def __init__(self, candidate, path):
-        self.candidate, self.path = candidate, path
+        self.candidate = candidate  # the fields of a Candidate
+        self.path = path  # the file to read, None to build the network
 
     def load(self):
         """Get ready; what is imported for it does not count as memory."""

@@ -111,11 +111,8 @@ def _run_tool(name: str, *arguments: Any) -> None:
 
 
 def parse_detector(text: str) -> Tuple[str, str, Dict[str, Any]]:
-    """Take ``[NAME=]PATH[,KEY=VALUE...]`` apart.
-
-    Returns:
-        tuple[str, str, dict]: Name (the stem of the path and the options
-        unless it is given), path, options.
+    """Take ``[NAME=]PATH[,KEY=VALUE...]`` apart into name (the stem of the
+    path and the options unless it is given), path and options.
 
     Raises:
         ValueError: If it is not so.
