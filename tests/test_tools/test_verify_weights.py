@@ -52,7 +52,7 @@ def test_a_backbone_has_no_logits(tmp_path, monkeypatch, capsys):
     assert 'logits' not in rows
 
 
-def test_what_is_no_fasternet_gets_none(tmp_path, monkeypatch, capsys):
+def test_what_is_not_a_fasternet_gets_none(tmp_path, monkeypatch, capsys):
     torch.save(
         FasterNet(dict(embed_dim=8, depths=(1, 1, 1, 1))).state_dict(),
         tmp_path / 'x.pth')
