@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-only
 # GPL because it extends a class of mmyolo, which is GPL-3.0.
 """A detection data set of handwritten digits that needs no download."""
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -12,6 +11,8 @@ import numpy as np
 from mmengine.logging import print_log
 from mmyolo.datasets import YOLOv5CocoDataset
 
+from mmfasternet.datasets.readers import write_coco
+from mmfasternet.datasets.readers.source import Item, to_coco
 from mmfasternet.registry import DATASETS
 
 IMAGE_SIZE = 192  # pixels, square
@@ -95,45 +96,23 @@ def _split_scans() -> dict:
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.target))
     val, train = np.split(order, [len(order) // 5])
-    return {
-        split: (digits.images[index], digits.target[index])
-        for split, index in (('train', train), ('val', val))
-    }
+    return {split: (digits.images[index], digits.target[index])
+            for split, index in (('train', train), ('val', val))}
 
 
 def _write_split(root: Path, split: str, scans: np.ndarray,
                  labels: np.ndarray) -> None:
     (root / split).mkdir(parents=True)
-    (root / 'annotations').mkdir(exist_ok=True)
-    images, annotations = [], []
+    items = []
     for image_id in range(1, SPLITS[split] + 1):
         rng = np.random.default_rng([len(scans), image_id])
         image, boxes, chosen = _compose(rng, scans)
-        file_name = f'{image_id:04d}.jpg'
-        cv2.imwrite(
-            str(root / split / file_name), image,
-            [cv2.IMWRITE_JPEG_QUALITY, 95])
-        images.append(
-            dict(
-                id=image_id,
-                file_name=file_name,
-                width=IMAGE_SIZE,
-                height=IMAGE_SIZE))
-        for (x, y, w, h), scan in zip(boxes, chosen):
-            annotations.append(
-                dict(
-                    id=len(annotations) + 1,
-                    image_id=image_id,
-                    category_id=int(labels[scan]) + 1,
-                    bbox=[x, y, w, h],
-                    area=w * h,
-                    iscrowd=0))
-    categories = [dict(id=i + 1, name=str(i)) for i in range(10)]
-    (root / 'annotations' / f'{split}.json').write_text(
-        json.dumps(
-            dict(
-                images=images, annotations=annotations,
-                categories=categories)))
+        path = root / split / f'{image_id:04d}.jpg'
+        cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+        items.append(Item(path, IMAGE_SIZE, IMAGE_SIZE, [
+            (str(labels[scan]), box, 0) for box, scan in zip(boxes, chosen)]))
+    write_coco(to_coco(items, '0123456789', root / split),
+               root / 'annotations' / f'{split}.json')
 
 
 def _compose(rng: np.random.Generator,

@@ -17,9 +17,6 @@ def files_below(root: Union[str, Path]) -> Iterator[Path]:
 
     Links are followed, but no folder is visited twice: one that links to a
     folder above it ends there. Real folders come before linked ones.
-
-    Args:
-        root (str | Path): The folder.
     """
     seen, folders, links = set(), [Path(root)], []
     while folders or links:
@@ -29,7 +26,7 @@ def files_below(root: Union[str, Path]) -> Iterator[Path]:
             continue
         seen.add(real)
         try:
-            paths = sorted(Path(folder).iterdir())
+            paths = sorted(folder.iterdir())
         except OSError:  # not ours to read
             continue
         inner = [path for path in paths if path.is_dir()]
@@ -42,24 +39,20 @@ def files_below(root: Union[str, Path]) -> Iterator[Path]:
 
 def is_hidden(path: Path, root: Union[str, Path]) -> bool:
     """Whether a file is a hidden one, or in a hidden folder below ``root``."""
-    return any(
-        part.startswith('.') or part in _COPIES
-        for part in path.relative_to(root).parts)
+    return any(part.startswith('.') or part in _COPIES
+               for part in path.relative_to(root).parts)
 
 
-def read_text(path: Union[str, Path]) -> str:
+def read_text(path: Path) -> str:
     """Text in UTF-8, UTF-16 with its mark, or GBK.
-
-    Args:
-        path (str | Path): The file.
 
     Raises:
         ValueError: If it is none of these.
     """
-    return decode(Path(path).read_bytes(), path)
+    return decode(path.read_bytes(), path)
 
 
-def decode(data: bytes, path: Union[str, Path]) -> str:
+def decode(data: bytes, path: Path) -> str:
     """As :func:`read_text`, of what was read from ``path``."""
     encoding = next((e for mark, e in _BOMS if data.startswith(mark)), 'utf-8')
     try:
@@ -80,16 +73,13 @@ def decode(data: bytes, path: Union[str, Path]) -> str:
 
 
 def file_error(path: Union[str, Path]) -> str:
-    """Why a file cannot be opened, '' if it can; opens nothing.
-
-    Args:
-        path (str | Path): Path of the file.
-    """
+    """Why a file cannot be opened, '' if it can; opens nothing."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:  # ValueError: a zero character
         return getattr(error, 'strerror', None) or str(error)
+    if stat.S_ISDIR(mode):
+        return 'Is a directory'
     if not stat.S_ISREG(mode):
-        return 'Is a directory' if stat.S_ISDIR(mode) else \
-            'Is not a plain file'
+        return 'Is not a plain file'
     return '' if os.access(path, os.R_OK) else 'Permission denied'

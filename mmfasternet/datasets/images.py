@@ -9,15 +9,7 @@ import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import (
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    NamedTuple,
-    Optional,
-    Tuple,
-)
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 import cv2
 import mmcv
@@ -41,6 +33,12 @@ MIN_CONTRAST = 4  # grey levels; thumbnails of plain images tell nothing
 IMAGES_PER_WORKER = 50  # fewer are read faster than a process starts
 
 
+def image_files(folder: Path) -> Iterator[Path]:
+    """The images in a folder and the folders in it, but for hidden ones."""
+    return (file for file in files_below(folder) if file.suffix.lower() in
+            IMAGE_SUFFIXES and not is_hidden(file, folder))
+
+
 def images_in(path: str) -> List[str]:
     """The image itself, or those in a folder and the folders in it.
 
@@ -51,9 +49,7 @@ def images_in(path: str) -> List[str]:
     """
     if '://' in path or Path(path).is_file():
         return [path]
-    found = path and sorted(
-        str(file) for file in files_below(path) if file.suffix.lower() in
-        IMAGE_SUFFIXES and not is_hidden(file, path))
+    found = sorted(map(str, image_files(Path(path)))) if path else []
     if not found:
         raise FileNotFoundError(
             f'no image in the folder {path}' if path and Path(path).is_dir()
@@ -70,9 +66,9 @@ def read_image(path: str) -> np.ndarray:
     """
     if '://' not in path and not osp.isfile(path):
         raise FileNotFoundError(f'image not found: {path}')
-    data = get(path)  # OpenCV takes no empty one
-    image = mmcv.imfrombytes(
-        data, flag='color', backend='cv2') if data else None
+    data = get(path)
+    # OpenCV takes no empty one
+    image = mmcv.imfrombytes(data, backend='cv2') if data else None
     if image is None:
         raise ValueError(f'{path} cannot be read as an image: it is damaged, '
                          'or of a format that OpenCV does not know')
@@ -81,9 +77,6 @@ def read_image(path: str) -> np.ndarray:
 
 def image_size(path: Path) -> Tuple[int, int]:
     """Width and height as training reads it, turned by EXIF or not.
-
-    Args:
-        path (Path): The image.
 
     Raises:
         OSError: If it is missing or not an image.
@@ -112,14 +105,7 @@ class Picture(NamedTuple):
 
 
 def inspect_image(path: str) -> Picture:
-    """Decode an image as training does, and describe it.
-
-    Args:
-        path (str): Path of the image.
-
-    Returns:
-        Picture: The description; errors are in it, none is raised.
-    """
+    """Decode an image as training does; errors are told, none is raised."""
     try:
         missing = file_error(path)
         if missing:
@@ -163,15 +149,14 @@ def _header(data: bytes, path: str) -> tuple:
     finally:
         Image.MAX_IMAGE_PIXELS = limit
     bits = getattr(image, 'tag_v2', {}).get(258, 8)  # of TIFF
-    deep = image.mode.startswith('I;16') or np.max(bits) > 8 or (
-        image.format == 'PNG' and data[24] > 8)
     named = Image.registered_extensions().get(osp.splitext(path)[1].lower())
     image_format = 'JPEG' if image.format == 'MPO' else image.format
     traits = {
-        '16-bit': deep,
+        '16-bit': image.mode.startswith('I;16') or np.max(bits) > 8
+        or image.format == 'PNG' and data[24] > 8,
         'cmyk': image.mode == 'CMYK',
-        'grayscale': image.mode in ('1', 'L', 'LA') or
-        image.mode.startswith('I'),
+        'grayscale': image.mode in ('1', 'L', 'LA')
+        or image.mode.startswith('I'),
         'alpha': image.mode in ('LA', 'RGBA', 'PA'),
         'misnamed': named not in (None, image_format)
     }
@@ -200,10 +185,12 @@ def inspect_all(paths: List[str], workers: Optional[int],
     Raises:
         BrokenProcessPool: If a process dies.
     """
+    cores = len(os.sched_getaffinity(0)) if hasattr(
+        os, 'sched_getaffinity') else os.cpu_count() or 1
     if workers is None:
-        workers = min(_cores(), len(paths) // IMAGES_PER_WORKER)
+        workers = min(cores, len(paths) // IMAGES_PER_WORKER)
         workers = 0 if workers == 1 else workers
-    workers = min(workers, len(paths), 4 * _cores())
+    workers = min(workers, len(paths), 4 * cores)
     if not workers:
         yield from _bar(map(inspect_image, paths), len(paths), progress)
         return
@@ -221,23 +208,13 @@ def inspect_all(paths: List[str], workers: Optional[int],
         cv2.setNumThreads(threads)
 
 
-def _cores() -> int:
-    if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _bar(items: Iterable, total: int, progress: bool) -> Iterable:
     if not (progress and sys.stderr.isatty()):
         return items
     from rich.console import Console
     from rich.progress import track
-    return track(
-        items,
-        'images',
-        total=total,
-        console=Console(stderr=True),
-        transient=True)
+    return track(items, 'images', total=total, transient=True,
+                 console=Console(stderr=True))
 
 
 def look_alikes(train: Dict[str, Picture],
@@ -251,16 +228,15 @@ def look_alikes(train: Dict[str, Picture],
     Returns:
         dict[str, str]: For a path of ``val`` the most similar of ``train``.
     """
-    a, b = _thumbs(train), _thumbs(val)
-    names, alike = list(train), {}
-    if not names:
-        return alike
-    for start in range(0, len(b), 256):
+    if not train:
+        return {}
+    a, b, alike = _thumbs(train), _thumbs(val), {}
+    names, val_names = list(train), list(val)
+    for start in range(0, len(b), 256):  # at a time, to spare memory
         match = b[start:start + 256] @ a.T
-        best = match.argmax(1)
-        for i, path in enumerate(list(val)[start:start + 256]):
-            if match[i, best[i]] >= ALIKE:
-                alike[path] = names[best[i]]
+        for path, row in zip(val_names[start:], match):
+            if row.max() >= ALIKE:
+                alike[path] = names[row.argmax()]
     return alike
 
 

@@ -60,48 +60,50 @@ def read_coco(tree: Tree, jsons: Dict[Path, dict],
               recode: Sequence[Path]) -> Source:
     """Take the splits from the names of the files.
 
-    Args:
-        tree (Tree): The folder.
-        jsons (dict[Path, dict]): Its files of COCO, by path.
-        recode (Sequence[Path]): Those that have to be written in UTF-8.
+    ``recode`` are those that have to be written in UTF-8.
 
     Raises:
         ValueError: If it is not clear which is the training split.
     """
-    source, groups = Source('COCO', tree), {}
+    source = Source('COCO', tree)
     for path, data in jsons.items():
         if not all(isinstance(data[key], list) for key in _KEYS):
             raise ValueError(f'{path}: images, annotations and categories '
                              'must be lists')
-    roles = roles_of([[p.relative_to(tree.root)] for p in jsons])
-    for role, path in zip(roles, jsons):
-        groups.setdefault(role or '', []).append(path)
-    for paths in groups.values():
-        instances = [p for p in paths if p.stem.startswith('instances_')]
-        if len(instances or paths) > 1:
-            raise ValueError(
-                f'{tree.root}: which of {", ".join(map(str, paths))} is it? '
-                'Move the others away')
-        paths[:] = instances or paths
-    if not groups.get('train') and not groups.get('trainval') and \
-            not groups.get(''):
-        raise ValueError(
-            f'{tree.root}: none of {", ".join(map(str, jsons))} is '
-            'the training split, by its name or its folder\'s')
-    groups = settle({k: [[p] for p in v] for k, v in groups.items()}, source,
-                    'files')
-    for split in ('train', 'val', 'test'):
-        for path, in groups.get(split, ()):
-            source.splits[split] = Split(
-                jsons[path], _image_folder(tree, path, jsons[path], split),
-                None if path in recode else path)
-            source.labels[path] = []
+    for split, path in _files(source, list(jsons)).items():
+        source.splits[split] = Split(
+            jsons[path], _image_folder(tree, path, jsons[path], split),
+            None if path in recode else path)
+        source.labels[path] = []
     if 'val' not in source.splits:
         train = source.splits['train']
         for split, coco in zip(('train', 'val'), _by_chance(train.coco)):
             source.splits[split] = Split(coco, train.folder)
     _name_classes(source)
     return source
+
+
+def _files(source: Source, paths: Sequence[Path]) -> Dict[str, Path]:
+    """The file of each split."""
+    root, groups = source.root, {}
+    for role, path in zip(roles_of([[p.relative_to(root)] for p in paths]),
+                          paths):
+        groups.setdefault(role or '', []).append(path)
+    for role, several in groups.items():
+        instances = [p for p in several if p.stem.startswith('instances_')]
+        chosen = instances or several
+        if len(chosen) > 1:
+            raise ValueError(
+                f'{root}: which of {", ".join(map(str, several))} is it? '
+                'Move the others away')
+        groups[role] = [chosen]
+    if groups.keys().isdisjoint({'train', 'trainval', ''}):
+        raise ValueError(
+            f'{root}: none of {", ".join(map(str, paths))} is '
+            'the training split, by its name or its folder\'s')
+    groups = settle(groups, source, 'files')
+    return {split: groups[split][0][0]
+            for split in ('train', 'val', 'test') if split in groups}
 
 
 def _name_classes(source: Source) -> None:
@@ -118,8 +120,8 @@ def _name_classes(source: Source) -> None:
     dead = [c for c in categories if c['name'] in above and repr(
         c.get('id')) not in used and c.get('supercategory') in (
             None, '', 'none')]
-    source.classes = tuple(
-        str(c['name']) for c in categories if c not in dead)
+    source.classes = tuple(str(c['name']) for c in categories
+                           if c not in dead)
     if any(c['name'] in source.classes for c in dead):
         for name, split in source.splits.items():
             left = [c for c in split.coco['categories'] if c not in dead]
@@ -143,22 +145,20 @@ def _image_folder(tree: Tree, path: Path, coco: dict, split: str) -> Path:
     """The folder in which most of the first images are."""
     names = [str(image.get('file_name')) for image in coco['images'][:50]
              if isinstance(image, dict)]
-    folders = {p.parent for p in tree.images}
-    folders |= {f for p in folders for f in p.parents
-                if tree.root in (f, *f.parents)}
-    folders |= {path.parent, tree.root}
+    folders = {path.parent, tree.root}
+    for folder in {image.parent for image in tree.images}:
+        folders |= {f for f in (folder, *folder.parents)
+                    if tree.root in (f, *f.parents)}
 
     def order(folder: Path) -> tuple:
         relative = folder.relative_to(tree.root)
-        return (folder != path.parent,
-                roles_of([[relative]]) != [split], len(relative.parts),
+        return (folder != path.parent, roles_of([[relative]]) != [split],
+                len(relative.parts),
                 IMAGE_FOLDERS.isdisjoint(p.lower() for p in relative.parts),
                 str(relative))
 
-    found = {
-        folder: sum((folder / name).is_file() for name in names)
-        for folder in sorted(folders, key=order)
-    }
+    found = {folder: sum((folder / name).is_file() for name in names)
+             for folder in sorted(folders, key=order)}
     best = max(found, key=lambda folder: found[folder])
     if names and not found[best]:
         raise ValueError(

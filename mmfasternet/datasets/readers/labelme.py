@@ -17,10 +17,6 @@ def is_labelme(data: Any) -> bool:
 def read_labelme(tree: Tree, jsons: Dict[Path, dict]) -> Source:
     """Read shapes as their boxes; those of one group are one object.
 
-    Args:
-        tree (Tree): The folder.
-        jsons (dict[Path, dict]): Its files of LabelMe, by path.
-
     Raises:
         ValueError: If a shape is broken, naming the file and the shape.
     """
@@ -28,9 +24,7 @@ def read_labelme(tree: Tree, jsons: Dict[Path, dict]) -> Source:
     for path, data in jsons.items():
         image = tree.named(str(data.get('imagePath')), path) or \
             tree.nearest(path.stem, IMAGE_SUFFIXES, path)
-        source.labels[path] = [image] if image else []
-        if image:
-            pairs.append(Pair(image, path))
+        pairs += source.pair(path, image)
     if not pairs:
         raise ValueError(f'{tree.root}: no json of LabelMe has its image, '
                          'under imagePath or its own name')
@@ -46,9 +40,9 @@ def _read(pair: Pair, shapes: List[dict], source: Source) -> Optional[Item]:
     objects: Dict[tuple, Tuple[float, ...]] = {}
     for number, shape in enumerate(shapes):
         name, box = _corners(f'{pair.label}: shape {number}', shape)
-        key = (name, number, 'alone')
-        if shape.get('group_id') is not None:
-            key = (name, shape['group_id'], 'group')
+        group_id = shape.get('group_id')
+        key = (name, number, 'alone') if group_id is None else (
+            name, group_id, 'group')
         other = objects.get(key, box)
         objects[key] = (*map(min, box[:2], other[:2]),
                         *map(max, box[2:], other[2:]))

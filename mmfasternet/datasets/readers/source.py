@@ -2,24 +2,15 @@
 """What was found in a folder, and how it becomes COCO."""
 import os
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import (
-    Callable,
-    Dict,
-    Iterable,
-    List,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from mmfasternet.datasets.files import files_below, is_hidden
 from mmfasternet.datasets.images import IMAGE_SUFFIXES, image_size
 
-# Of the images without a split, one in five validates.
-VAL_SHARE = 0.2
+VAL_SHARE = 0.2  # of the images without a split, what validates
 IMAGE_FOLDERS = {'images', 'jpegimages', 'imgs'}
 
 
@@ -63,8 +54,7 @@ class Tree:
         # beside them VOC has masks of the same name
         best = [f for f in best if not IMAGE_FOLDERS.isdisjoint(
             part.lower() for part in f.parts)] or best
-        same = [f for f in best if f.parent == best[0].parent]
-        return best[0] if len(same) == len(best) else None
+        return best[0] if len({f.parent for f in best}) == 1 else None
 
     def named(self, name: str, to: Path) -> Optional[Path]:
         """The image that a file of labels names, perhaps on another machine.
@@ -83,9 +73,9 @@ class Tree:
 
 
 class Pair(NamedTuple):
-    """An image and the file of its labels, either of which may be missing."""
+    """An image and the file of its labels, which may be missing."""
 
-    image: Optional[Path]
+    image: Path
     label: Optional[Path] = None
 
 
@@ -145,6 +135,12 @@ class Source:
         """The folder."""
         return self.tree.root
 
+    def pair(self, label: Optional[Path], image: Optional[Path]) -> List[Pair]:
+        """Take a file of labels; no pair if it has no image."""
+        if label is not None:
+            self.labels.setdefault(label, []).extend([image] if image else [])
+        return [Pair(image, label)] if image else []
+
     def size_of(self, image: Path) -> Optional[Tuple[int, int]]:
         """Width and height; an image that cannot be read is dropped."""
         try:
@@ -191,26 +187,17 @@ class Source:
             raise ValueError(f'{text}; correct the list or the folder')
         self.messages.append(text)
 
-    def fill(self,
-             groups: Dict[str, List[Pair]],
+    def fill(self, groups: Dict[str, List[Pair]],
              read: Callable[[Pair], Optional[Item]],
-             classes: Optional[Sequence[str]] = None) -> 'Source':
-        """Read the pairs of each split.
+             classes: Sequence[str] = ()) -> 'Source':
+        """Read the pairs of each split; ``read`` gives None to drop one.
 
-        Args:
-            groups (dict[str, list[Pair]]): The pairs by split; without val,
-                one in five of train becomes it.
-            read (Callable): An item of a pair; None if it is dropped.
-            classes (Sequence[str], optional): The first ones; the other names
-                follow, sorted.
+        Without val, one in five of train becomes it. ``classes`` are the
+        first ones; the other names follow, sorted.
         """
         items: Dict[str, List[Item]] = {}
         for split, pairs in groups.items():
-            items[split] = []
-            for pair in pairs:
-                item = read(pair)
-                if item is not None:
-                    items[split].append(item)
+            items[split] = [item for item in map(read, pairs) if item]
             if not items[split]:
                 raise ValueError(f'{self.root}: there is no image in the '
                                  f'{split} split')
@@ -220,16 +207,20 @@ class Source:
         return self.take({split: items[split] for split in order}, classes)
 
     def take(self, items: Dict[str, List[Item]],
-             classes: Optional[Sequence[str]]) -> 'Source':
+             classes: Sequence[str]) -> 'Source':
         """Take the items of each split, whatever its name."""
-        names = sorted({
-            box[0] for part in items.values() for i in part for box in i.boxes
-        })
-        self.classes = tuple(dict.fromkeys([*(classes or ()), *names]))
+        names = {box[0] for part in items.values() for i in part
+                 for box in i.boxes}
+        self.classes = tuple(dict.fromkeys([*classes, *sorted(names)]))
         for split, part in items.items():
             self.splits[split] = Split(
                 to_coco(part, self.classes, self.root), self.root)
         return self
+
+
+def first_names(paths: Sequence[Path]) -> str:
+    """The first of some paths, for a message."""
+    return ', '.join(map(str, paths[:3])) + ', ...' * (len(paths) > 3)
 
 
 def split_by_chance(items: Sequence) -> Tuple[list, list]:
@@ -246,36 +237,22 @@ def split_by_chance(items: Sequence) -> Tuple[list, list]:
 
 def to_coco(items: Sequence[Item], classes: Sequence[str],
             folder: Path) -> dict:
-    """A COCO dictionary; all ids count from 1.
+    """A COCO dictionary, file names relative to a folder; ids count from 1.
 
     Boxes are rounded to a hundredth of a pixel, so that the same data gives
     the same json whatever it came from.
-
-    Args:
-        items (Sequence[Item]): The images.
-        classes (Sequence[str]): The category names.
-        folder (Path): What file names become relative to.
     """
     ids = {name: i for i, name in enumerate(classes, 1)}
     images, annotations = [], []
-    for i, item in enumerate(items, 1):
-        images.append(
-            dict(
-                id=i,
-                file_name=os.path.relpath(item.image, folder),
-                width=item.width,
-                height=item.height))
+    for image_id, item in enumerate(items, 1):
+        images.append(dict(
+            id=image_id, file_name=os.path.relpath(item.image, folder),
+            width=item.width, height=item.height))
         for name, box, crowd in item.boxes:
             box = [round(v, 2) for v in box]
-            annotations.append(
-                dict(
-                    id=len(annotations) + 1,
-                    image_id=i,
-                    category_id=ids[name],
-                    bbox=box,
-                    area=round(box[2] * box[3], 2),
-                    iscrowd=crowd))
-    return dict(
-        images=images,
-        annotations=annotations,
-        categories=[dict(id=i, name=n) for n, i in ids.items()])
+            annotations.append(dict(
+                id=len(annotations) + 1, image_id=image_id,
+                category_id=ids[name], bbox=box,
+                area=round(box[2] * box[3], 2), iscrowd=crowd))
+    categories = [dict(id=i, name=name) for name, i in ids.items()]
+    return dict(images=images, annotations=annotations, categories=categories)

@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which images train, validate and test, as names of files and folders say."""
 import re
+from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import Dict, List, Optional, Sequence
 
 from mmfasternet.datasets.files import read_text
 from mmfasternet.datasets.images import IMAGE_SUFFIXES
-from mmfasternet.datasets.readers.source import Pair, Source, Tree
+from mmfasternet.datasets.readers.source import (
+    Pair,
+    Source,
+    Tree,
+    first_names,
+)
 
 _NAMES = dict(
     train='train training', val='val valid validation', test='test testing',
@@ -48,10 +54,8 @@ def roles_of(paths: Sequence[Sequence[PurePath]]) -> List[Optional[str]]:
     """
     roles: List[Optional[str]] = []
     for exact in (True, False):
-        roles = [
-            next(filter(None, (role_of(p, exact) for p in some)), None)
-            for some in paths
-        ]
+        roles = [next(filter(None, (role_of(p, exact) for p in some)), None)
+                 for some in paths]
         if any(roles):
             break
     return roles
@@ -61,11 +65,8 @@ def group(source: Source, pairs: Sequence[Pair],
           hints: Optional[Dict[Path, str]] = None) -> Dict[str, List[Pair]]:
     """Pairs by split, as lists say, else hints, else folders.
 
-    Args:
-        source (Source): Gets a message for what is in no split.
-        pairs (Sequence[Pair]): All there are.
-        hints (dict[Path, str], optional): The split's name by image, from the
-            file of the labels.
+    A hint is the name of an image's split in the file of its labels. There
+    is a message for what is in no split.
 
     Raises:
         ValueError: If there is nothing to train on.
@@ -98,18 +99,12 @@ def settle(groups: Dict[str, list], source: Source,
         groups['train'] = rest
     elif rest:
         names = ', '.join(sorted(groups))
-        source.messages.append(
-            f'{len(rest)} {what} in none of the splits {names}: '
-            f'{_some([p[0] or p[1] for p in rest])}')
+        source.messages.append(f'{len(rest)} {what} in none of the splits '
+                               f'{names}: {first_names([p[0] for p in rest])}')
     if 'train' not in groups:
         raise ValueError(f'{source.root}: there is no training split, only '
                          f'{", ".join(sorted(groups)) or "empty folders"}')
     return {k: v for k, v in groups.items() if v}
-
-
-def _some(paths: Sequence[Path]) -> str:
-    more = ', ...' if len(paths) > 3 else ''
-    return ', '.join(map(str, paths[:3])) + more
 
 
 # ---------------------------------------------------------------------- lists
@@ -141,8 +136,25 @@ def _is_list(path: Path) -> bool:
 
 def lines_of(path: Path) -> List[str]:
     """Lines that are not empty, without space around them."""
-    lines = (line.strip() for line in read_text(path).splitlines())
-    return [line for line in lines if line]
+    return [line.strip() for line in read_text(path).splitlines()
+            if line.strip()]
+
+
+def images_in_list(path: Path, source: Source,
+                   choose: Callable = lambda file: file) -> list:
+    """What the lines of a list mean, ``choose`` of the file that each names.
+
+    What is not there, or for which that is None, is counted in a message.
+
+    Raises:
+        ValueError: If most of the images do not exist.
+    """
+    lines = lines_of(path)
+    found = [find_listed(line, path, source.tree) for line in lines]
+    chosen = [choose(file) if file else None for file in found]
+    source.missing(path, [line for line, one in zip(lines, chosen)
+                          if one is None], len(lines))
+    return [one for one in chosen if one is not None]
 
 
 def _listed(source: Source,
@@ -151,34 +163,23 @@ def _listed(source: Source,
     if not lists:
         return {}
     of = {file: pair for pair in pairs for file in pair if file is not None}
-    stems = {pair: next(f for f in pair if f).stem for pair in pairs}
-    known = {stem: pair for pair, stem in stems.items()}
+    known = {pair.image.stem: pair for pair in pairs}
     groups: Dict[str, List[Pair]] = {}
     for role, paths in lists.items():
         groups[role] = []
         for path in paths:
-            lines = lines_of(path)
-            found = [find_listed(line, path, source.tree) for line in lines]
-            chosen = [of.get(f) or known.get(f.stem) if f else None
-                      for f in found]
-            source.missing(
-                path,
-                [line for line, pair in zip(lines, chosen) if pair is None],
-                len(lines))
-            groups[role] += dict.fromkeys(p for p in chosen if p)
+            groups[role] += dict.fromkeys(images_in_list(
+                path, source, lambda f: of.get(f) or known.get(f.stem)))
     taken = {pair for part in groups.values() for pair in part}
     groups[''] = [pair for pair in pairs if pair not in taken]
     return groups
 
 
 def find_listed(line: str, file: Path, tree: Tree) -> Optional[Path]:
-    """The image (or label) that a line of a list means.
+    """The image (or label) that a line of a list, which is a file, means.
 
-    Args:
-        line (str): A path, from the list, the data set or another machine;
-            or a name without suffix, with a mark behind it in lists of VOC.
-        file (Path): The list.
-        tree (Tree): The data set.
+    It is a path, from the list, the data set or another machine; or a name
+    without suffix, with a mark behind it in lists of VOC.
     """
     name = line.replace('\\', '/')
     for base in (file.parent, tree.root):

@@ -17,8 +17,7 @@ class Xml:
     """An xml file whose errors name the file and the line."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.lines = {}
+        self.path, self.lines = path, {}
         # with the encoding known, what the file says of it is not asked
         parser = expat.ParserCreate('utf-8')
         builder = ET.TreeBuilder()
@@ -91,20 +90,17 @@ def read_voc(tree: Tree) -> Source:
     Raises:
         ValueError: If an xml is broken, naming file and line.
     """
-    source = Source('Pascal VOC', tree)
-    pairs = []
+    source, pairs = Source('Pascal VOC', tree), []
     for path in tree.having(('.xml', )):
         image = _image_of(tree, path)
-        if image is None and Xml(path).root.tag != 'annotation':
-            continue  # of another program
-        source.labels[path] = [image] if image else []
-        if image:
-            pairs.append(Pair(image, path))
+        # others are of another program
+        if image or Xml(path).root.tag == 'annotation':
+            pairs += source.pair(path, image)
     if not pairs:
         raise ValueError(f'{tree.root}: no xml file has an image of its name '
                          'in JPEGImages or images or beside it')
-    return source.fill(
-        group(source, pairs), lambda pair: _read(pair, None, source))
+    return source.fill(group(source, pairs),
+                       lambda pair: _read(pair, None, source))
 
 
 def read_voc_lists(root: Path, splits: Sequence[str],
@@ -121,8 +117,7 @@ def read_voc_lists(root: Path, splits: Sequence[str],
         FileNotFoundError: If an annotation, image or split is missing.
         ValueError: If an xml is broken, naming file and line.
     """
-    source = Source('Pascal VOC', Tree(root))
-    items = {}
+    source, items = Source('Pascal VOC', Tree(root)), {}
     for split in splits:
         file = root / 'ImageSets' / 'Main' / f'{split}.txt'
         if not file.is_file():
@@ -136,7 +131,7 @@ def read_voc_lists(root: Path, splits: Sequence[str],
                     f'{path}: no image {path.stem}.* in {root / "JPEGImages"} '
                     'or beside it')
             items[split].append(_read(Pair(image, path), classes, source))
-    return source.take(items, classes)
+    return source.take(items, classes or ())
 
 
 def _image_of(tree: Tree, path: Path) -> Optional[Path]:
@@ -147,11 +142,12 @@ def _image_of(tree: Tree, path: Path) -> Optional[Path]:
 
 def _read(pair: Pair, classes: Optional[Sequence[str]],
           source: Source) -> Optional[Item]:
-    xml = Xml(pair.label)
-    size = xml.root.find('size')
-    size = tuple(
-        0 if size is None or size.find(key) is None else xml.number(size, key)
-        for key in ('width', 'height'))
+    xml, keys = Xml(pair.label), ('width', 'height')
+    stated = xml.root.find('size')
+    if stated is None or any(stated.find(key) is None for key in keys):
+        size = (0, 0)
+    else:
+        size = tuple(xml.number(stated, key) for key in keys)
     if min(size) <= 0:  # mmdet reads the image then, too
         size = source.size_of(pair.image)
         if size is None:

@@ -3,7 +3,7 @@
 import json
 from itertools import count
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from mmfasternet.checkpoint import whole_file
 from mmfasternet.datasets.readers.coco import OURS
@@ -21,19 +21,19 @@ def clean(split: Split) -> Tuple[Split, List[str]]:
     Returns:
         tuple[Split, list[str]]: The split, and what was done to it.
     """
-    old, kept, seen, done = split.coco['annotations'], [], set(), []
-    twice = 0
-    for annotation in old:
-        if _is_empty(annotation):
-            continue
+    kept, seen, done = [], set(), []
+    empty = twice = 0
+    for annotation in split.coco['annotations']:
         key = _identity(annotation)
-        twice += key in seen
-        if key not in seen:
+        if _is_empty(annotation):
+            empty += 1
+        elif key is not None and key in seen:
+            twice += 1
+        else:
             kept.append(annotation)
-        seen |= {key} - {None}
-    if len(old) - len(kept) - twice:
-        done.append(f'{len(old) - len(kept) - twice} boxes without an area '
-                    'left out')
+            seen.add(key)
+    if empty:
+        done.append(f'{empty} boxes without an area left out')
     if twice:
         done.append(f'{twice} boxes left out that are there twice')
     if any(isinstance(a, dict) and a.get('id') == 0 for a in kept):
@@ -45,29 +45,24 @@ def clean(split: Split) -> Tuple[Split, List[str]]:
     return split, done
 
 
-def _is_empty(annotation: object) -> bool:
+def _is_empty(annotation: Any) -> bool:
     """Whether it has a box, but one without width or height."""
     box = annotation.get('bbox') if isinstance(annotation, dict) else None
     return isinstance(box, list) and len(box) == 4 and all(
         isinstance(v, (int, float)) for v in box) and min(box[2:]) <= 0
 
 
-def _identity(annotation: object) -> Optional[str]:
+def _identity(annotation: Any) -> Optional[str]:
     """What two annotations of one object share; None if it has none."""
-    keys = ('image_id', 'category_id', 'bbox')
-    if not isinstance(annotation, dict) or any(
-            k not in annotation for k in keys):
+    try:
+        return repr([annotation[k] for k in (
+            'image_id', 'category_id', 'bbox')])
+    except (KeyError, TypeError):
         return None
-    return repr([annotation[k] for k in keys])
 
 
 def write_coco(coco: dict, path: Path) -> None:
-    """Write a COCO json, complete or not at all.
-
-    Args:
-        coco (dict): Its content.
-        path (Path): Where to; its folder is made.
-    """
+    """Write a COCO json, complete or not at all; its folder is made."""
     with whole_file(path) as file:
         file.write(_bytes(coco))
 
@@ -79,10 +74,6 @@ def write_splits(source: Source,
     No file is written over: a config of an earlier run may name it. If other
     content is there, the names get a number.
 
-    Args:
-        source (Source): The data set.
-        folder (Path): Where to write.
-
     Returns:
         dict[str, tuple[Path, Path]]: Json and image folder by split.
 
@@ -91,25 +82,30 @@ def write_splits(source: Source,
     """
     new = {split: _bytes(part.coco)
            for split, part in source.splits.items() if part.path is None}
+    try:
+        paths = _free_paths(folder, new)
+        for split, path in paths.items():
+            if not path.exists():
+                with whole_file(path) as file:
+                    file.write(new[split])
+    except OSError as error:
+        raise ValueError(
+            f'cannot write {folder / OURS}{next(iter(new))}.json: '
+            f'{error.strerror}. Choose another folder with --out-dir'
+        ) from None
+    return {split: (part.path or paths[split], part.folder)
+            for split, part in source.splits.items()}
+
+
+def _free_paths(folder: Path, contents: Dict[str, bytes]) -> Dict[str, Path]:
+    """The first names that are not taken by other contents."""
     for number in count(1):
         tail = '' if number == 1 else f'_{number}'
-        paths = {split: folder / f'{OURS}{split}{tail}.json' for split in new}
-        try:
-            if any(paths[s].exists() and paths[s].read_bytes() != new[s]
-                   for s in new):
-                continue
-            for split, path in paths.items():
-                if not path.exists():
-                    with whole_file(path) as file:
-                        file.write(new[split])
-        except OSError as error:
-            raise ValueError(
-                f'cannot write {next(iter(paths.values()))}: '
-                f'{error.strerror}. Choose another folder with --out-dir'
-            ) from None
-        return {split: (part.path or paths[split], part.folder)
-                for split, part in source.splits.items()}
-    raise AssertionError
+        paths = {s: folder / f'{OURS}{s}{tail}.json' for s in contents}
+        if not any(path.exists() and path.read_bytes() != contents[split]
+                   for split, path in paths.items()):
+            return paths
+    raise AssertionError  # numbers do not end
 
 
 def _bytes(coco: dict) -> bytes:

@@ -2,16 +2,16 @@
 """YOLO: a text file for each image, one object per line."""
 import re
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import yaml
 
-from mmfasternet.datasets.files import files_below, is_hidden, read_text
-from mmfasternet.datasets.images import IMAGE_SUFFIXES
+from mmfasternet.datasets.files import read_text
+from mmfasternet.datasets.images import image_files
 from mmfasternet.datasets.readers.source import Item, Pair, Source, Tree
 from mmfasternet.datasets.readers.splits import (
-    find_listed,
     group,
+    images_in_list,
     lines_of,
     split_lists,
 )
@@ -23,9 +23,12 @@ _NAME_FILES = ('classes.txt', 'obj.names', '_darknet.labels')
 
 def is_yolo(tree: Tree) -> bool:
     """Whether there are labels, or the names of classes."""
-    if any(p.name in _NAME_FILES or p.suffix == '.names' for p in tree.files):
-        return True
-    return any(_label_of(image, tree) for image in tree.images)
+    return any(map(_is_name_file, tree.files)) or any(
+        _label_of(image, tree) for image in tree.images)
+
+
+def _is_name_file(path: Path) -> bool:
+    return path.name in _NAME_FILES or path.suffix == '.names'
 
 
 def config_of(root: Path) -> Optional[Path]:
@@ -47,66 +50,51 @@ def read_yolo(root: Path, config: Optional[Path] = None,
         root (Path): The folder.
         config (Path, optional): Its ``data.yaml`` as Ultralytics has it.
             Defaults to None: labels stand in a folder ``labels`` or beside
-            the images, class names in ``classes.txt``, ``*.names`` or
-            ``_darknet.labels``.
+            the images, class names in a file of names.
         tree (Tree, optional): The files of ``root``, if they are known.
 
     Raises:
         ValueError: If the yaml or a label is broken, naming file and line.
     """
     if config is None:
-        tree = tree or Tree(root)
-        source = Source('YOLO', tree)
-        names = _names(tree)
-        groups = group(source, _pairs(tree.images, source))
+        source = Source('YOLO', tree or Tree(root))
+        names = _names(source.tree)
+        groups = group(source, _pairs(source.tree.images, source))
     else:
         names, entries = _config(config)
         folders = {p if p.is_dir() else p.parent
                    for paths in entries.values() for p in paths}
         source = Source('YOLO', Tree(root, sorted(
             f for f in folders if root not in (f, *f.parents))))
-        groups = {
-            split: _pairs(sorted({
-                image for path in paths for image in _images(path, source)
-            }), source) for split, paths in entries.items()
-        }
-        if 'test' not in groups and 'test' in _spec(config):
+        groups = {}
+        for split, paths in entries.items():
+            images = {i for path in paths for i in _images(path, source)}
+            groups[split] = _pairs(sorted(images), source)
+        test = _spec(config).get('test')
+        if test is not None and 'test' not in groups:
             source.messages.append(
-                f'{config}: test is {_spec(config)["test"]!r}, which is not '
-                'there')
+                f'{config}: test is {test!r}, which is not there')
     _find_labels(source)
     return source.fill(groups, lambda pair: _read(pair, names, source), names)
 
 
 # ------------------------------------------------------------------ data.yaml
 def _spec(path: Path) -> Dict[str, Any]:
+    """The values of a yaml that are not empty."""
     try:
         # all values are text: YAML takes a class `no` for False
         spec = yaml.load(read_text(path), yaml.BaseLoader)
     except yaml.YAMLError as error:
         raise ValueError(f'{path} is not YAML: {error}') from None
     empty = ('', 'null', '~', [], None)
-    spec = spec if isinstance(spec, dict) else {}
-    return {k: v for k, v in spec.items() if v not in empty}
+    return {k: v for k, v in spec.items() if v not in empty} if isinstance(
+        spec, dict) else {}
 
 
-def _config(path: Path) -> Tuple[Tuple[str, ...], Dict[str, List[Path]]]:
+def _config(path: Path) -> Tuple[List[str], Dict[str, List[Path]]]:
     """The class names, and the folders or lists of each split."""
     spec = _spec(path)
-    names = spec.get('names')
-    if isinstance(names, dict):
-        numbers = [str(i) for i in range(len(names))]
-        if sorted(names) != sorted(numbers):
-            raise ValueError(f'{path}: names must be numbered 0, 1, 2, ..., '
-                             f'got {", ".join(sorted(names))}')
-        names = [names[i] for i in numbers]
-    if not isinstance(names, list) or not all(
-            isinstance(name, str) for name in names or [0]):
-        raise ValueError(f'{path}: names must be a list or numbered, got '
-                         f'{names!r}')
-    if spec.get('nc', str(len(names))) != str(len(names)):
-        raise ValueError(f'{path}: nc is {spec["nc"]}, but there are '
-                         f'{len(names)} names')
+    names = _class_names(path, spec)
     base = path.parent / str(spec.get('path', ''))
     found = {}
     for split in ('train', 'val', 'test'):
@@ -122,7 +110,25 @@ def _config(path: Path) -> Tuple[Tuple[str, ...], Dict[str, List[Path]]]:
                 raise
     if not found['train']:
         raise ValueError(f'{path}: there is no train')
-    return tuple(names), {k: v for k, v in found.items() if v}
+    return names, {k: v for k, v in found.items() if v}
+
+
+def _class_names(path: Path, spec: Dict[str, Any]) -> List[str]:
+    names = spec.get('names')
+    if isinstance(names, dict):
+        numbers = [str(i) for i in range(len(names))]
+        if sorted(names) != sorted(numbers):
+            raise ValueError(f'{path}: names must be numbered 0, 1, 2, ..., '
+                             f'got {", ".join(sorted(names))}')
+        names = [names[i] for i in numbers]
+    if not isinstance(names, list) or not all(
+            isinstance(name, str) for name in names or [0]):
+        raise ValueError(f'{path}: names must be a list or numbered, got '
+                         f'{names!r}')
+    if spec.get('nc', str(len(names))) != str(len(names)):
+        raise ValueError(f'{path}: nc is {spec["nc"]}, but there are '
+                         f'{len(names)} names')
+    return names
 
 
 def _existing(config: Path, base: Path, entry: str) -> Path:
@@ -132,7 +138,7 @@ def _existing(config: Path, base: Path, entry: str) -> Path:
     meant.
     """
     tried = [base / entry, config.parent / entry,
-             config.parent / re.sub(r'^(\.\./)+', '', str(entry))]
+             config.parent / re.sub(r'^(\.\./)+', '', entry)]
     for candidate in tried:
         if candidate.exists():
             return candidate
@@ -140,26 +146,16 @@ def _existing(config: Path, base: Path, entry: str) -> Path:
                      f'{" nor ".join(map(str, dict.fromkeys(tried)))}')
 
 
-def _images(entry: Path, source: Source) -> Iterator[Path]:
-    if entry.is_dir():
-        for path in files_below(entry):
-            if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(
-                    path, entry):
-                yield path
-        return
-    lines = lines_of(entry)
-    found = [find_listed(line, entry, source.tree) for line in lines]
-    source.missing(entry, [n for n, path in zip(lines, found) if path is None],
-                   len(lines))
-    yield from filter(None, found)
+def _images(entry: Path, source: Source) -> Iterable[Path]:
+    return image_files(entry) if entry.is_dir() else images_in_list(
+        entry, source)
 
 
 # --------------------------------------------------------------------- labels
 def _names(tree: Tree) -> Tuple[str, ...]:
-    found = {}
-    for path in tree.files:
-        if path.name in _NAME_FILES or path.suffix == '.names':
-            found.setdefault(tuple(lines_of(path)), path)
+    found: Dict[Tuple[str, ...], Path] = {}
+    for path in filter(_is_name_file, tree.files):
+        found.setdefault(tuple(lines_of(path)), path)
     found.pop((), None)
     if len(found) > 1:
         raise ValueError(f'{tree.root}: the class names differ between '
@@ -182,12 +178,9 @@ def _label_of(image: Path, tree: Tree) -> Optional[Path]:
     return tree.nearest(image.stem, ('.txt', ), image)
 
 
-def _pairs(images: Sequence[Path], source: Source) -> List[Pair]:
-    pairs = [Pair(image, _label_of(image, source.tree)) for image in images]
-    for image, label in pairs:
-        if label is not None:
-            source.labels.setdefault(label, []).append(image)
-    return pairs
+def _pairs(images: Iterable[Path], source: Source) -> List[Pair]:
+    return [pair for image in images
+            for pair in source.pair(_label_of(image, source.tree), image)]
 
 
 def _find_labels(source: Source) -> None:
@@ -196,7 +189,7 @@ def _find_labels(source: Source) -> None:
     for path in source.tree.having(('.txt', )):
         if path not in lists and path.name not in _NAME_FILES and \
                 not path.stem.lower().startswith(('readme', 'license')):
-            source.labels.setdefault(path, [])
+            source.pair(path, None)
 
 
 def _read(pair: Pair, names: Sequence[str], source: Source) -> Optional[Item]:
