@@ -70,7 +70,8 @@ def check_dataset(splits: Dict[str, Sequence],
         Report: What was found.
     """
     cache = {} if cache is None else cache
-    summaries, found, checked = {}, [], []
+    found: List[Findings] = []
+    checked: List[_Checked] = []
     for name, value in splits.items():
         split = SplitConfig(*value)
         if len(value) == 2:
@@ -78,18 +79,18 @@ def check_dataset(splits: Dict[str, Sequence],
         if split.classes is None:
             split = split._replace(classes=classes)
         found.append(Findings(name))
-        part = _check_split(split, found[-1], cache)
-        if part is not None:
-            summaries[name] = part.summary
-            checked.append(part)
-    found.append(_compare(checked))
+        coco = read_annotations(split, found[-1], cache)
+        if coco is not None:
+            checked.append(_check_split(coco, split.classes is not None))
+    found += [_compare(checked[0], other) for other in checked[1:]]
     files = [part.files for part in checked if part.files.folder_exists()]
     if images:
         found.append(decode_images(files, workers, progress))
     else:
         for part in files:
             look_for_images(part)
-    return Report([f for part in found for f in part], summaries)
+    return Report([f for part in found for f in part],
+                  {part.coco.found.split: part.summary for part in checked})
 
 
 class _Checked(NamedTuple):
@@ -102,47 +103,34 @@ class _Checked(NamedTuple):
     files: ImageFiles
 
 
-def _check_split(split: SplitConfig, found: Findings,
-                 cache: Dict[str, Any]) -> Optional[_Checked]:
-    coco = read_annotations(split, found, cache)
-    if coco is None:
-        return None
-    check_images(coco, split.test_mode, found)
-    classes = check_categories(coco, split.classes, found)
-    boxes = check_boxes(coco, classes, split, found)
-    rows, kept = check_remains(coco, boxes, classes, split, found)
+def _check_split(coco: Annotations, explicit: bool) -> _Checked:
+    check_images(coco)
+    classes = check_categories(coco)
+    boxes = check_boxes(coco, classes)
+    rows, kept = check_remains(boxes, classes)
     count = np.bincount(boxes.labels[kept], minlength=len(classes)).tolist()
     summary = Summary(
         len(rows), int(kept.sum()), dict(zip(classes, count)),
         boxes.xywh[kept, 2:] * boxes.ratio[kept, None])
-    entries = {
-        osp.join(split.image_folder, coco.images[i]['file_name']):
-        coco.images[i]
-        for i in rows
-    }
-    files = ImageFiles(split.image_folder, split.test_mode, entries, found)
-    return _Checked(coco, classes, split.classes is not None, summary, files)
+    images = [coco.images[i] for i in rows]
+    files = ImageFiles(coco, {
+        osp.join(coco.split.image_folder, e['file_name']): e for e in images})
+    return _Checked(coco, classes, explicit, summary, files)
 
 
-def _compare(splits: List[_Checked]) -> List[Finding]:
-    """What splits say differently about categories and classes."""
-    findings = []
-    first, *others = splits or [None]
-    for other in others:
-        found = Findings(f'{first.files.found.split}, '
-                         f'{other.files.found.split}')
-        if other.explicit and other.classes != first.classes:
-            found.add('classes-differ', REFUSED,
-                      [short(first.classes), short(other.classes)],
-                      'a label means one thing in one split and another in '
-                      'the other; give both the same `classes`', 1)
-        ids = [{c['name']: c['id'] for c in s.coco.categories}
-               for s in (first, other)]
-        found.add('categories-differ', NOTE, sorted(set(ids[0]) ^ set(ids[1])),
-                  'in one split only')
-        found.add(
-            'category-ids-differ', NOTE,
-            [n for n in ids[0] if n in ids[1] and ids[0][n] != ids[1][n]],
-            'harmless: names and their order count, not ids')
-        findings += found
-    return findings
+def _compare(first: _Checked, other: _Checked) -> Findings:
+    """What two splits say differently about categories and classes."""
+    found = Findings(f'{first.coco.found.split}, {other.coco.found.split}')
+    if other.explicit and other.classes != first.classes:
+        found.add(REFUSED, 'classes-differ',
+                  [short(first.classes), short(other.classes)],
+                  'a label means one thing in one split and another in '
+                  'the other; give both the same `classes`', 1)
+    ids = [{c['name']: c['id'] for c in split.coco.categories}
+           for split in (first, other)]
+    found.note('categories-differ', sorted(ids[0].keys() ^ ids[1].keys()),
+               'in one split only')
+    found.note('category-ids-differ',
+               [n for n in ids[0] if n in ids[1] and ids[0][n] != ids[1][n]],
+               'harmless: names and their order count, not ids')
+    return found

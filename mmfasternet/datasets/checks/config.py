@@ -3,16 +3,15 @@
 import os.path as osp
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
-from mmfasternet.datasets.checks import (
+from mmfasternet.datasets.checks import Report, SplitConfig, check_dataset
+from mmfasternet.datasets.checks.annotations import listed_images
+from mmfasternet.datasets.checks.report import (
     NOTE,
     REFUSED,
     Finding,
-    Report,
-    SplitConfig,
-    check_dataset,
+    Findings,
 )
-from mmfasternet.datasets.checks.annotations import listed_images
-from mmfasternet.datasets.images import file_error
+from mmfasternet.datasets.files import file_error
 
 
 def check_config(cfg: Any,
@@ -45,12 +44,13 @@ def check_config(cfg: Any,
             reason = _why_not(leaf, cls, split)
             if reason:
                 findings.append(Finding('not-checked', name, NOTE, 1, (),
-                                        f'data set {reason}'))
+                                        f'data set {reason}: not checked'))
             else:
                 splits[name] = split
     report = check_dataset(splits, None, images, workers, progress, cache)
     findings += _check_heads(cfg, splits)
-    findings += _check_evaluators(cfg, splits, cache)
+    for phase in ('val', 'test'):
+        findings += _check_evaluators(cfg, splits, phase, cache)
     return Report(report.findings + findings, report.summaries)
 
 
@@ -105,14 +105,13 @@ def _why_not(leaf: dict, cls: Optional[type], split: SplitConfig) -> str:
     # subclasses for LVIS, panoptic and other files read them their own way
     own = [getattr(cls, name, None) for name in (
         'load_data_list', 'parse_data_info', 'filter_data')]
-    if not all(
-            getattr(f, '__qualname__', '').startswith('CocoDataset.')
-            for f in own):
-        return f'{leaf["type"]} does not read plain COCO json: not checked'
+    if not all(getattr(f, '__qualname__', '').startswith('CocoDataset.')
+               for f in own):
+        return f'{leaf["type"]} does not read plain COCO json'
     if '://' in str(leaf.get('data_root')):
-        return f'at {leaf["data_root"]} is not on this machine: not checked'
+        return f'at {leaf["data_root"]} is not on this machine'
     if writes_itself(cls) and not osp.exists(split.ann_file):
-        return f'{leaf["type"]} writes its files at the start: not checked'
+        return f'{leaf["type"]} writes its files at the start'
     return ''
 
 
@@ -122,22 +121,16 @@ def _split_config(cfg: Any, leaf: dict, cls: Optional[type]) -> SplitConfig:
     if classes is None:
         classes = getattr(cls, 'METAINFO', {}).get('classes')
     prefix = leaf.get('data_prefix') or {}
+    if isinstance(prefix, dict):
+        prefix = prefix.get('img', '')
+    scales = (value for value in _values(
+        leaf.get('pipeline'), ('img_scale', 'scale'))
+        if isinstance(value, (list, tuple)) and [*map(type, value)] == [
+            int, int])
     return SplitConfig(
-        osp.join(root, leaf.get('ann_file') or ''),
-        osp.join(root, prefix.get('img', '')
-                 if isinstance(prefix, dict) else prefix),
-        bool(leaf.get('test_mode')),
-        dict(leaf.get('filter_cfg') or {}),
-        cfg.get('img_scale') or _scale_of(leaf.get('pipeline')),
-        classes)
-
-
-def _scale_of(pipeline: Any) -> Optional[Sequence[int]]:
-    for value in _values(pipeline, ('img_scale', 'scale')):
-        if isinstance(value, (list, tuple)) and len(value) == 2 and all(
-                isinstance(v, int) for v in value):
-            return value
-    return None
+        osp.join(root, leaf.get('ann_file') or ''), osp.join(root, prefix),
+        bool(leaf.get('test_mode')), dict(leaf.get('filter_cfg') or {}),
+        cfg.get('img_scale') or next(scales, None), classes)
 
 
 def _values(node: Any, keys: Sequence[str]) -> Iterator[Any]:
@@ -151,45 +144,39 @@ def _values(node: Any, keys: Sequence[str]) -> Iterator[Any]:
             yield from _values(child, keys)
 
 
-def _check_heads(cfg: Any, splits: Dict[str, SplitConfig]) -> List[Finding]:
+def _check_heads(cfg: Any, splits: Dict[str, SplitConfig]) -> Findings:
     """Heads that were built for another number of classes."""
+    found = Findings('model')
     classes = next((s.classes for s in splits.values()), None)
     if not classes or isinstance(classes, str):
-        return []
+        return found
     heads = _values(cfg.get('model'), ('bbox_head', 'mask_head'))
-    wrong = {n for n in _values(list(heads), ('num_classes', ))
-             if n != len(classes)}
-    return [
-        Finding(
-            'num-classes', 'model', REFUSED, 1, (f'num_classes={n}', ),
-            f'not the {len(classes)} of `classes`: training or the '
-            'evaluation ends with IndexError')
-        for n in sorted(wrong)
-    ]
+    for number in sorted({*_values(list(heads), ('num_classes', ))}):
+        if number != len(classes):
+            found.refuse('num-classes', [f'num_classes={number}'],
+                         f'not the {len(classes)} of `classes`: training or '
+                         'the evaluation ends with IndexError')
+    return found
 
 
-def _check_evaluators(cfg: Any, splits: Dict[str, SplitConfig],
-                      cache: Dict[str, Any]) -> List[Finding]:
+def _check_evaluators(cfg: Any, splits: Dict[str, SplitConfig], phase: str,
+                      cache: Dict[str, Any]) -> Findings:
     """An evaluator that reads another file than the data set."""
-    findings = []
-    for phase in ('val', 'test'):
-        files = [osp.normpath(s.ann_file) for n, s in splits.items()
-                 if n.startswith(phase)]
-        for path in _values(cfg.get(f'{phase}_evaluator'), ('ann_file', )):
-            if not (path and files) or osp.normpath(path) in files:
-                continue
-            error, severity = file_error(path), REFUSED
-            if error:
-                does = f'and cannot be read: {error}'
-            elif listed_images(path, cache) != set().union(
-                    *(listed_images(f, cache) or () for f in files)):
-                does = 'and lists other images: the AP would be wrong; set ' \
-                    f'{phase}_evaluator.ann_file as well'
-            else:
-                severity = NOTE
-                does = 'but lists the same images'
-            findings.append(
-                Finding('evaluator-file', phase, severity, 1,
-                        (path, files[0]),
-                        f'not the annotation file of the data set, {does}'))
-    return findings
+    found = Findings(phase)
+    files = [osp.normpath(s.ann_file) for name, s in splits.items()
+             if name.startswith(phase)]
+    for path in _values(cfg.get(f'{phase}_evaluator'), ('ann_file', )):
+        if not (path and files) or osp.normpath(path) in files:
+            continue
+        error, severity = file_error(path), REFUSED
+        if error:
+            does = f'and cannot be read: {error}'
+        elif listed_images(path, cache) != set().union(
+                *(listed_images(f, cache) or () for f in files)):
+            does = 'and lists other images: the AP would be wrong; set ' \
+                f'{phase}_evaluator.ann_file as well'
+        else:
+            severity, does = NOTE, 'but lists the same images'
+        found.add(severity, 'evaluator-file', [path, files[0]],
+                  f'not the annotation file of the data set, {does}', 1)
+    return found

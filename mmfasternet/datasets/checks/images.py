@@ -3,19 +3,14 @@
 import os
 import os.path as osp
 from concurrent.futures.process import BrokenProcessPool
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Dict, NamedTuple, Optional, Sequence
 
-from mmfasternet.datasets.checks.report import (
-    MAX_EXAMPLES,
-    NOTE,
-    REFUSED,
-    Finding,
-    Findings,
-)
+from mmfasternet.datasets.checks.annotations import Annotations
+from mmfasternet.datasets.checks.report import MAX_EXAMPLES, REFUSED, Findings
+from mmfasternet.datasets.files import file_error
 from mmfasternet.datasets.images import (
     HUGE_PIXELS,
     Picture,
-    file_error,
     inspect_all,
     look_alikes,
 )
@@ -40,24 +35,20 @@ class ImageFiles(NamedTuple):
     """The image files that a split uses.
 
     Attributes:
-        folder (str): What their names are relative to.
-        test_mode (bool): Whether they are evaluated, not trained on.
+        coco (Annotations): Where they are listed; gets the findings.
         entries (dict[str, dict]): The entry of the json by path.
-        found (Findings): Of the split.
     """
 
-    folder: str
-    test_mode: bool
+    coco: Annotations
     entries: Dict[str, dict]
-    found: Findings
 
     def folder_exists(self) -> bool:
         """Look for the folder; there is a finding if it is missing."""
-        exists = not self.folder or osp.isdir(self.folder) or all(
+        folder = self.coco.split.image_folder
+        exists = not folder or osp.isdir(folder) or all(
             osp.isabs(e['file_name']) for e in self.entries.values())
-        self.found.add('image-folder', REFUSED,
-                       [] if exists else [self.folder],
-                       'no such folder: reading the first image fails')
+        self.coco.found.refuse('image-folder', [] if exists else [folder],
+                               'no such folder: reading the first image fails')
         return exists
 
 
@@ -65,101 +56,89 @@ def look_for_images(files: ImageFiles) -> None:
     """Look for some images, without reading them."""
     paths = list(files.entries)
     sample = paths[::max(1, len(paths) // SAMPLE)]
-    _add_missing(files, {p: file_error(p) for p in sample})
+    _add_missing(files, {p: file_error(p) for p in sample}, len(paths))
 
 
 def decode_images(splits: Sequence[ImageFiles], workers: Optional[int],
-                  progress: bool) -> List[Finding]:
-    """Decode every image once.
-
-    Returns:
-        list[Finding]: Those of all splits together; the others are added to
-        each split's own.
-    """
+                  progress: bool) -> Findings:
+    """Decode every image once; findings of all splits together are returned,
+    the others are added to each split's own."""
     paths = list(dict.fromkeys(p for files in splits for p in files.entries))
-    pictures, findings = {}, []
+    pictures, together = {}, Findings('all')
     try:
         for picture, path in zip(
                 inspect_all(paths, workers, progress), paths):
             pictures[path] = picture
     except BrokenProcessPool:
-        findings.append(
-            Finding(
-                'check-crashed', 'all', REFUSED, 1,
-                tuple(paths[len(pictures):][:1]),
-                f'a process died after {len(pictures)} of {len(paths)} '
-                'images: out of memory, or an image that crashes the '
-                'decoder, from this one on; find it with workers=0'))
+        together.add(
+            REFUSED, 'check-crashed', paths[len(pictures):][:1],
+            f'a process died after {len(pictures)} of {len(paths)} '
+            'images: out of memory, or an image that crashes the '
+            'decoder, from this one on; find it with workers=0', 1)
     for files in splits:
         _describe(files,
                   {p: pictures[p] for p in files.entries if p in pictures})
-    return findings + _leaks(splits, pictures)
+    together += _leaks(splits, pictures)
+    return together
 
 
 def _describe(files: ImageFiles, pictures: Dict[str, Picture]) -> None:
-    found = files.found
+    found = files.coco.found
     _add_missing(files, {k: p.missing for k, p in pictures.items()},
                  len(pictures))
-    found.add('image-broken', REFUSED,
-              [f'{k}: {p.broken}' for k, p in pictures.items() if p.broken],
-              'cannot be decoded: training stops at the first one; replace '
-              'the images or remove them from the annotation file')
+    found.refuse('image-broken',
+                 [f'{k}: {p.broken}' for k, p in pictures.items() if p.broken],
+                 'cannot be decoded: training stops at the first one; replace '
+                 'the images or remove them from the annotation file')
     good = {k: p for k, p in pictures.items() if p.digest}
     exif, size = [], []
     for path, picture in good.items():
         entry = files.entries[path]
         stated = (entry['width'], entry['height'])
-        if stated == picture.size:
-            continue
-        turned = picture.orientation >= 5 and stated == picture.size[::-1]
-        (exif if turned else size).append(
-            f'{path}: {stated[0]}x{stated[1]} stated, '
-            f'{picture.size[0]}x{picture.size[1]} loaded')
-    found.add(
-        'image-turned', REFUSED, exif, 'turned by the EXIF orientation when '
+        if stated != picture.size:
+            turned = picture.orientation >= 5 and stated == picture.size[::-1]
+            (exif if turned else size).append(
+                f'{path}: {stated[0]}x{stated[1]} stated, '
+                f'{picture.size[0]}x{picture.size[1]} loaded')
+    found.refuse(
+        'image-turned', exif, 'turned by the EXIF orientation when '
         'loaded, which the annotations are not: boxes are in wrong places; '
         'save the images without it')
-    found.add(
-        'image-size', REFUSED, size, 'not the stated size: boxes are taken '
+    found.refuse(
+        'image-size', size, 'not the stated size: boxes are taken '
         'as pixels of the real image, and if that was resized after '
         'labelling all are off; correct width, height and boxes')
-    found.add('image-orientation', NOTE,
-              [k for k, p in good.items() if _is_ambiguous(p)],
-              'turned or mirrored by the EXIF orientation when loaded, which '
-              'the size does not tell; look whether the boxes fit with '
-              'tools/analysis_tools/browse_dataset.py')
+    # which the size tells, but of a square
+    found.note(
+        'image-orientation',
+        [k for k, p in good.items()
+         if 2 <= p.orientation <= (8 if p.size[0] == p.size[1] else 4)],
+        'turned or mirrored by the EXIF orientation when loaded, which '
+        'the size does not tell; look whether the boxes fit with '
+        'tools/analysis_tools/browse_dataset.py')
     for trait, text in _TRAITS.items():
-        found.add(f'image-{trait}', NOTE,
-                  [k for k, p in good.items() if trait in p.traits], text)
+        found.note(f'image-{trait}',
+                   [k for k, p in good.items() if trait in p.traits], text)
 
 
-def _is_ambiguous(picture: Picture) -> bool:
-    square = picture.size[0] == picture.size[1]
-    return 2 <= picture.orientation <= (8 if square else 4)
-
-
-def _add_missing(files: ImageFiles,
-                 errors: Dict[str, str],
-                 total: Optional[int] = None) -> None:
-    total = len(files.entries) if total is None else total
+def _add_missing(files: ImageFiles, errors: Dict[str, str],
+                 total: int) -> None:
     bad = [path for path, text in errors.items() if text]
-    hints = [
-        f'{p}: {errors[p]}{_name_hint(files.folder, p)}'
-        for p in bad[:MAX_EXAMPLES]
-    ]
-    of = f', {len(errors)} of {total} were looked for' if len(
+    folder = files.coco.split.image_folder
+    hints = [f'{p}: {errors[p]}{_name_hint(folder, p)}'
+             for p in bad[:MAX_EXAMPLES]]
+    some = f', {len(errors)} of {total} were looked for' if len(
         errors) < total else ''
-    files.found.add(
-        'image-missing', REFUSED, hints,
-        f'cannot be opened{of}: training stops at the first one; '
+    files.coco.found.add(
+        REFUSED, 'image-missing', hints,
+        f'cannot be opened{some}: training stops at the first one; '
         'correct file_name or the image folder, or remove the '
         'images from the annotation file', len(bad))
 
 
 def _name_hint(folder: str, path: str) -> str:
     """Where an image that is missing may be."""
-    name = osp.relpath(path, folder) if folder else path
-    if '\\' in name:
+    if '\\' in (osp.relpath(path, folder) if folder else path):
         return ' (write / instead of \\)'
     base = osp.basename(path)
     if osp.isfile(osp.join(folder, base)):
@@ -169,31 +148,28 @@ def _name_hint(folder: str, path: str) -> str:
     except OSError:
         return ''
     close = [n for n in near if n.lower() == base.lower()] or [
-        n for n in near if osp.splitext(n)[0] == osp.splitext(base)[0]
-    ]
+        n for n in near if osp.splitext(n)[0] == osp.splitext(base)[0]]
     return f' ({close[0]} is there)' if close and close[0] != base else ''
 
 
 def _leaks(splits: Sequence[ImageFiles],
-           pictures: Dict[str, Picture]) -> List[Finding]:
+           pictures: Dict[str, Picture]) -> Findings:
     """Images to train on that are evaluated too, or look alike."""
     train, val = ({
         path: pictures[path]
-        for files in splits if files.test_mode == mode
+        for files in splits if files.coco.split.test_mode == mode
         for path in files.entries if path in pictures and pictures[path].digest
     } for mode in (False, True))
     first = {p.digest: path for path, p in reversed(train.items())}
-    same = {
-        path: first[p.digest] for path, p in val.items() if p.digest in first
-    }
-    alike = look_alikes(train,
-                        {k: p for k, p in val.items() if k not in same})
+    same = [f'{path} = {first[p.digest]}' for path, p in val.items()
+            if p.digest in first]
+    alike = look_alikes(train, {path: p for path, p in val.items()
+                                if p.digest not in first})
     findings = Findings('train, val')
-    for kind, pairs, text in (
-        ('leak', same, 'same pixels as an image to train on: the AP is too '
-         'high; take them out of one split'),
-        ('leak-alike', alike, 'looks like an image to train on (saved anew, '
-         'or the same scene): the AP may be too high; compare them')):
-        findings.add(kind, NOTE, [f'{a} = {b}' for a, b in pairs.items()],
-                     text)
+    findings.note('leak', same, 'same pixels as an image to train on: the AP '
+                  'is too high; take them out of one split')
+    findings.note(
+        'leak-alike', [f'{a} = {b}' for a, b in alike.items()],
+        'looks like an image to train on (saved anew, or the same scene): '
+        'the AP may be too high; compare them')
     return findings

@@ -32,28 +32,34 @@ class Finding(NamedTuple):
 
 
 class Findings(List[Finding]):
-    """The findings of one split."""
+    """The findings of one split; of no examples there is none."""
 
     def __init__(self, split: str) -> None:
         super().__init__()
         self.split = split
 
-    def add(self,
-            kind: str,
-            severity: str,
-            examples: Sequence,
-            message: str,
+    def add(self, severity: str, kind: str, examples: Sequence, message: str,
             count: Optional[int] = None) -> None:
-        """Add a finding unless there are no examples of it."""
+        """Add a finding of a severity; ``count`` if not all are examples."""
         if len(examples):
             # names of files may hold what cannot be printed
-            shown = tuple(
-                str(e).encode(errors='backslashreplace').decode()
-                for e in examples[:MAX_EXAMPLES])
+            shown = tuple(str(e).encode(errors='backslashreplace').decode()
+                          for e in examples[:MAX_EXAMPLES])
+            count = len(examples) if count is None else count
             self.append(
-                Finding(kind, self.split, severity,
-                        len(examples) if count is None else count, shown,
-                        message))
+                Finding(kind, self.split, severity, count, shown, message))
+
+    def refuse(self, kind: str, examples: Sequence, message: str) -> None:
+        """Add what training fails with, or learns or evaluates wrongly."""
+        self.add(REFUSED, kind, examples, message)
+
+    def drop(self, kind: str, examples: Sequence, message: str) -> None:
+        """Add what the data set class leaves out."""
+        self.add(DROPPED, kind, examples, message)
+
+    def note(self, kind: str, examples: Sequence, message: str) -> None:
+        """Add what may be as it should."""
+        self.add(NOTE, kind, examples, message)
 
 
 class Summary(NamedTuple):
@@ -90,24 +96,21 @@ class Report:
         return any(f.severity == REFUSED for f in self.findings)
 
     def __str__(self) -> str:
-        lines = [f'{name}: {s}' for name, s in self.summaries.items()]
-        lines += map(str, self.findings)
         count = Counter(f.severity for f in self.findings)
         total = ', '.join(f'{s} {count[s]}' for s in SEVERITIES if count[s])
-        verdict = 'not ready to train on' if self.refused else \
-            'ready to train on'
-        return '\n'.join([*lines, f'{verdict}: {total or "no findings"}'])
+        verdict = f'{"not " * self.refused}ready to train on'
+        return '\n'.join([
+            *(f'{name}: {s}' for name, s in self.summaries.items()),
+            *map(str, self.findings), f'{verdict}: {total or "no findings"}'])
 
     def to_dict(self) -> dict:
         """Everything but the sizes of the boxes, for json."""
-        return dict(
-            refused=self.refused,
-            findings=[f._asdict() for f in self.findings],
-            splits={
-                name: dict(
-                    images=s.images, boxes=s.boxes, classes=dict(s.classes))
-                for name, s in self.summaries.items()
-            })
+        splits = {name: dict(images=s.images, boxes=s.boxes,
+                             classes=dict(s.classes))
+                  for name, s in self.summaries.items()}
+        return dict(refused=self.refused,
+                    findings=[f._asdict() for f in self.findings],
+                    splits=splits)
 
 
 def short(value: Any) -> str:
