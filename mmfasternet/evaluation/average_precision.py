@@ -16,7 +16,6 @@ from .detection_quality import ImageResult
 METRICS = ('AP', 'AP50', 'AP75', 'AP_s', 'AP_m', 'AP_l', 'AR')
 IOUS = np.linspace(.5, .95, 10)  # COCO's
 RECALLS = np.linspace(0, 1, 101)
-_AREAS = ('all', 'small', 'medium', 'large')
 
 
 def read_truth(path: Path) -> COCO:
@@ -99,12 +98,9 @@ class Evaluation:
             evaluation = COCOeval(truth, found, 'bbox')
             evaluation.evaluate()
         params = evaluation.params
-        self.classes: List[str] = [
-            truth.cats[i]['name'] for i in params.catIds
-        ]
+        self.classes = [truth.cats[i]['name'] for i in params.catIds]
         self.image_ids: List[int] = list(params.imgIds)
-        images = len(self.image_ids)
-        shape = (len(params.catIds), len(params.areaRng), images)
+        shape = (len(params.catIds), len(params.areaRng), len(self.image_ids))
         cells = np.array(
             evaluation.evalImgs + [None], dtype=object)[:-1].reshape(shape)
         self._cells = [[_cell(row) for row in rows] for rows in cells]
@@ -133,16 +129,11 @@ class Evaluation:
             labels, true_labels = (
                 np.array([label[item['category_id']] for item in items], int)
                 for items in (detections, boxes))
-            results.append(
-                ImageResult(
-                    path=str(folder / name) if folder else name,
-                    boxes=_xyxy(detections),
-                    labels=labels,
-                    scores=np.array([d['score'] for d in detections]),
-                    true_boxes=_xyxy(boxes),
-                    true_labels=true_labels,
-                    ignored=np.array([b.get('iscrowd', 0) for b in boxes],
-                                     bool)))
+            ignored = np.array([b.get('iscrowd', 0) for b in boxes], bool)
+            results.append(ImageResult(
+                str(folder / name) if folder else name, _xyxy(detections),
+                labels, np.array([d['score'] for d in detections]),
+                _xyxy(boxes), true_labels, ignored))
         return results
 
     def metrics(self, weights: Optional[np.ndarray] = None
@@ -159,20 +150,14 @@ class Evaluation:
         """
         if weights is None:
             weights = np.ones(len(self.image_ids), int)
-        precision = np.full((len(self.classes), len(_AREAS), len(IOUS)),
-                            np.nan)
-        recall = precision.copy()
-        for k, row in enumerate(self._cells):
-            for a, cell in enumerate(row):
-                precision[k, a], recall[k, a] = average(cell, weights)
+        # (class, range of areas, precision or recall, IoU)
+        both = np.array([[average(cell, weights) for cell in row]
+                         for row in self._cells])
+        precision, recall = both[:, :, 0], both[:, :, 1]
         overall = precision[:, 0]
-        values = [
-            mean(overall),
-            mean(overall[:, 0]),
-            mean(overall[:, 5]),
-            *(mean(precision[:, a]) for a in (1, 2, 3)),
-            mean(recall[:, 0])
-        ]
+        values = [mean(overall), mean(overall[:, 0]), mean(overall[:, 5]),
+                  *(mean(precision[:, a]) for a in (1, 2, 3)),
+                  mean(recall[:, 0])]
         return {
             **dict(zip(METRICS, values)),
             **{f'AP of {name}': mean(overall[k])
@@ -251,8 +236,7 @@ def bootstrap(evaluations: Sequence[Sequence[Evaluation]],
 
     Args:
         evaluations (Sequence[Sequence[Evaluation]]): Of each detector those
-            of its seeds, whose metrics are averaged. All have the same
-            images.
+            of its seeds, whose metrics are averaged; all of the same images.
         samples (int): How many; each draws as many images as there are, with
             replacement.
         seed (int): Of the draws.

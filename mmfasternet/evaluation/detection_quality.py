@@ -108,8 +108,7 @@ def confusion_matrix(results: Sequence[ImageResult], num_classes: int,
     Args:
         results (Sequence[ImageResult]): The images.
         num_classes (int): The number of classes.
-        score (float): Least score of a prediction that counts.
-        iou (float): Least overlap of a pair.
+        score, iou (float): See :func:`match`.
 
     Returns:
         ndarray: ``(num_classes + 1, num_classes + 1)``, by true class and
@@ -132,9 +131,7 @@ def image_score(result: ImageResult, score: float,
     """F1 of an image, and the mean IoU of what was found, to break ties.
 
     Args:
-        result (ImageResult): The image.
-        score (float): Least score of a prediction that counts.
-        iou (float): Least overlap of a pair.
+        result, score, iou: See :func:`match`.
 
     Returns:
         tuple[float, float]: F1, which is 1 where there is nothing and nothing
@@ -145,8 +142,8 @@ def image_score(result: ImageResult, score: float,
     right = result.labels[found] == result.true_labels[true]
     total = 2 * len(found) + len(matched.missed) + len(matched.false)
     f1 = 2 * right.sum() / total if total else 1.
-    return float(f1), float(matched.overlaps[right].mean()) if any(right) \
-        else 0.
+    overlap = matched.overlaps[right].mean() if any(right) else 0.
+    return float(f1), float(overlap)
 
 
 def precision_curves(results: Sequence[ImageResult],
@@ -154,8 +151,7 @@ def precision_curves(results: Sequence[ImageResult],
     """Precision over recall at IoU 0.5, as pycocotools computes it.
 
     Args:
-        results (Sequence[ImageResult]): The images.
-        num_classes (int): The number of classes.
+        results, num_classes: See :func:`confusion_matrix`.
 
     Returns:
         ndarray: ``(101, num_classes)``, at recall 0, 0.01 and so on to 1,
@@ -164,8 +160,11 @@ def precision_curves(results: Sequence[ImageResult],
     """
     with redirect_stdout(io.StringIO()):
         evaluation = COCOeval(
-            _as_coco(results, num_classes, truth=True),
-            _as_coco(results, num_classes, truth=False), 'bbox')
+            _as_coco([(r.true_boxes, r.true_labels, r.ignored,
+                       np.ones(len(r.true_boxes))) for r in results],
+                     num_classes),
+            _as_coco([(r.boxes, r.labels, np.zeros(len(r.boxes)), r.scores)
+                      for r in results], num_classes), 'bbox')
         evaluation.params.iouThrs = np.array([0.5])
         evaluation.params.areaRng = [[0, 1e10]]
         evaluation.params.areaRngLbl = ['all']
@@ -175,29 +174,20 @@ def precision_curves(results: Sequence[ImageResult],
     return evaluation.eval['precision'][0, :, :, 0, 0]
 
 
-def _as_coco(results: Sequence[ImageResult], num_classes: int,
-             truth: bool) -> COCO:
+def _as_coco(images: Sequence[Tuple[np.ndarray, ...]],
+             num_classes: int) -> COCO:
+    """Boxes, labels, whether they are ignored, and scores of each image."""
     annotations: List[dict] = []
-    for image, result in enumerate(results):
-        if truth:
-            columns = (result.true_boxes, result.true_labels, result.ignored,
-                       np.ones(len(result.true_boxes)))
-        else:
-            columns = (result.boxes, result.labels,
-                       np.zeros(len(result.boxes)), result.scores)
-        for box, label, ignored, score in zip(_xywh(columns[0]), *columns[1:]):
-            annotations.append(
-                dict(
-                    id=len(annotations) + 1,
-                    image_id=image,
-                    category_id=int(label),
-                    bbox=box.tolist(),
-                    area=box[2] * box[3],
-                    iscrowd=int(ignored),
-                    score=float(score)))
+    for image, (boxes, *columns) in enumerate(images):
+        for box, label, ignored, score in zip(_xywh(boxes), *columns):
+            annotations.append(dict(
+                id=len(annotations) + 1, image_id=image,
+                category_id=int(label), bbox=box.tolist(),
+                area=box[2] * box[3], iscrowd=int(ignored),
+                score=float(score)))
     coco = COCO()
     coco.dataset = dict(
-        images=[dict(id=image) for image in range(len(results))],
+        images=[dict(id=image) for image in range(len(images))],
         categories=[dict(id=label) for label in range(num_classes)],
         annotations=annotations)
     coco.createIndex()
