@@ -21,11 +21,13 @@ import cv2
 import numpy as np
 from mmengine.config import Config
 from mmengine.structures import InstanceData
+from mmengine.visualization import Visualizer
 from PIL import Image as PillowImage
 from PIL import ImageOps
 
 from mmfasternet.config import load_config
 from mmfasternet.datasets.images import read_image
+from mmfasternet.visualization.detections import paint
 
 from .engines import ENGINES, EXPORTED
 from .engines.pytorch import PyTorchNetwork
@@ -37,7 +39,6 @@ from .video import prefetch
 
 # after mmfasternet.models, which makes them importable
 from mmdet.structures import DetDataSample  # isort: skip
-from mmdet.visualization import DetLocalVisualizer  # isort: skip
 from mmyolo.datasets.transforms import (  # isort: skip
     LetterResize,
     YOLOv5KeepRatioResize)
@@ -296,7 +297,7 @@ class Predictor:
              sample: DetDataSample,
              score_thr: float = 0.3,
              show: bool = False) -> np.ndarray:
-        """Draw detections with MMDetection's visualizer.
+        """Draw detections, as the figures of a training run have them.
 
         Args:
             image (np.ndarray): uint8 ``(H, W, 3)``, BGR.
@@ -307,21 +308,21 @@ class Predictor:
         Returns:
             np.ndarray: A picture like ``image``.
         """
-        self.visualizer.add_datasample(
-            'detections',
-            np.ascontiguousarray(image[..., ::-1]),
-            sample,
-            draw_gt=False,
-            show=show,
-            pred_score_thr=score_thr)
-        return np.ascontiguousarray(self.visualizer.get_image()[..., ::-1])
+        found = sample.pred_instances.cpu().numpy()
+        found = found[found.scores >= score_thr]
+        picture = paint(
+            image[..., ::-1], found.bboxes, found.labels,
+            [f'{self.classes[label]} {score:.2f}'
+             for label, score in zip(found.labels, found.scores)],
+            found.get('masks', ()))
+        if show:
+            self._window.show(picture, 'detections')
+        return np.ascontiguousarray(picture[..., ::-1])
 
     @cached_property
-    def visualizer(self) -> DetLocalVisualizer:
-        """What draws, with a colour per class."""
-        visualizer = DetLocalVisualizer(f'predictor_{id(self)}')
-        visualizer.dataset_meta = dict(classes=self.classes, palette='random')
-        return visualizer
+    def _window(self) -> Visualizer:
+        """One window for all pictures."""
+        return Visualizer(f'predictor_{id(self)}')
 
     def _detect(
             self, batch: List[tuple]) -> Iterator[Tuple[Image, DetDataSample]]:

@@ -12,7 +12,7 @@ from mmfasternet.evaluation.detection_quality import (
     precision_curves,
 )
 
-from .detections import IOU, draw_boxes, load_picture, show_picture
+from .detections import IOU, draw_result, load_picture, show_picture
 from .fonts import use_fonts_for
 
 SCORE = .3  # least one of a box that counts, as EvaluationFiguresHook's
@@ -52,8 +52,8 @@ def plot_pareto(aps: Dict[str, List[float]],
     if not milliseconds:
         return None
     use_fonts_for(aps)
-    figure = Figure(
-        figsize=(5.5 * len(milliseconds), 4.5), dpi=100, layout='constrained')
+    figure = Figure(figsize=(5.5 * len(milliseconds), 4.5), dpi=100,
+                    layout='constrained')
     axes = figure.subplots(1, len(milliseconds), squeeze=False)[0]
     for axis, (way, times) in zip(axes, milliseconds.items()):
         for i, (name, values) in enumerate(aps.items()):
@@ -61,12 +61,9 @@ def plot_pareto(aps: Dict[str, List[float]],
                 continue
             middle = np.mean(values)
             axis.errorbar(
-                times[name],
-                middle, [[middle - min(values)], [max(values) - middle]],
-                fmt='o',
-                capsize=4,
-                color=f'C{i % 10}',
-                label=name)
+                times[name], middle,
+                [[middle - min(values)], [max(values) - middle]], fmt='o',
+                capsize=4, color=f'C{i % 10}', label=name)
         axis.set(title=way, xlabel='ms per image', ylabel='AP')
         axis.set_xlim(0, 1.08 * axis.get_xlim()[1])
         axis.grid(alpha=.3)
@@ -80,20 +77,17 @@ def plot_curves(results: Dict[str, List[List[ImageResult]]],
     use_fonts_for([*classes, *results])
     columns = min(len(classes), 4)
     lines = -(-len(classes) // columns)
-    figure = Figure(
-        figsize=(4 * columns, 3.6 * lines), dpi=100, layout='constrained')
+    figure = Figure(figsize=(4 * columns, 3.6 * lines), dpi=100,
+                    layout='constrained')
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
     for i, (name, seeds) in enumerate(results.items()):
         for j, images in enumerate(seeds):
             curves = precision_curves(images, len(classes))
             for axis, curve in zip(axes, curves.T):
                 if curve[0] >= 0:
-                    axis.plot(
-                        np.linspace(0, 1, len(curve)),
-                        curve,
-                        color=f'C{i % 10}',
-                        alpha=.7,
-                        label=name if j == 0 else None)
+                    axis.plot(np.linspace(0, 1, len(curve)), curve,
+                              color=f'C{i % 10}', alpha=.7,
+                              label=name if j == 0 else None)
     for axis, name in zip(axes, classes):
         axis.set(xlabel='recall', ylabel='precision', ylim=(0, 1.02))
         axis.set_title(name, parse_math=False)
@@ -110,8 +104,8 @@ def plot_disagreements(results: Dict[str, List[ImageResult]],
         scores = [image_score(result, SCORE, IOU)[0] for result in pair]
         rows.append((abs(scores[0] - scores[1]), scores, pair))
     rows = sorted(rows, key=lambda row: -row[0])[:count]
-    figure = Figure(
-        figsize=(12, 3.4 * len(rows)), dpi=80, layout='constrained')
+    figure = Figure(figsize=(12, 3.4 * len(rows)), dpi=80,
+                    layout='constrained')
     grid = figure.subplots(len(rows), 3, squeeze=False)
     for axes, (_, scores, pair) in zip(grid, rows):
         picture = load_picture(pair[0])
@@ -120,7 +114,7 @@ def plot_disagreements(results: Dict[str, List[ImageResult]],
             for name, score in zip(results, scores))]
         for axis, title in zip(axes, titles):
             show_picture(axis, picture, title)
-        draw_boxes(axes[0], pair[0], classes, None)
+        draw_result(axes[0], pair[0], classes)
         for axis, result in zip(axes[1:], pair):
-            draw_boxes(axis, result, classes, SCORE)
+            draw_result(axis, result, classes, SCORE)
     return figure

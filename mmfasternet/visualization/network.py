@@ -24,9 +24,8 @@ COLUMNS = 8  # of the picture of alike channels
 def _sheet(rows: int, columns: int, ratio: float,
            width: float = 2.2) -> Tuple[Figure, np.ndarray]:
     """Axes without ticks; ratio is height / width of what is shown."""
-    figure = Figure(
-        figsize=(columns * width, rows * (width * ratio + 0.3)),
-        layout='constrained')
+    figure = Figure(figsize=(columns * width, rows * (width * ratio + 0.3)),
+                    layout='constrained')
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis('off')
@@ -52,12 +51,10 @@ def draw_features(picture: np.ndarray, maps: Dict[str, Tensor],
 
 def draw_channels(picture: np.ndarray, maps: Tensor) -> np.ndarray:
     """The 20 channels with the largest sum, by MMEngine's visualizer."""
-    height, width = picture.shape[:2]
-    scale = TILE / max(height, width)
+    scale = TILE / max(picture.shape[:2])
+    size = tuple(round(side * scale) for side in picture.shape[:2])
     return Visualizer.draw_featmap(
-        maps,
-        channel_reduction=None,
-        resize_shape=(round(height * scale), round(width * scale)))
+        maps, channel_reduction=None, resize_shape=size)
 
 
 def _size(maps: Tensor) -> str:
@@ -80,8 +77,7 @@ def draw_redundancy(name: str, maps: Tensor, r: Tensor) -> Figure:
     places = torch.linspace(0, len(varies) - 1, count).round().long()
     seeds = largest.argsort(descending=True)[places]
     columns = min(COLUMNS, len(varies))
-    figure, axes = _sheet(
-        count, columns, maps.shape[1] / maps.shape[2], 1.3)
+    figure, axes = _sheet(count, columns, maps.shape[1] / maps.shape[2], 1.3)
     for row, seed in zip(axes, seeds):
         others = r[seed].abs().clone()
         others[seed] = 2  # itself first
@@ -143,9 +139,9 @@ def draw_fields(
         axis.imshow(shown, cmap='inferno', vmin=-4, vmax=0)
         (row, column), sides = squares[name]
         for side, style in zip(sides.values(), ('-', '--')):
-            axis.add_patch(
-                Rectangle((column - side / 2, row - side / 2), side, side,
-                          fill=False, edgecolor='cyan', linestyle=style))
+            axis.add_patch(Rectangle(
+                (column - side / 2, row - side / 2), side, side, fill=False,
+                edgecolor='cyan', linestyle=style))
         words = [f'{s:.0%}: {side:.0f} px' for s, side in sides.items()]
         axis.set_title(f'{name}\n{", ".join(words)}', fontsize=8)
     return figure

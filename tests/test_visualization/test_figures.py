@@ -18,6 +18,7 @@ from mmfasternet.evaluation.detection_quality import (
 )
 from mmfasternet.visualization import benchmark, comparison, network
 from mmfasternet.visualization.detections import (
+    paint,
     plot_confusion,
     plot_images,
     plot_precision,
@@ -88,6 +89,29 @@ def test_true_boxes_stand_to_the_left_and_predicted_to_the_right(tmp_path):
     assert [t.get_text() for t in right.texts] == ['dog 0.90']
     assert left.get_title() == 'a.png: truth'
     assert right.get_title() == 'score at least 0.3: F1 0.00, mean IoU 0.00'
+
+
+def test_painted_boxes_have_the_colours_of_the_figures():
+    """And nothing else of the picture changes, but for a caption below."""
+    plain = np.random.default_rng(0).integers(0, 255, (120, 90, 3), np.uint8)
+    before = plain.copy()
+    mask = np.zeros((120, 90), bool)
+    mask[100:, :9] = True
+    painted = paint(plain, np.array([[20, 30, 60, 70], [0, 90, 90, 120]]),
+                    [1, 0], ['dog 0.90', 'cat'],
+                    [np.zeros_like(mask), mask], r'$a$_b.png')
+    assert painted.dtype == np.uint8 and painted.shape == (146, 90, 3)
+    assert (plain == before).all()
+    for row, column, color in ((50, 20, 'C1'), (30, 50, 'C1'),
+                               (105, 89, 'C0'), (119, 50, 'C0')):
+        assert painted[row, column] / 255 == pytest.approx(
+            to_rgb(color), abs=.01)
+    same = (painted[:120] == plain).all(2)
+    assert same[:15].all() and same[35:65, 25:55].all()
+    half = 255 * np.array(to_rgb('C0'))
+    assert painted[110, 5] == pytest.approx(
+        .6 * plain[110, 5] + .4 * half, abs=1)
+    assert (painted[120:] < 128).any() and (painted[-1] == 255).all()
 
 
 def test_results_are_drawn_by_epoch_without_cocos_minus_one():

@@ -11,7 +11,7 @@ from matplotlib import font_manager, rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from mmfasternet.visualization import fonts
-from mmfasternet.visualization.detections import plot_confusion
+from mmfasternet.visualization.detections import paint, plot_confusion
 
 # U+9F98, four dragons: three squares one above the other here
 RARE = '\u9f98'
@@ -76,6 +76,15 @@ def test_names_in_another_script_are_drawn_by_a_font_that_has_them(
     pixels = np.asarray(canvas.buffer_rgba())[::-1, :, 0]
     column = pixels[int(box.y0) - 5:int(box.y1) + 5,
                     int((box.x0 + box.x1) / 2)] < 128
+    assert np.diff(column.astype(int)).tolist().count(1) == 3
+
+
+def test_names_on_images_are_drawn_by_a_font_that_has_them(fresh, tmp_path):
+    """Three white bars on the colour of the class."""
+    add_font(tmp_path / 'rare.ttf', RARE)
+    black = np.zeros((1600, 400, 3), np.uint8)  # the font is 23 pixels high
+    picture = paint(black, [[50, 500, 350, 900]], [0], [RARE])
+    column = picture[450:498, 60].min(axis=1) > 150
     assert np.diff(column.astype(int)).tolist().count(1) == 3
 
 

@@ -7,20 +7,19 @@ from pathlib import Path
 from typing import Iterator, List
 
 import numpy as np
-from matplotlib import font_manager
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import set_random_seed
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet import cli
 from mmfasternet.config import load_config, require_loader
 from mmfasternet.datasets.checks.config import leaf_datasets
+from mmfasternet.visualization.detections import paint
 
 MIN_TILE = 320  # pixels; smaller images are enlarged by a whole number
 GAP = 8
-FONT_SIZE = 13
 
 
 def parse_args():
@@ -62,7 +61,7 @@ def main():
                       or f'work_dirs/{Path(args.config).stem}')
         out = args.out or folder / f'browse_{args.phase}{stage}.png'
         cli.make_folder(out.parent)
-        join(tiles).save(out)
+        Image.fromarray(join(tiles)).save(out)
     print(f'{len(tiles)} images of {args.phase} in {out}')
 
 
@@ -96,7 +95,7 @@ def annotations_first(pipeline: list) -> list:
     return [rest[0], *load, *rest[1:]]
 
 
-def draw_items(dataset, number: int) -> Iterator[Image.Image]:
+def draw_items(dataset, number: int) -> Iterator[np.ndarray]:
     chosen = random.sample(range(len(dataset)), min(number, len(dataset)))
     for index in chosen:
         item = dataset[index]
@@ -116,38 +115,24 @@ def draw_items(dataset, number: int) -> Iterator[Image.Image]:
 
 
 def draw(rgb: np.ndarray, boxes: List[list], labels: List[tuple],
-         caption: str) -> Image.Image:
+         caption: str) -> np.ndarray:
     """One tile: the image, enlarged if small, and a caption below."""
     factor = max(1, math.ceil(MIN_TILE / max(rgb.shape[:2])))
-    rgb = rgb.repeat(factor, 0).repeat(factor, 1)
-    height, width = rgb.shape[:2]
-    tile = Image.new('RGB', (width, height + 2 * FONT_SIZE), 'white')
-    tile.paste(Image.fromarray(rgb))
-    pen = ImageDraw.Draw(tile)
-    font = ImageFont.truetype(
-        font_manager.findfont('DejaVu Sans'), FONT_SIZE)
-    for box, (label, name) in zip(boxes, labels):
-        # hues that differ for neighbouring labels
-        colour = f'hsl({int(label * 137.5) % 360}, 90%, 60%)'
-        x1, y1, x2, y2 = (side * factor for side in box)
-        pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)),
-                      outline=colour, width=2)
-        place = (x1 + 2, max(y1 - FONT_SIZE - 2, 0))
-        pen.rectangle(pen.textbbox(place, name, font), fill=colour)
-        pen.text(place, name, 'black', font)
-    pen.rectangle((0, height, width, tile.height), fill='white')
-    pen.text((2, height + 4), caption, 'black', font)
-    return tile
+    boxes = factor * np.array(boxes).reshape(-1, 4)
+    return paint(
+        rgb.repeat(factor, 0).repeat(factor, 1), boxes,
+        [label for label, _ in labels], [name for _, name in labels],
+        caption=caption)
 
 
-def join(tiles: List[Image.Image]) -> Image.Image:
+def join(tiles: List[np.ndarray]) -> np.ndarray:
     columns = math.ceil(math.sqrt(len(tiles)))
     rows = math.ceil(len(tiles) / columns)
-    width = max(t.width for t in tiles) + GAP
-    height = max(t.height for t in tiles) + GAP
-    sheet = Image.new('RGB', (columns * width, rows * height), 'white')
+    height, width = (max(t.shape[i] for t in tiles) + GAP for i in (0, 1))
+    sheet = np.full((rows * height, columns * width, 3), 255, np.uint8)
     for i, tile in enumerate(tiles):
-        sheet.paste(tile, (i % columns * width, i // columns * height))
+        y, x = i // columns * height, i % columns * width
+        sheet[y:y + tile.shape[0], x:x + tile.shape[1]] = tile
     return sheet
 
 
