@@ -5,12 +5,12 @@ DATA is a folder with labels of COCO, Pascal VOC, YOLO (Ultralytics, Darknet,
 LabelImg), LabelMe or CVAT, or the data.yaml of a YOLO data set. Nothing in it
 is changed; converted labels are written beside it as
 annotations/mmfasternet_{train,val,test}.json, under a new name if other
-labels stand there.
+labels stand there. The exit status is 1 if there are images that cannot be
+read, though the config of the others is written.
 """
 import argparse
 import os
 import sys
-from collections import Counter
 from pathlib import Path
 from statistics import median
 
@@ -22,16 +22,17 @@ from mmfasternet.checkpoint import whole_file
 from mmfasternet.datasets.checks import SplitConfig, check_dataset
 from mmfasternet.datasets.readers import account, read_dataset, write_splits
 
+CONFIGS = (Path(mmfasternet.__file__).parent / '.mim/configs').resolve()
 # Gigabytes that autograd keeps per 640x640 image in training, measured on the
 # meta device by model size (backbone, neck and head); the loss and temporary
-# tensors are allowed as much again.
+# tensors are allowed as much again. A size that is not here counts as x.
 GB_PER_IMAGE = dict(n=0.18, s=0.30, m=0.49, l=0.64, x=0.92)
 # On BCCD (205 images) 800 iterations of 8 images at 320 pixels take 6 minutes
 # on 2 CPU cores and learn it from scratch; a GPU is given ten times as many.
 ITERATIONS = dict(cpu=800, gpu=8000)
 EPOCHS = dict(cpu=(30, 100), gpu=(50, 300))  # fewest and most
 LONGEST_SIDE = dict(cpu=320, gpu=640)
-MAX_LINES = 10  # of what was dropped
+MAX_LINES = 10  # of boxes and the like that were dropped
 LARGEST_BATCH = dict(cpu=8, gpu=16)
 
 TEMPLATE = '''\
@@ -61,42 +62,46 @@ randomness = dict(seed=0)
 '''
 
 
+def sizes():
+    """The model sizes of which there is a config, smallest first."""
+    names = {path.stem.rpartition('_')[2]
+             for path in CONFIGS.glob('yolov8_fasternet_*.py')
+             if path.stem.count('_') == 2}
+    return sorted(names, key=lambda name: (gb_per_image(name), name))
+
+
+def gb_per_image(size):
+    return GB_PER_IMAGE.get(size, max(GB_PER_IMAGE.values()))
+
+
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('data', type=Path, help='folder or data.yaml')
     parser.add_argument('config', type=Path, help='config file to write')
     parser.add_argument(
-        '--letter',
-        '--model',
-        choices=list(GB_PER_IMAGE),
+        '--model', '--letter', choices=sizes(),
         help='size of the detector (default: s with a GPU, else n)')
     parser.add_argument(
         '--epochs', type=cli.positive_int, help='instead of the proposal')
     parser.add_argument(
-        '--img-scale',
-        type=cli.positive_int,
+        '--img-scale', type=cli.positive_int,
         help='side of the square that images are fitted into, a multiple of '
         '32, instead of the proposal')
     parser.add_argument(
         '--batch-size', type=cli.positive_int, help='likewise')
     parser.add_argument(
-        '--out-dir',
-        type=Path,
+        '--out-dir', type=Path,
         help='where to write converted labels (default: DATA)')
     parser.add_argument(
         '--force', action='store_true', help='overwrite CONFIG')
     return parser.parse_args()
 
 
-def statistics(coco, classes):
+def statistics(coco):
     """What the proposals depend on, of one split."""
-    names = {c['id']: c['name'] for c in coco['categories']}
-    count = Counter(names.get(a['category_id']) for a in coco['annotations'])
     return dict(
-        images=len(coco['images']),
-        boxes=len(coco['annotations']),
-        side=median(max(i['width'], i['height']) for i in coco['images']),
-        count={name: count[name] for name in classes})
+        images=len(coco['images']), boxes=len(coco['annotations']),
+        side=median(max(i['width'], i['height']) for i in coco['images']))
 
 
 def propose(train, size, args):
@@ -111,7 +116,7 @@ def propose(train, size, args):
     else:
         # half of what there is: other programs run, too
         memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2e9
-    per_image = 2 * GB_PER_IMAGE[size] * (side / 640)**2
+    per_image = 2 * gb_per_image(size) * (side / 640)**2
     batch = 1
     # at least 25 iterations an epoch, within the memory
     while 2 * batch <= min(LARGEST_BATCH[device], train['images'] / 25,
@@ -123,11 +128,8 @@ def propose(train, size, args):
     epochs = args.epochs or min(
         max(round(ITERATIONS[device] / iterations / 10) * 10, low), high)
     return dict(
-        scale=(side, side),
-        batch=batch,
-        workers=min(os.cpu_count() or 1, 8),
-        epochs=epochs,
-        close=max(min(10, epochs // 3), 1),
+        scale=(side, side), batch=batch, workers=min(os.cpu_count() or 1, 8),
+        epochs=epochs, close=max(min(10, epochs // 3), 1),
         warmup=min(3, max(epochs // 10, 1)),
         val_interval=max(epochs // 10, 1),
         log_interval=max(min(iterations // 5, 50), 1))
@@ -141,43 +143,47 @@ def relative(path, root):
 
 def render(args, source, files, stats, size, values):
     """The text of the config."""
-    configs = (Path(mmfasternet.__file__).parent / '.mim/configs').resolve()
     root = Path(os.path.relpath(source.root.resolve(), Path.cwd()))
     if root.parts[:1] == ('..', ):  # out of here: where it is started counts
         root = source.root.resolve()
-    base = os.path.relpath(configs / f'yolov8_fasternet_{size}.py',
+    base = os.path.relpath(CONFIGS / f'yolov8_fasternet_{size}.py',
                            args.config.parent.resolve())
-    paths = {
-        split: (relative(ann, source.root), relative(folder, source.root))
-        for split, (ann, folder) in files.items()
-    }
+    paths = {split: (relative(ann, source.root), relative(folder, source.root))
+             for split, (ann, folder) in files.items()}
     test = paths.pop('test', None)
-    test = test and (f'test_ann_file = {test[0]!r}\n'
-                     f'test_data_prefix = {test[1]!r}\n')
     return TEMPLATE.format(
         counts=', '.join(f'{split}: {s["images"]} images and {s["boxes"]} '
                          'boxes' for split, s in stats.items()),
         format=source.format,
         base=base if base.startswith('.') else f'./{base}',
-        root=f'{root}/',
-        classes=tuple(source.classes),
-        test=test or '',
-        **paths,
-        **values)
+        root=f'{root}/', classes=tuple(source.classes),
+        test=f'test_ann_file = {test[0]!r}\ntest_data_prefix = {test[1]!r}\n'
+        if test else '', **paths, **values)
 
 
 def tell(source):
     """Print what was found, and the account of every file."""
     print(f'{source.root}: {source.format}, {len(source.classes)} classes: '
           f'{", ".join(source.classes)}')
-    dropped = [f'{p}: {why}' for p, why in source.dropped.items()]
-    dropped += source.messages
-    for line in dropped[:MAX_LINES]:
-        print(f'  dropped: {line}')
-    if len(dropped) > MAX_LINES:
-        print(f'  dropped: {len(dropped) - MAX_LINES} more')
+    for path, why in source.dropped.items():
+        print(f'  dropped: {path}: {why}')
+    for message in source.messages[:MAX_LINES]:
+        print(f'  dropped: {message}')
+    if len(source.messages) > MAX_LINES:
+        print(f'  dropped: {len(source.messages) - MAX_LINES} more')
     for line in account(source):
         print(f'  {line}')
+
+
+def check(source, files):
+    """Print what training will make of the splits, and stop at the worst."""
+    report = check_dataset(
+        {split: SplitConfig(str(ann), str(folder), split != 'train',
+                            data=source.splits[split].coco)
+         for split, (ann, folder) in files.items()}, source.classes)
+    print(report)
+    if report.refused:
+        sys.exit('error: no config written; correct the data as said above')
 
 
 def main():
@@ -193,34 +199,23 @@ def main():
             source, (args.out_dir or source.root) / 'annotations')
         for split, (ann, folder) in files.items():
             print(f'  {split}: {ann}, images in {folder}')
-        report = check_dataset(
-            {
-                split: SplitConfig(
-                    str(ann), str(folder), split != 'train',
-                    data=source.splits[split].coco)
-                for split, (ann, folder) in files.items()
-            }, source.classes)
-        print(report)
-        if report.refused:
-            sys.exit('error: no config written; correct the data as said '
-                     'above')
-        stats = {
-            split: statistics(part.coco, source.classes)
-            for split, part in source.splits.items()
-        }
-        size = args.letter or ('s' if torch.cuda.is_available() else 'n')
+        check(source, files)
+        stats = {split: statistics(part.coco)
+                 for split, part in source.splits.items()}
+        size = args.model or ('s' if torch.cuda.is_available() else 'n')
         values = propose(stats['train'], size, args)
-        text = render(args, source, files, stats, size, values)
-        write(text, args.config)
-    name = args.config.stem
+        write(render(args, source, files, stats, size, values), args.config)
     print(f'{args.config}: size {size}, images fitted into '
           f'{values["scale"][0]}x{values["scale"][1]}, {values["batch"]} per '
           f'iteration, {values["epochs"]} epochs')
     print(f'next: python tools/train.py {args.config}\n'
-          f'then: python tools/test.py {args.config} '
-          f'work_dirs/{name}/epoch_{values["epochs"]}.pth')
+          f'then: python tools/test.py {args.config} work_dirs/'
+          f'{args.config.stem}/epoch_{values["epochs"]}.pth')
     if 'test' in files:
         print('      (with --split test: on the test split)')
+    if source.dropped:
+        sys.exit(f'error: {len(source.dropped)} images that cannot be read '
+                 'were left out, see above; the config is of the others')
 
 
 def write(text, path):

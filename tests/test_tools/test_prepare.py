@@ -76,7 +76,7 @@ def prepare(monkeypatch, capsys):
     return call
 
 
-SMALL = ('--letter', 'n', '--epochs', '1', '--img-scale', '64',
+SMALL = ('--model', 'n', '--epochs', '1', '--img-scale', '64',
          '--batch-size', '2')
 
 
@@ -183,11 +183,38 @@ def test_a_test_split_is_written_into_the_config(coco, prepare, tmp_path):
     assert len(train['images']) == 4
 
 
-@pytest.mark.parametrize('images, letter, batch, epochs', [
+def test_a_damaged_image_is_named_and_counted_and_the_rest_done(
+        coco, prepare, tmp_path, capsys):
+    root = to_yolo(coco, tmp_path / 'data')
+    damaged = root / 'images/train/5.png'
+    damaged.write_bytes(b'')
+    config = tmp_path / 'mine.py'
+    with pytest.raises(SystemExit, match='error: 1 images that cannot be'):
+        prepare(root, config)
+    out = capsys.readouterr().out
+    assert f'dropped: {damaged}: the image cannot be read' in out
+    assert f'next: python tools/train.py {config}' in out
+    cfg = load_config(str(config))
+    data = json.loads((root / cfg.train_ann_file).read_text())
+    assert len(data['images']) == 4
+    assert 'images/train/5.png' not in {i['file_name']
+                                        for i in data['images']}
+
+
+def test_the_sizes_are_those_of_the_configs():
+    """A new config is offered at once; its memory has to be measured."""
+    tool = runpy.run_path('tools/prepare.py')
+    sizes = {path.stem[-1] for path in Path('configs').glob(
+        'yolov8_fasternet_?.py')}
+    assert len(sizes) > 3 and sizes == {*tool['sizes']()}
+    assert sizes == {*tool['GB_PER_IMAGE']}
+
+
+@pytest.mark.parametrize('images, size, batch, epochs', [
     (20, 'n', 1, 40), (205, 'n', 8, 30), (205, 'x', 8, 30),
     (5000, 's', 8, 30)
 ])
-def test_proposals_suit_the_set(images, letter, batch, epochs, monkeypatch):
+def test_proposals_suit_the_set(images, size, batch, epochs, monkeypatch):
     """On CPU: 25 iterations an epoch or more, about 800 in all."""
     import argparse
 
@@ -195,7 +222,7 @@ def test_proposals_suit_the_set(images, letter, batch, epochs, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     propose = runpy.run_path('tools/prepare.py')['propose']
     args = argparse.Namespace(img_scale=None, epochs=None, batch_size=None)
-    values = propose(dict(images=images, side=500), letter, args)
+    values = propose(dict(images=images, side=500), size, args)
     assert values['batch'] == batch and values['epochs'] == epochs
     assert values['scale'] == (320, 320)
     assert values['warmup'] * 10 <= epochs and values['close'] < epochs
