@@ -393,6 +393,9 @@ def test_fsdp_trains_as_ddp_does(config, sharded, plain, tmp_path):
     # DDP goes on from it as if it had begun
     train(config, tmp_path / 'ddp', 2, '--resume', last)
     assert_like_ddp(tmp_path / 'ddp')
+    # and FSDP as if nobody had killed it
+    train(sharded, tmp_path / 'parts', 2, '--resume')
+    assert_equal(result(tmp_path / 'parts'), result(tmp_path / 'whole'))
 
 
 def test_fsdp_that_would_not_save_one_file_is_refused(tmp_path):
@@ -518,6 +521,44 @@ def test_the_state_of_a_sharded_optimizer_is_whole(tmp_path):
     single, = on_ranks(1, optimizer_state, tmp_path / 'one', False)
     for part in on_ranks(2, optimizer_state, tmp_path / 'two', True):
         torch.testing.assert_close(part, single, rtol=1e-3, atol=1e-6)
+
+
+def reloaded_state(rank, ranks):
+    """The shards of AdamW's state before and after a checkpoint."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 2)).to(
+            memory_format=torch.channels_last)
+    model = FullyShardedDataParallel(
+        model, device_id=torch.device('cpu'), use_orig_params=True)
+    FullyShardedDataParallel.set_state_dict_type(
+        model, StateDictType.FULL_STATE_DICT)
+    states = []
+    checkpoint = None
+    for _ in range(2):
+        strategy = SimpleNamespace(
+            model=model, optim_wrapper=OptimWrapper(
+                torch.optim.AdamW(model.parameters())))
+        keep_optim_state(strategy)
+        if checkpoint is None:
+            loss = model(torch.randn(2, 3, 8, 8)).square().sum()
+            strategy.optim_wrapper.update_params(loss)
+            checkpoint = strategy.optim_state_dict()
+        else:
+            strategy.load_optim_state_dict(checkpoint)
+        found = strategy.optim_wrapper.optimizer.state_dict()['state']
+        states.append({
+            (number, kind): value.flatten()
+            for number, values in found.items() if values['exp_avg'].numel()
+            for kind, value in values.items()
+        })
+    return states
+
+
+@pytest.mark.parametrize('ranks', [1, 2])
+def test_weights_that_lie_channels_last_keep_their_state(ranks, tmp_path):
+    for before, after in on_ranks(ranks, reloaded_state, tmp_path / 'some'):
+        assert_equal(after, before)
 
 
 def base_rate(rank, ranks):
