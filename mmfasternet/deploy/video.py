@@ -91,15 +91,12 @@ def frames(source: Union[str, int]) -> Iterator[np.ndarray]:
             raise ValueError(f'the {kind} {source} cannot be opened: it is '
                              'not there, in use, or of a format that OpenCV '
                              'does not know')
-        count = 0
-        while True:
-            more, frame = video.read()
-            if not more:
-                break
-            count += 1
-            yield frame
-        if not count:
+        more, frame = video.read()
+        if not more:
             raise ValueError(f'{source} holds no frame that can be read')
+        while more:
+            yield frame
+            more, frame = video.read()
     finally:
         video.release()
 
@@ -114,10 +111,8 @@ def video_file(path: str,
         source (str): See :func:`frames`.
 
     Yields:
-        callable: Appends a frame; the first decides on the size.
-
-    Raises:
-        ValueError: If there is no codec for it.
+        callable: Appends a frame; the first decides on the size. It raises a
+        ValueError if there is no codec.
     """
     writer = cv2.VideoWriter()
     with written_whole(Path(path)) as part:
