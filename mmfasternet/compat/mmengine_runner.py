@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of MMEngine's runner, loops and samplers is no public interface.
+"""What of MMEngine's runner, loops and samplers is not a public interface.
 
 Written against mmengine 0.10.7, onedl-mmengine 0.10.12 and PyTorch 2.6 to
 2.13; tests/test_compat/test_mmengine_runner.py fails where that changes.
