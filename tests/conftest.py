@@ -39,7 +39,7 @@ def table_rows(text):
 
 
 def assert_equal(a, b, path=''):
-    """Equal bits of whatever a training saves, and the same types."""
+    """Equal bits of whatever a training run saves, and the same types."""
     assert type(a) is type(b), path
     if isinstance(a, dict):
         assert a.keys() == b.keys(), path

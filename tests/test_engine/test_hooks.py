@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training shows, writes and survives."""
+"""What a training run shows, writes and survives."""
 import fcntl
 import json
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever ends a training, the resumed one ends as if nothing had been."""
+"""Whatever ends a training run, the resumed one ends as if it had not been."""
 import os
 import random
 import re
@@ -193,7 +193,7 @@ def train(work_dir, *hooks, workers=0, method='fork', by_epoch=True, counts=1,
 
 
 def state(runner):
-    """Everything that a training has learnt and will need."""
+    """Everything that a training run has learnt and will need."""
     ema, = (h for h in runner.hooks if type(h).__name__ == 'EMAHook')
     hub = runner.message_hub
     return dict(
@@ -217,7 +217,7 @@ def plain(tmp_path_factory):
 
 
 def in_one_piece(first, second):
-    """What two trainings have seen, the second from where it went on."""
+    """What two training runs have seen, the second from where it went on."""
     begin = second.seen[0][2] if second.seen else LAST
     return [x for x in first.seen if x[2] < begin] + second.seen
 

@@ -168,7 +168,7 @@ def result(work_dir):
 
 @pytest.fixture(scope='module')
 def plain(config, tmp_path_factory):
-    """Work directories of trainings that nobody interrupts, by ranks."""
+    """Work directories of training runs that nobody interrupts, by ranks."""
     done = {}
 
     def get(ranks):
