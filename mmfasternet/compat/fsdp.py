@@ -4,7 +4,6 @@
 Written against mmengine 0.10.7, onedl-mmengine 0.10.12 and PyTorch 2.13;
 tests/test_tools/test_distributed.py shows each with two processes.
 """
-from copy import deepcopy
 from functools import partial
 from typing import Any, Dict
 
@@ -110,7 +109,10 @@ def whole_optim_state(model: FullyShardedDataParallel,
                 optimizer.state[param] = {kind: values[kind]}
             part = FullyShardedDataParallel.optim_state_dict(model, optimizer)
             for name, values in part['state'].items():
-                whole.setdefault(name, {}).update(deepcopy(values))
+                # a view of the buffer, with which all of it would be saved
+                whole.setdefault(name, {}).update(
+                    {key: value.clone() if isinstance(value, Tensor) else value
+                     for key, value in values.items()})
     finally:
         optimizer.state.update(state)
     return dict(

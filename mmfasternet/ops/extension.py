@@ -163,13 +163,15 @@ def _focal_loss(input: Tensor, target: Tensor, weight: Tensor, gamma: float,
 
 
 def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor,
-                               output: Tensor, **kwargs) -> None:
+                               output: Tensor, gamma: float,
+                               alpha: float) -> None:
     """See :func:`mmfasternet.ops.sigmoid_focal_loss`."""
-    output.copy_(_focal_loss(input, target, weight, **kwargs))
+    output.copy_(_focal_loss(input, target, weight, gamma, alpha))
 
 
 def sigmoid_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor,
-                                grad_input: Tensor, **kwargs) -> None:
+                                grad_input: Tensor, gamma: float,
+                                alpha: float) -> None:
     """The gradient of the sum of the losses."""
-    _gradients(lambda logits: _focal_loss(logits, target, weight, **kwargs),
+    _gradients(lambda x: _focal_loss(x, target, weight, gamma, alpha),
                [input], torch.ones_like(input), [grad_input])

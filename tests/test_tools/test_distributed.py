@@ -168,14 +168,15 @@ def result(work_dir):
 
 @pytest.fixture(scope='module')
 def plain(config, tmp_path_factory):
-    """Work directories of training runs that nobody interrupts, by ranks."""
+    """Work directories of training runs that nobody interrupts."""
     done = {}
 
-    def get(ranks):
-        if ranks not in done:
-            done[ranks] = tmp_path_factory.mktemp(f'plain{ranks}')
-            train(config, done[ranks], ranks)
-        return done[ranks]
+    def get(ranks, config=config):
+        key = f'{config.stem}{ranks}'
+        if key not in done:
+            done[key] = tmp_path_factory.mktemp(key)
+            train(config, done[key], ranks)
+        return done[key]
 
     return get
 
@@ -373,8 +374,26 @@ def test_killed_at_random_moments(ranks, kills, config, plain, tmp_path):
         assert_equal(result(work_dir), expected)
 
 
+@pytest.fixture(scope='module')
+def saved(sharded, tmp_path_factory):
+    """What FSDP has saved when it is killed in the middle of epoch 2, after
+    a validation."""
+    work_dir = tmp_path_factory.mktemp('killed')
+    train(sharded, work_dir, 2, ACT='0 4 self 9', status=1)
+    last = work_dir / 'iter_4.pth'
+    assert (work_dir / 'last_checkpoint').read_text() == str(last)
+    return last
+
+
 @pytest.mark.slow
-def test_fsdp_trains_as_ddp_does(config, sharded, plain, tmp_path):
+def test_fsdp_trains_on_as_if_nobody_had_killed_it(sharded, saved, plain,
+                                                   tmp_path):
+    train(sharded, tmp_path, 2, '--resume', saved)
+    assert_equal(result(tmp_path), result(plain(2, sharded)))
+
+
+@pytest.mark.slow
+def test_fsdp_trains_as_ddp_does(config, sharded, saved, plain, tmp_path):
     """But for the order of sums, averaged weights and clipping included."""
 
     def assert_like_ddp(work_dir):
@@ -383,19 +402,10 @@ def test_fsdp_trains_as_ddp_does(config, sharded, plain, tmp_path):
             torch.testing.assert_close(
                 found[key], expected[key], rtol=1e-4, atol=1e-5)
 
-    train(sharded, tmp_path / 'whole', 2)
-    assert_like_ddp(tmp_path / 'whole')
-
-    # killed in the middle of epoch 2, after a validation
-    train(sharded, tmp_path / 'parts', 2, ACT='0 4 self 9', status=1)
-    last = tmp_path / 'parts/iter_4.pth'
-    assert (tmp_path / 'parts/last_checkpoint').read_text() == str(last)
-    # DDP goes on from it as if it had begun
-    train(config, tmp_path / 'ddp', 2, '--resume', last)
-    assert_like_ddp(tmp_path / 'ddp')
-    # and FSDP as if nobody had killed it
-    train(sharded, tmp_path / 'parts', 2, '--resume')
-    assert_equal(result(tmp_path / 'parts'), result(tmp_path / 'whole'))
+    assert_like_ddp(plain(2, sharded))
+    # DDP goes on from its checkpoint as if it had begun
+    train(config, tmp_path, 2, '--resume', saved)
+    assert_like_ddp(tmp_path)
 
 
 def test_fsdp_that_would_not_save_one_file_is_refused(tmp_path):
@@ -521,6 +531,9 @@ def test_the_state_of_a_sharded_optimizer_is_whole(tmp_path):
     single, = on_ranks(1, optimizer_state, tmp_path / 'one', False)
     for part in on_ranks(2, optimizer_state, tmp_path / 'two', True):
         torch.testing.assert_close(part, single, rtol=1e-3, atol=1e-6)
+        # a file of it is as large as its numbers
+        for value in (v for values in part.values() for v in values.values()):
+            assert value.untyped_storage().nbytes() == value.nbytes
 
 
 def reloaded_state(rank, ranks):
