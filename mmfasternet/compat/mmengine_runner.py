@@ -24,14 +24,10 @@ def is_training(runner: Runner) -> bool:
 def train_inside(runner: Runner, context: AbstractContextManager) -> None:
     """Let the training loop run inside a context manager.
 
-    MMEngine calls no hook after an exception or Ctrl-C, so a hook that
-    changes something of the process (the terminal, a signal handler) has no
-    other place to put it back. To be called in ``before_run``.
-
-    Args:
-        runner (Runner): The runner, about to train.
-        context (AbstractContextManager): Entered when the loop starts, left
-            however it ends.
+    It is left however the loop ends: MMEngine calls no hook after an exception
+    or Ctrl-C, so a hook that changes something of the process (the terminal,
+    a signal handler) has no other place to put it back. To be called in
+    ``before_run``.
     """
     loop = runner.train_loop
     run = loop.run

@@ -43,11 +43,9 @@ def fold_before(conv: Optional[nn.Module],
     zeros before a summand.
 
     Args:
-        conv (nn.Module, optional): What takes the result. None if that is not
-            known.
-        scale (Tensor): Factors ``(C, )`` of its input channels.
-        bias (Tensor): Their summands.
-        first (int): The first of these channels. Defaults to 0.
+        conv (nn.Module, optional): What takes the result, None if unknown.
+        scale, bias (Tensor): Factors and summands ``(C, )`` of its input
+            channels from ``first`` on.
 
     Returns:
         bool: Whether it was done.

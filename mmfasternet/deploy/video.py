@@ -16,16 +16,10 @@ from .files import written_whole
 def prefetch(items: Iterable[Any],
              size: int,
              latest: bool = False) -> Iterator[Any]:
-    """Take items from an iterable in another thread, in order.
+    """Take items from an iterable in another thread, ``size`` ahead, in order.
 
-    Args:
-        items (Iterable): What raises in there is raised here.
-        size (int): How many to take ahead.
-        latest (bool): Drop what was not fetched when the next one comes.
-            Defaults to False.
-
-    Yields:
-        The items.
+    What raises there is raised here. With ``latest``, what was not fetched is
+    dropped when the next one comes.
     """
     buffer: queue.Queue = queue.Queue(1 if latest else size)
     stop = threading.Event()

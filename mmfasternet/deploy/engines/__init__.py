@@ -172,13 +172,9 @@ class Engine:
 
     def quantize(self, path: Path, out: Path, batches: Sequence['np.ndarray'],
                  keep: Callable[[str], bool]) -> None:
-        """Write a file in int8.
+        """Write a file in int8, calibrated with batches of inputs.
 
-        Args:
-            path (Path): A file of this engine.
-            out (Path): The file to write.
-            batches (Sequence[np.ndarray]): Inputs to calibrate with.
-            keep (callable): Whether the convolution of a name stays in float.
+        ``keep`` tells by its name whether a convolution stays in float.
         """
         with _quiet('nncf', ''):
             self.module.quantize(path, out, batches, keep)
