@@ -336,7 +336,7 @@ def test_tools_say_so_too(tool, bare_python, tmp_path):
 
 
 def test_an_error_of_another_kind_stays_what_it_is(bare_python, fakes):
-    """Nothing is wrong with these packages, but they are no PyTorch."""
+    """Nothing is wrong with these packages, but they are not PyTorch."""
     done = run(bare_python, '-c', 'import mmfasternet.models',
                path=fakes({}, {}))
     assert "ImportError: cannot import name 'build_" in done.stderr

@@ -1,49 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a checkpoint to a model: read once, verified, all of it or nothing."""
+"""From a checkpoint to a model: verified, all of it or nothing."""
 import re
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Union
+from typing import Any, Dict, List, NamedTuple, Sequence, Union
 
 import torch
 from mmengine.model import is_model_wrapper
 from torch import nn
 
-from mmfasternet.compat.mmengine import load_by_backend
-
-from .download import SCHEME, checkpoint_path
-from .reading import (
-    CheckpointError,
-    allowed_globals,
-    read_checkpoint,
-    refusal,
-)
+from .access import get_checkpoint
+from .reading import CheckpointError
 
 TensorDict = Dict[str, torch.Tensor]
-
-
-def get_checkpoint(name: Union[str, Path],
-                   map_location: Any = 'cpu',
-                   modules: bool = False,
-                   keep: bool = False,
-                   sha256: Optional[str] = None) -> Any:
-    """Find and read a checkpoint.
-
-    Args:
-        name (str | Path): See :func:`.checkpoint_path`; the other storage
-            backends of MMEngine (``s3://``) work as well.
-        map_location, modules, keep: See :func:`.read_checkpoint`.
-        sha256 (str, optional): Expected digest, see
-            :func:`.checkpoint_path`.
-
-    Raises:
-        FileNotFoundError, CheckpointError: See there.
-    """
-    name = str(name)
-    if '://' in name and \
-            not name.startswith((SCHEME, 'http://', 'https://')):
-        return load_by_backend(name, map_location, allowed_globals(), refusal)
-    return read_checkpoint(
-        checkpoint_path(name, sha256), map_location, modules, keep)
 
 
 class Fit(NamedTuple):
@@ -65,12 +33,7 @@ class Fit(NamedTuple):
 
 
 def compare_tensors(own: TensorDict, theirs: TensorDict) -> Fit:
-    """Compare the tensors of a checkpoint with those of a model by name.
-
-    Args:
-        own (dict[str, Tensor]): State dict of the model.
-        theirs (dict[str, Tensor]): Tensors of the checkpoint.
-    """
+    """Compare ``own``, the state dict of a model, with those of a file."""
     fit = Fit([], [], [k for k in theirs if k not in own], [], [])
     for name, like in own.items():
         tensor = theirs.get(name)
@@ -86,6 +49,11 @@ def compare_tensors(own: TensorDict, theirs: TensorDict) -> Fit:
         else:
             fit.fitting.append(name)
     return fit
+
+
+def unwrapped(tensors: TensorDict) -> TensorDict:
+    """By the names that they have without a wrapper, such as DDP's."""
+    return {re.sub(r'^(module\.)+', '', k): v for k, v in tensors.items()}
 
 
 def _is_usable(tensor: torch.Tensor, like: torch.Tensor) -> bool:
@@ -163,8 +131,7 @@ def require_fitting(own: TensorDict,
         name, classes: See there.
 
     Returns:
-        dict[str, Tensor]: The tensors by the names they have without a
-        wrapper.
+        dict[str, Tensor]: The tensors, :func:`unwrapped`.
     """
     tensors = data.get('state_dict', data) if isinstance(data, dict) else None
     if not isinstance(tensors, dict) or not all(
@@ -175,13 +142,10 @@ def require_fitting(own: TensorDict,
             'has one under "state_dict". Give the checkpoint of a training '
             'run')
     _require_classes(data, name, classes)
-    own, tensors = ({re.sub(r'^(module\.)+', '', k): v for k, v in x.items()}
-                    for x in (own, tensors))
+    own, tensors = unwrapped(own), unwrapped(tensors)
     fit = compare_tensors(own, tensors)
-    problems = [
-        *fit.shapes, *(f'{k}: not in the file' for k in fit.missing),
-        *(f'{k}: not in the model' for k in fit.unexpected)
-    ]
+    problems = [*fit.shapes, *(f'{k}: not in the file' for k in fit.missing),
+                *(f'{k}: not in the model' for k in fit.unexpected)]
     if problems:
         raise CheckpointError(
             f'{name} does not fit the config, {len(problems)} tensors differ: '

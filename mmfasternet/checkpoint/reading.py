@@ -10,7 +10,7 @@ import time
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Optional, Tuple, Union
+from typing import Any, List, Optional, Tuple, Union
 
 import numpy as np
 import safetensors.torch
@@ -49,12 +49,9 @@ def allowed_globals() -> list:
     numpy 2 renamed its modules, and files carry the old or the new name.
     """
     multiarray = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
-    allowed = [
-        HistoryBuffer, slice, np.ndarray, np.dtype,
-        (_history_method, 'builtins.getattr'),
-        *{type(np.dtype(kind))
-          for kind in '?bhilqBHILQefd'}
-    ]
+    allowed = [HistoryBuffer, slice, np.ndarray, np.dtype,
+               (_history_method, 'builtins.getattr'),
+               *{type(np.dtype(kind)) for kind in '?bhilqBHILQefd'}]
     for function, name in zip(multiarray, ('_reconstruct', 'scalar')):
         for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
             allowed.append((function, f'{module}.{name}'))
@@ -135,12 +132,10 @@ def _read(path: Path, map_location: Any, modules: bool) -> Any:
         allowed = allowed_globals()
         if head.startswith(b'PK'):
             _check_archive(path)
-        if modules and head.startswith(b'PK'):
-            with safe_globals(allowed):
-                unknown = get_unsafe_globals_in_checkpoint(path)
-            allowed += [(type('Inert', (_Inert, ), {}), name)
-                        for name in unknown
-                        if name.startswith(_MODULE_PICKLES)]
+            if modules:
+                allowed += [(type('Inert', (_Inert, ), {}), name)
+                            for name in _forbidden_globals(path)
+                            if name.startswith(_MODULE_PICKLES)]
         with safe_globals(allowed):
             return torch.load(path, map_location, weights_only=True)
     except UnpicklingError as error:
@@ -154,6 +149,12 @@ def _read(path: Path, map_location: Any, modules: bool) -> Any:
             f'{path} cannot be read, it is truncated or damaged '
             f'({path.stat().st_size} bytes): {reason}. Download or save it '
             'again') from error
+
+
+def _forbidden_globals(path: Union[str, Path]) -> List[str]:
+    """Names of what a pickle would call, without what is allowed."""
+    with safe_globals(allowed_globals()):
+        return get_unsafe_globals_in_checkpoint(path)
 
 
 def _check_archive(path: Path) -> None:
@@ -182,13 +183,10 @@ def _check_archive(path: Path) -> None:
 def refusal(path: Union[str, Path], error: UnpicklingError) -> CheckpointError:
     """The error for a pickle that would run code, naming what it calls.
 
-    Args:
-        path (str | Path): The checkpoint.
-        error (UnpicklingError): What ``torch.load`` raised.
+    ``error`` is what ``torch.load`` raised.
     """
     try:
-        with safe_globals(allowed_globals()):
-            names = get_unsafe_globals_in_checkpoint(path)
+        names = _forbidden_globals(path)
     except Exception:  # the old format of torch.save cannot be listed
         names = []
     if not names:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of MMEngine's config reader is no public interface.
+"""What of MMEngine's config reader is not a public interface.
 
 Written against ``mmengine.config`` of mmengine 0.10.7 and onedl-mmengine
 0.10.12; tests/test_compat/test_mmengine_config.py fails where that changes.

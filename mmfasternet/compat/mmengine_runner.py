@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of MMEngine's runner, loops and samplers is no public interface.
+"""What of MMEngine's runner, loops and samplers is not a public interface.
 
 Written against mmengine 0.10.7, onedl-mmengine 0.10.12 and PyTorch 2.6 to
 2.13; tests/test_compat/test_mmengine_runner.py fails where that changes.
@@ -24,14 +24,10 @@ def is_training(runner: Runner) -> bool:
 def train_inside(runner: Runner, context: AbstractContextManager) -> None:
     """Let the training loop run inside a context manager.
 
-    MMEngine calls no hook after an exception or Ctrl-C, so a hook that
-    changes something of the process (the terminal, a signal handler) has no
-    other place to put it back. To be called in ``before_run``.
-
-    Args:
-        runner (Runner): The runner, about to train.
-        context (AbstractContextManager): Entered when the loop starts, left
-            however it ends.
+    It is left however the loop ends: MMEngine calls no hook after an exception
+    or Ctrl-C, so a hook that changes something of the process (the terminal,
+    a signal handler) has no other place to put it back. To be called in
+    ``before_run``.
     """
     loop = runner.train_loop
     run = loop.run

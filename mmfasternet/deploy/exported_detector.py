@@ -25,20 +25,13 @@ def _open(file: str, modified: int, *options: Any) -> Backend:
     return load_backend(file, *options)
 
 
-def _modified(file: str) -> int:
-    return os.stat(file).st_mtime_ns if os.path.isfile(file) else 0
-
-
 @MODELS.register_module()
 class ExportedDetector(BaseModel):
     """An exported file as a model that MMEngine's runner can test.
 
     Args:
         file (str): ``.onnx``, or ``.xml`` of OpenVINO.
-        backend (str, optional): See :class:`Predictor`.
-        precision (str): See :class:`Predictor`. Defaults to ``'fp32'``.
-        threads (int, optional): See :class:`Predictor`.
-        device (str): See :class:`Predictor`. Defaults to ``'cpu'``.
+        backend, precision, threads, device: See :func:`.load_backend`.
     """
 
     def __init__(self,
@@ -49,8 +42,9 @@ class ExportedDetector(BaseModel):
                  device: str = 'cpu') -> None:
         # images stay uint8, as the test pipeline leaves them
         super().__init__(data_preprocessor=BaseDataPreprocessor())
-        self.backend = _open(file, _modified(file), backend, precision,
-                             threads, device)
+        modified = os.path.isfile(file) and os.stat(file).st_mtime_ns
+        self.backend = _open(file, modified, backend, precision, threads,
+                             device)
 
     def forward(self,
                 inputs: Sequence[torch.Tensor],
@@ -60,11 +54,9 @@ class ExportedDetector(BaseModel):
 
         Args:
             inputs (Sequence[Tensor]): uint8 ``(3, H, W)`` each, prepared.
-            data_samples (Sequence[DetDataSample]): One per image.
+            data_samples (Sequence[DetDataSample]): One per image, which get
+                ``pred_instances``.
             mode (str): ``'predict'`` alone.
-
-        Returns:
-            list[DetDataSample]: The same with ``pred_instances``.
         """
         if mode != 'predict':
             raise ValueError(f'an exported detector can only predict, not '
@@ -93,24 +85,18 @@ def use_exported(cfg: Config,
 
     Args:
         cfg (Config): The config, changed in place.
-        file (str | Path): See :class:`ExportedDetector`.
-        backend (str, optional): See :class:`Predictor`.
-        precision (str): See :class:`Predictor`. Defaults to ``'fp32'``.
+        file (str | Path): The file.
+        backend, precision: See :func:`.load_backend`.
 
     Raises:
         CheckpointError: If the file detects other classes.
     """
-    model = dict(
-        type='mmfasternet.ExportedDetector',
-        file=str(file),
-        backend=backend,
-        precision=precision)
-    exported = ExportedDetector(
-        str(file), backend, precision).backend.info.classes
+    options = dict(file=str(file), backend=backend, precision=precision)
+    exported = ExportedDetector(**options).backend.info.classes
     classes = tuple(cfg.get('metainfo', {}).get('classes', ()))
     if classes not in ((), exported):
         raise CheckpointError(
             f'{file} detects {", ".join(exported)}, but the config has '
             f'{", ".join(classes)}: give the config that it was exported with')
-    cfg.model = model
+    cfg.model = dict(type='mmfasternet.ExportedDetector', **options)
     cfg.custom_hooks = []  # they are for training; EMAHook copies the model

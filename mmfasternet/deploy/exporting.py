@@ -2,8 +2,9 @@
 """Deployed detectors as files, and what is in the files."""
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -17,11 +18,10 @@ from .files import written_whole
 from .info import DeployInfo
 from .loading import load_backend
 from .modules import DeployedDetector
+from .onnx_model import STRIDE
 from .onnx_nms import OUTPUTS, append_nms
 from .postprocess import postprocess
 
-TOLERANCE = 1e-4  # of the greatest coordinate or score, fp32; seen: 5e-6
-STRIDE = 32
 MAX_PIXELS = 2**27  # 327 images of 640x640; feature maps are many times that
 
 
@@ -42,7 +42,7 @@ def export(deployed: DeployedDetector,
             (OpenVINO, with a ``.bin`` beside it), or ``.pth`` (a checkpoint
             of the deploy form).
         shape (Sequence[int], optional): Height and width of the input.
-            Defaults to None, those of ``info.img_scale``.
+            Defaults to those of ``info.img_scale``.
         batch_size (int): Images per run. Defaults to 1.
         dynamic (bool): Let all three vary instead, the sizes in multiples of
             32. Defaults to False.
@@ -62,9 +62,11 @@ def export(deployed: DeployedDetector,
                          f'of {path}')
     height, width = shape or info.img_scale[::-1]
     _check_input(batch_size, height, width)
-    fixed = dict(img_scale=(width, height), shape=(batch_size, height, width))
-    info = replace(info, nms=nms, **(
-        dict(shape=(None, None, None)) if dynamic else fixed))
+    if dynamic:
+        info = replace(info, nms=nms, shape=(None, None, None))
+    else:
+        info = replace(info, nms=nms, img_scale=(width, height),
+                       shape=(batch_size, height, width))
     if engine is None:
         meta = {KEY: info.dumps(), 'dataset_meta': dict(classes=info.classes)}
         save_checkpoint(
@@ -74,16 +76,11 @@ def export(deployed: DeployedDetector,
     images = torch.randint(
         256, (max(batch_size, 2) if dynamic else batch_size, 3, height, width),
         dtype=torch.uint8)
-
-    def edit(model: Any) -> None:
-        if dynamic:
-            _name_sizes(model)
-        if nms:
-            append_nms(model, info)
-
     with written_whole(path) as part:
-        engine.write(deployed, images, part, OUTPUTS,
-                     _sizes() if dynamic else None, opset, info.dumps(), edit)
+        engine.write(
+            deployed, images, part, info.dumps(), outputs=OUTPUTS,
+            dynamic=dynamic, opset=opset,
+            edit=partial(append_nms, info=info) if nms else None)
     return info
 
 
@@ -98,30 +95,10 @@ def _check_input(batch_size: int, height: int, width: int) -> None:
                          f'than the {MAX_PIXELS} pixels that one run may take')
 
 
-def _sizes() -> Tuple[Dict[int, Any]]:
-    """The dimensions of the input that may vary, for torch.export."""
-    dim = torch.export.Dim
-    return ({
-        0: dim('batch', min=1),
-        2: STRIDE * dim('height', min=1),
-        3: STRIDE * dim('width', min=1)
-    }, )
-
-
-def _name_sizes(model: Any) -> None:
-    """Readable names for the dimensions that vary."""
-    for value, names in ((model.graph.input[0], ('batch', None, 'height',
-                                                 'width')),
-                         (model.graph.output[0], ('batch', 'priors', None)),
-                         (model.graph.output[1], ('batch', 'priors', None))):
-        for dim, name in zip(value.type.tensor_type.shape.dim, names):
-            if name:
-                dim.dim_param = name
-
-
 # ------------------------------------------------------------ validation
 def compare(deployed: DeployedDetector, info: DeployInfo,
-            path: Union[str, Path], images: np.ndarray) -> Dict[str, float]:
+            path: Union[str, Path],
+            images: np.ndarray) -> Dict[str, Tuple[float, float]]:
     """How far an exported file is from the network it was made of.
 
     Args:
@@ -132,55 +109,41 @@ def compare(deployed: DeployedDetector, info: DeployInfo,
             network; they run in batches of the file's size.
 
     Returns:
-        dict[str, float]: The greatest difference of a coordinate in pixels
-        (``'boxes'``) and of a score (``'scores'``); of a network with NMS the
-        share of detections of at least 0.05 that have no partner of the same
-        class within 0.1 pixels (``'detections'``).
+        dict[str, tuple[float, float]]: The greatest difference and how much
+        of it fp32 may make: of a coordinate in pixels (``'boxes'``) and of a
+        score (``'scores'``); of a network with NMS the share of detections of
+        at least 0.05 that have no partner of the same class within 0.1 pixels
+        (``'detections'``).
     """
     size = info.shape[0] or min(len(images), 2)
     run = load_backend(path)
     reference = PyTorchNetwork(deployed, channels_last=False)
     raw = replace(info, nms=False)
-    worst: Counter = Counter()
-    for first in range(0, len(images) - size + 1, size):
-        batch = images[first:first + size]
+    if info.nms:
+        # of thousands a few overlap by the threshold but for rounding
+        allowed = dict(detections=0.01)
+    else:  # seen: 5e-6 of the greatest
+        allowed = dict(boxes=1e-4 * max(images.shape[2:]), scores=1e-4)
+
+    def differences(batch: np.ndarray) -> List[float]:
         wanted, got = reference(batch), run(batch)
         if info.nms:
             pairs = zip(postprocess(info, got), postprocess(raw, wanted))
-            worst['detections'] = max(
-                worst['detections'], *(_without_partner(*p) for p in pairs))
-            continue
-        for name, one, other in zip(OUTPUTS, wanted, got):
-            worst[name] = max(worst[name], float(abs(one - other).max()))
-    return dict(worst)
+            return [max(_without_partner(*pair) for pair in pairs)]
+        return [abs(a - b).max() for a, b in zip(wanted, got)]
 
-
-def tolerance(info: DeployInfo, name: str, images: np.ndarray) -> float:
-    """What :func:`compare` may give for fp32.
-
-    Args:
-        info (DeployInfo): About the file.
-        name (str): The key in its result.
-        images (np.ndarray): What it was given.
-    """
-    if name == 'detections':
-        # of thousands, a few overlap by the threshold but for rounding
-        return 0.01
-    return TOLERANCE * (max(images.shape[2:]) if name == 'boxes' else 1)
+    worst = np.max([differences(images[first:first + size]) for first in range(
+        0, len(images) - size + 1, size)], 0)
+    return dict(zip(allowed, zip(worst, allowed.values())))
 
 
 def _without_partner(one: InstanceData, other: InstanceData) -> float:
     """Share of the detections of either that the other does not have."""
-    sets = [r[r.scores >= 0.05] for r in (one, other)]
-    lone = 0
-    for mine, theirs in (sets, sets[::-1]):
-        if len(mine) and len(theirs):
-            near = (mine.bboxes[:, None] - theirs.bboxes).abs().amax(2) < 0.1
-            near &= mine.labels[:, None] == theirs.labels
-            lone += int((~near.any(1)).sum())
-        else:
-            lone += len(mine)
-    return lone / max(sum(map(len, sets)), 1)
+    one, other = (r[r.scores >= 0.05] for r in (one, other))
+    near = (one.bboxes[:, None] - other.bboxes).abs().amax(2) < 0.1
+    near &= one.labels[:, None] == other.labels
+    lone = sum(int((~near.any(side)).sum()) for side in (0, 1))
+    return lone / max(sum(near.shape), 1)
 
 
 def node_counts(path: Union[str, Path]) -> List[Tuple[str, int]]:

@@ -7,16 +7,7 @@ import tempfile
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Dict,
-    Iterator,
-    List,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import TYPE_CHECKING, Any, Dict, Iterator, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
@@ -63,16 +54,18 @@ def output_names(images: Sequence[str],
 
     Yields:
         tuple[str, str]: Of a picture, and of a file of detections: as the
-        image with ``.json``, behind its suffix if another image differs in
+        image with ``.json``, after its suffix if another image differs in
         that alone.
     """
-    names: List[str] = []
-    for image in images:
-        name = osp.basename(image.partition('?')[0]) if '://' in image else \
-            osp.relpath(image, root if osp.isdir(root) else
-                        osp.dirname(image) or '.')
-        suffix = osp.splitext(name)[1].lower()
-        names.append(name if suffix in IMAGE_SUFFIXES else f'{name}.jpg')
+    root = root if osp.isdir(root) else osp.dirname(root) or '.'
+    names = [
+        osp.basename(image.partition('?')[0])
+        if '://' in image else osp.relpath(image, root) for image in images
+    ]
+    names = [
+        name if osp.splitext(name)[1].lower() in IMAGE_SUFFIXES else
+        f'{name}.jpg' for name in names
+    ]
     # file systems may not tell small letters from capital ones
     stems = Counter(osp.splitext(name)[0].lower() for name in names)
     taken = set()
@@ -100,14 +93,8 @@ def write_json(data: Any, path: Union[str, Path]) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A file, and what belongs to it, that is complete or not there.
-
-    Args:
-        path (Path): Where it is to be; the folder is made.
-
-    Yields:
-        Path: Where to write it.
-    """
+    """Yields where to write a file, and what belongs to it, that is complete
+    or not there at ``path``; the folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         yield Path(folder) / path.name

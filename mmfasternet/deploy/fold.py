@@ -8,13 +8,11 @@ convolution before or after them. Nothing is approximated: what cannot be
 folded exactly stays as a multiplication and an addition.
 """
 import copy
-from collections import OrderedDict
 from typing import Dict, Optional, Sequence, Tuple
 
 import torch
-from mmcv.cnn import ConvModule, fuse_conv_bn
 from mmengine.model import BaseDataPreprocessor, ImgDataPreprocessor
-from torch import Tensor, nn
+from torch import nn
 
 from mmfasternet.models import (
     FasterNet,
@@ -22,15 +20,19 @@ from mmfasternet.models import (
     YOLOv8PConvHeadModule,
     YOLOv8SPPFPAFPN,
 )
-from mmfasternet.models.backbones import BasicStage, FasterNetBlock
 
+from .folding import (
+    ScaleBias,
+    fold_before,
+    fold_modules,
+    is_foldable,
+    scale_bias,
+)
 from .modules import (
     DeployedBackbone,
-    DeployedBlock,
     DeployedDetector,
     DeployedHead,
     DeployedNeck,
-    ScaleBias,
     SwapChannels,
 )
 
@@ -42,117 +44,15 @@ from mmyolo.models.task_modules.coders import (  # isort: skip
     DistancePointBBoxCoder)
 
 
-# ------------------------------------------------------------ folding
-def _is_foldable(norm: nn.Module) -> bool:
-    """Whether a norm is the same factors and summands for all images."""
-    return isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm)) and \
-        norm.track_running_stats and norm.affine
-
-
-def _scale_bias(norm: nn.Module) -> Tuple[Tensor, Tensor]:
-    """Factors and summands of a foldable norm, ``(C, )`` each."""
-    scale = (norm.running_var + norm.eps).rsqrt() * norm.weight
-    return scale, norm.bias - norm.running_mean * scale
-
-
-def _takes_before(conv: nn.Module) -> bool:
-    """Whether :func:`_fold_before` is exact: zeros around the input of the
-    convolution would be no zeros before a summand."""
-    return type(conv) is nn.Conv2d and conv.groups == 1 and \
-        conv.padding in ((0, 0), 'valid')
-
-
-def _fold_before(conv: nn.Conv2d,
-                 scale: Tensor,
-                 bias: Tensor,
-                 first: int = 0) -> None:
-    """Make the convolution do what precedes it, with the factors and
-    summands ``(C, )`` of its input channels from ``first`` on."""
-    weight = conv.weight.clone()
-    part = weight[:, first:first + len(scale)]
-    summand = torch.einsum('oihw,i->o', part, bias)
-    part *= scale.view(1, -1, 1, 1)
-    conv.weight = nn.Parameter(weight)
-    conv.bias = nn.Parameter(
-        summand if conv.bias is None else conv.bias + summand)
-
-
-def _conv_norm(conv: nn.Module, norm: nn.Module) -> Sequence[nn.Module]:
-    """A convolution and its norm, folded if it can be."""
-    pair = nn.Sequential(conv, norm)
-    if _is_foldable(norm):
-        fuse_conv_bn(pair)
-    return [part for part in pair if not isinstance(part, nn.Identity)]
-
-
-def _one_module(modules: Sequence[nn.Module]) -> nn.Module:
-    return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
-
-
-def _fold_modules(module: nn.Module, done: Dict[nn.Module,
-                                                nn.Module]) -> nn.Module:
-    """The module without batch norms; ``done`` holds what two may share.
-
-    mmcv's ``fuse_conv_bn`` folds each norm into the convolution before it in
-    the order of registration, which need not be that of the forward pass
-    (mmyolo's QARepVGGBlock); that of a ConvModule is known.
-    """
-    if module in done:
-        return done[module]
-    done[module] = module
-    if _is_foldable(module):
-        done[module] = ScaleBias(*_scale_bias(module))
-    elif isinstance(module, ConvModule):
-        if _is_plain(module):
-            done[module] = _fold_conv_module(module)
-    else:
-        for name, child in list(module._modules.items()):
-            if child is not None:
-                setattr(module, name, _fold_modules(child, done))
-    return done[module]
-
-
-def _is_plain(module: ConvModule) -> bool:
-    return type(module.conv) is nn.Conv2d and \
-        module.order == ('conv', 'norm', 'act') and \
-        not module.with_explicit_padding and not module.with_spectral_norm \
-        and (module.norm is None or _is_foldable(module.norm))
-
-
-def _fold_conv_module(module: ConvModule) -> nn.Module:
-    """Convolution and activation, under the names that they had."""
-    children = fuse_conv_bn(module).named_children()
-    return nn.Sequential(
-        OrderedDict((name, child) for name, child in children
-                    if not isinstance(child, nn.Identity)))
-
-
-# ------------------------------------------------------------ the parts
-def _deploy_block(block: FasterNetBlock) -> DeployedBlock:
-    expand, norm, act, project = block.mlp
-    if block.layer_scale is not None:
-        project.weight = nn.Parameter(project.weight *
-                                      block.layer_scale.view(-1, 1, 1, 1))
-    return DeployedBlock(
-        block.spatial_mixing,
-        nn.Sequential(*_conv_norm(expand, norm), act, project))
-
-
-def _deploy_stage(stage: nn.Module) -> nn.Module:
-    if isinstance(stage, BasicStage):
-        return nn.Sequential(*map(_deploy_block, stage.blocks))
-    return _one_module(_conv_norm(stage.reduction, stage.norm))
-
-
 def _deploy_pixels(preprocessor: BaseDataPreprocessor,
-                   stem: Optional[nn.Conv2d]) -> nn.Module:
+                   stem: Optional[nn.Conv2d]) -> nn.Sequential:
     """Move the preparation of the pixels into the convolution that takes
     them, None if it is not known; what is left of it."""
+    left = nn.Sequential()
     if type(preprocessor) is BaseDataPreprocessor:
-        return nn.Sequential()
-    left = []
+        return left
     swap = preprocessor._channel_conversion
-    if stem is None and swap:
+    if swap and stem is None:
         left.append(SwapChannels())
     elif swap:
         stem.weight = nn.Parameter(stem.weight[:, [2, 1, 0]])
@@ -163,18 +63,15 @@ def _deploy_pixels(preprocessor: BaseDataPreprocessor,
             for value in (preprocessor.mean, preprocessor.std))
         if swap and stem is not None:
             mean, std = mean.flip(0), std.flip(0)
-        if _takes_before(stem):
-            _fold_before(stem, 1 / std, -mean / std)
-        else:
+        if not fold_before(stem, 1 / std, -mean / std):
             left.append(ScaleBias(1 / std, -mean / std))
-    return nn.Sequential(*left)
+    return left
 
 
 def _consumers(neck: nn.Module) -> Sequence[Tuple[nn.Module, int]]:
     """Of each input of the neck the one convolution that takes it and the
     first channel there; nothing for a neck not known."""
-    # the very class: another one may have another forward method
-    if type(neck) is not YOLOv8SPPFPAFPN or not neck.upsample_feats_cat_first:
+    if type(neck) is not YOLOv8SPPFPAFPN:
         return []
     top_down = [(layer.main_conv.conv, layer.main_conv.conv.in_channels -
                  width) for layer, width in zip(neck.top_down_layers[::-1],
@@ -191,12 +88,10 @@ def _deploy_output_norms(backbone: FasterNet,
         norm = getattr(backbone, f'norm{2 * index}')
         if isinstance(norm, nn.Identity):
             continue
-        if not _is_foldable(norm):
+        if not is_foldable(norm):
             kept[str(index)] = norm
-        elif _takes_before(conv):
-            _fold_before(conv, *_scale_bias(norm), first)
-        else:
-            kept[str(index)] = ScaleBias(*_scale_bias(norm))
+        elif not fold_before(conv, *scale_bias(norm), first):
+            kept[str(index)] = ScaleBias(*scale_bias(norm))
     return kept
 
 
@@ -230,15 +125,6 @@ def _check(detector: nn.Module) -> None:
             'model.bbox_head.prior_generator.strides and '
             'head_module.featmap_strides differ: '
             f'{head.prior_generator.strides}, {tuple(head.featmap_strides)}')
-
-
-def _deploy_fasternet(backbone: FasterNet,
-                      neck: nn.Module) -> DeployedBackbone:
-    return DeployedBackbone(
-        _one_module(
-            _conv_norm(backbone.patch_embed.proj, backbone.patch_embed.norm)),
-        [_deploy_stage(stage) for stage in backbone.stages],
-        backbone.out_indices, _deploy_output_norms(backbone, neck))
 
 
 @torch.no_grad()
@@ -289,16 +175,19 @@ def deploy_form(detector: nn.Module) -> DeployedDetector:
         part.eval()  # which returns None for mmyolo's
     backbone, neck, head_module = parts
     done = {}  # what two may share
-    head_module = _fold_modules(head_module, done)
-    neck = _fold_modules(neck, done)
+    head_module = fold_modules(head_module, done)
+    neck = fold_modules(neck, done)
+    stem = None
     # the very class: another one may have another forward method
-    stem = backbone.patch_embed.proj if type(backbone) is FasterNet else None
-    backbone = _fold_modules(backbone, done) if stem is None else \
-        _deploy_fasternet(backbone, neck)
-    if type(neck) is YOLOv8SPPFPAFPN and neck.upsample_feats_cat_first:
-        neck = DeployedNeck(neck)
+    if type(backbone) is FasterNet:
+        stem = backbone.patch_embed.proj
+        backbone = DeployedBackbone(backbone,
+                                    _deploy_output_norms(backbone, neck))
+    else:
+        backbone = fold_modules(backbone, done)
     deployed = DeployedDetector(
-        _deploy_pixels(detector.data_preprocessor, stem), backbone, neck,
+        _deploy_pixels(detector.data_preprocessor, stem), backbone,
+        DeployedNeck(neck) if type(neck) is YOLOv8SPPFPAFPN else neck,
         DeployedHead(head_module, head.prior_generator.offset))
     parameter = next(detector.parameters())
     return deployed.to(parameter.device,

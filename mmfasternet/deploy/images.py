@@ -23,7 +23,6 @@ def example_images(cfg: Config,
             None: those of a data set of the config or, if it is not there,
             the photos that scikit-learn ships.
         split (str): ``'train'``, ``'val'`` or ``'test'``, which data set.
-            Defaults to ``'test'``.
 
     Returns:
         list: Paths or uint8 arrays ``(H, W, 3)``, BGR; at least one.

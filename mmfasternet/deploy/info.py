@@ -47,33 +47,29 @@ class DeployInfo:
     def from_config(cls, cfg: Config) -> 'DeployInfo':
         """Read it from a config of YOLOv8.
 
-        Args:
-            cfg (Config): The config.
-
         Raises:
             ValueError: If the images are prepared, or the boxes chosen, in a
                 way that is not known here.
         """
         try:
-            return cls._from_config(cfg)
+            dataset = next(leaf_datasets(cfg.test_dataloader.dataset))
+            letter = _letterbox(cfg, dataset.pipeline)
+            test = cfg.model.test_cfg
+            nms = dict(test.nms)
+            number = cfg.model.bbox_head.head_module.num_classes
+            limits = dict(
+                max_per_img=int(test.max_per_img),
+                multi_label=bool(test.multi_label) and number > 1)
         except (AttributeError, KeyError) as error:
             raise ValueError(
                 f'{cfg.filename} is not the config of a YOLOv8 detector '
                 f'({error}), and only those have a deploy form') from None
-
-    @classmethod
-    def _from_config(cls, cfg: Config) -> 'DeployInfo':
-        dataset = next(leaf_datasets(cfg.test_dataloader.dataset))
-        letter = _letterbox(cfg, dataset.pipeline)
-        test = cfg.model.test_cfg
-        nms = dict(test.nms)
         if nms.pop('type', 'nms') != 'nms' or {*nms} != {'iou_threshold'}:
             raise ValueError(f'model.test_cfg.nms of {cfg.filename} must be '
                              "dict(type='nms', iou_threshold=...), got "
                              f'{dict(test.nms)}')
         classes = cfg.get('metainfo', {}).get('classes') or \
             dataset.get('metainfo', {}).get('classes')
-        number = cfg.model.bbox_head.head_module.num_classes
         pad = letter.get('pad_val', 0)
         return cls(
             classes=tuple(classes or map(str, range(number))),
@@ -83,8 +79,7 @@ class DeployInfo:
             score_thr=float(test.get('score_thr', -1)),
             iou_threshold=float(nms['iou_threshold']),
             nms_pre=int(test.get('nms_pre', 100000)),
-            max_per_img=int(test.max_per_img),
-            multi_label=bool(test.multi_label) and number > 1)
+            **limits)
 
     def dumps(self) -> str:
         """The text that is written into an exported file."""

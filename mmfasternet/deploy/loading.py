@@ -21,22 +21,14 @@ from .modules import DeployedDetector
 class Backend:
     """A deployed detector: prepared images in, boxes and scores out.
 
-    Args:
+    Attributes:
         network (Network): What runs.
         info (DeployInfo): About it.
-
-    Attributes:
-        info (DeployInfo): The same.
-        name (str): What it is, for messages.
-        seconds (float): How long the network took in the last call.
+        seconds (float): How long the network has run in all.
     """
 
-    seconds = 0.
-
     def __init__(self, network: Network, info: DeployInfo) -> None:
-        self.network = network
-        self.info = info
-        self.name = network.name
+        self.network, self.info, self.seconds = network, info, 0.
 
     def __call__(self, images: np.ndarray) -> List[np.ndarray]:
         """Run the network.
@@ -60,12 +52,12 @@ class Backend:
                                      ('batch size', 'height', 'width')):
             if fixed not in (None, size):
                 raise ValueError(
-                    f'{self.name} was exported for the {name} {fixed}, got '
-                    f'{size}: give images of that size, or export with '
-                    '--dynamic')
+                    f'{self.network.name} was exported for the {name} '
+                    f'{fixed}, got {size}: give images of that size, or '
+                    'export with --dynamic')
         begin = time.perf_counter()
         outs = self.network(images)
-        self.seconds = time.perf_counter() - begin
+        self.seconds += time.perf_counter() - begin
         return outs
 
 
@@ -80,20 +72,11 @@ def load_backend(path: Union[str, Path],
         path (str | Path): ``.onnx``, or ``.xml`` of OpenVINO.
         backend (str, optional): ``'onnxruntime'`` or ``'openvino'``. Defaults
             to None, by the name of the file.
-        precision (str): What to compute in, see :data:`.engines.ENGINES`.
-            Defaults to ``'fp32'``.
-        threads (int, optional): Threads of one run. Defaults to None, one
-            per core.
-        device (str): Where to run. Defaults to ``'cpu'``.
-
-    Returns:
-        Backend: The loaded network.
+        precision, threads, device: See :meth:`.Engine.open`.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ImportError: If the package of the backend is not installed.
-        CheckpointError: If the file is damaged, or no exported detector.
-        ValueError: If backend, precision and file do not go together.
+        FileNotFoundError, ImportError, ValueError: See there.
+        CheckpointError: If the file is damaged, or not an exported detector.
     """
     engine = ENGINES[backend] if backend else engine_of(path)
     network = engine.open(path, precision, threads, device)
@@ -110,9 +93,6 @@ def load_deployed(cfg: Config,
         cfg (Config): The config of the detector.
         checkpoint (str): Its checkpoint, or a checkpoint of the deploy form.
         device (str | torch.device): Where to put it. Defaults to ``'cpu'``.
-
-    Returns:
-        DeployedDetector: See :func:`.fold.deploy_form`.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.

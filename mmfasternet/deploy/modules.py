@@ -5,23 +5,13 @@ from typing import Dict, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
+from mmfasternet.models.backbones import (
+    BasicStage,
+    FasterNet,
+    FasterNetBlock,
+)
 
-class ScaleBias(nn.Module):
-    """A factor and a summand per channel, ``(N, C, H, W)`` to the same.
-
-    Args:
-        scale (Tensor): The factors, ``(C, )``.
-        bias (Tensor): The summands, ``(C, )``.
-    """
-
-    def __init__(self, scale: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(scale.view(-1, 1, 1))
-        self.bias = nn.Parameter(bias.view(-1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, C, H, W)`` to the same shape."""
-        return x * self.scale + self.bias
+from .folding import fold_pair
 
 
 class SwapChannels(nn.Module):
@@ -33,43 +23,50 @@ class SwapChannels(nn.Module):
 
 
 class DeployedBlock(nn.Module):
-    """A FasterNet block: PConv and two 1x1, added to the block's input.
+    """A :class:`.FasterNetBlock`: PConv and 1x1 - act - 1x1, added to x."""
 
-    Args:
-        spatial_mixing (nn.Module): The PConv.
-        mlp (nn.Sequential): 1x1 - act - 1x1.
-    """
-
-    def __init__(self, spatial_mixing: nn.Module,
-                 mlp: nn.Sequential) -> None:
+    def __init__(self, block: FasterNetBlock) -> None:
         super().__init__()
-        self.spatial_mixing = spatial_mixing
-        self.mlp = mlp
+        expand, norm, act, project = block.mlp
+        if block.layer_scale is not None:
+            project.weight = nn.Parameter(
+                project.weight * block.layer_scale.view(-1, 1, 1, 1))
+        self.spatial_mixing = block.spatial_mixing
+        self.mlp = nn.Sequential(*fold_pair(expand, norm), act, project)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, dim, H, W)`` to the same shape."""
         return x + self.mlp(self.spatial_mixing(x))
 
 
+def _conv_norm(conv: nn.Module, norm: nn.Module) -> nn.Module:
+    pair = fold_pair(conv, norm)
+    return pair[0] if len(pair) == 1 else pair
+
+
+def _stage(stage: nn.Module) -> nn.Module:
+    if isinstance(stage, BasicStage):
+        return nn.Sequential(*map(DeployedBlock, stage.blocks))
+    return _conv_norm(stage.reduction, stage.norm)
+
+
 class DeployedBackbone(nn.Module):
-    """FasterNet with its norms folded.
+    """A FasterNet with its norms folded.
 
     Args:
-        patch_embed (nn.Module): The stem, one strided convolution.
-        stages (Sequence[nn.Module]): Stages and merging convolutions in turn.
-        out_indices (Sequence[int]): Stages to return.
-        output_norms (dict[str, nn.Module]): By stage, what the neck did not
-            take over of the norm of that stage's output.
+        backbone (FasterNet): What it is made of.
+        output_norms (dict[str, nn.Module]): By stage, what is left of the
+            norm of its output.
     """
 
-    def __init__(self, patch_embed: nn.Module, stages: Sequence[nn.Module],
-                 out_indices: Sequence[int],
+    def __init__(self, backbone: FasterNet,
                  output_norms: Dict[str, nn.Module]) -> None:
         super().__init__()
-        self.patch_embed = patch_embed
-        self.stages = nn.ModuleList(stages)
+        embed = backbone.patch_embed
+        self.patch_embed = _conv_norm(embed.proj, embed.norm)
+        self.stages = nn.ModuleList(map(_stage, backbone.stages))
         self.output_norms = nn.ModuleDict(output_norms)
-        self.out_indices = tuple(out_indices)
+        self.out_indices = backbone.out_indices
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """Map ``(N, 3, H, W)`` to one map per entry of ``out_indices``."""
@@ -79,18 +76,14 @@ class DeployedBackbone(nn.Module):
             x = stage(x)
             index = position // 2
             if position % 2 == 0 and index in self.out_indices:
-                key = str(index)
-                outs.append(self.output_norms[key](x) if key in
-                            self.output_norms else x)
+                has_norm = str(index) in self.output_norms
+                outs.append(
+                    self.output_norms[str(index)](x) if has_norm else x)
         return tuple(outs)
 
 
 class DeployedNeck(nn.Module):
-    """:class:`.YOLOv8SPPFPAFPN` without what does nothing.
-
-    Args:
-        neck (nn.Module): The neck whose layers to take, norms folded.
-    """
+    """The layers of a :class:`.YOLOv8SPPFPAFPN`, without the identities."""
 
     def __init__(self, neck: nn.Module) -> None:
         super().__init__()
@@ -104,8 +97,8 @@ class DeployedNeck(nn.Module):
         """Fuse ``(P3, P4, P5)`` into three maps of the same sizes.
 
         Raises:
-            ValueError: If the maps do not halve, because the image size is no
-                multiple of 32.
+            ValueError: If the maps do not halve, because the image size is
+                not a multiple of 32.
         """
         # tracing would take the sizes for constants, and warn
         sizes = [] if torch.jit.is_tracing() else \
@@ -130,12 +123,9 @@ class DeployedNeck(nn.Module):
 
 
 class DeployedHead(nn.Module):
-    """YOLOv8's head with the decoding of its boxes.
+    """The layers of a ``YOLOv8HeadModule`` and the decoding of its boxes.
 
-    Args:
-        head_module (nn.Module): A ``YOLOv8HeadModule`` whose layers to take,
-            norms folded.
-        offset (float): Position of a prior within its cell.
+    ``offset`` is the position of a prior within its cell.
     """
 
     def __init__(self, head_module: nn.Module, offset: float) -> None:
@@ -195,14 +185,8 @@ class DeployedHead(nn.Module):
 class DeployedDetector(nn.Module):
     """Everything of a detector up to, but not including, NMS.
 
-    Made by :func:`deploy_form`; it is the same in training mode.
-
-    Args:
-        pixels (nn.Module): What is left of the preparation of the pixels,
-            nothing if the stem does it.
-        backbone (nn.Module): Images to feature maps.
-        neck (nn.Module): Feature maps to feature maps.
-        head (nn.Module): Feature maps to boxes and scores.
+    Made by :func:`deploy_form`; it is the same in training mode. ``pixels``
+    is what is left of their preparation, nothing if the stem does it.
     """
 
     def __init__(self, pixels: nn.Module, backbone: nn.Module,
@@ -235,9 +219,6 @@ class DeployedDetector(nn.Module):
     def maps(self,
              images: Tensor) -> Tuple[Sequence[Tensor], Sequence[Tensor]]:
         """Everything but the decoding, which needs more than 8 bits.
-
-        Args:
-            images (Tensor): As for :meth:`forward`.
 
         Returns:
             tuple[list[Tensor], list[Tensor]]: Per level, class logits

@@ -4,6 +4,7 @@
 import tempfile
 import time
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import (
     Any,
@@ -77,11 +78,7 @@ def as_array(image: Image) -> Tuple[np.ndarray, Optional[str]]:
 
 
 class Letterbox:
-    """Images as the test pipeline of a YOLOv8 config prepares them.
-
-    Args:
-        info (DeployInfo): Says how.
-    """
+    """Images as the test pipeline of a YOLOv8 config prepares them."""
 
     def __init__(self, info: DeployInfo) -> None:
         self.steps = [
@@ -103,8 +100,7 @@ class Letterbox:
             tuple[np.ndarray, dict]: uint8 ``(3, h, w)`` and what leads back.
 
         Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If it is not an image.
+            FileNotFoundError, ValueError: See :func:`as_array`.
         """
         image, path = as_array(image)
         results = dict(img=image)
@@ -121,7 +117,7 @@ class Letterbox:
 
 def detect(backend: Backend, images: np.ndarray,
            metas: Sequence[Meta]) -> List[InstanceData]:
-    """Detections of one batch.
+    """Detections of a batch, in as many runs as the network needs.
 
     Args:
         backend (Backend): The network.
@@ -132,17 +128,16 @@ def detect(backend: Backend, images: np.ndarray,
     Returns:
         list[InstanceData]: See :func:`.postprocess.postprocess`.
     """
-    size = backend.info.shape[0]
-    if size is not None and len(images) > size:
-        return [
-            result for first in range(0, len(images), size)
-            for result in detect(backend, images[first:first + size],
-                                 metas[first:first + size])
-        ]
-    if size is not None and len(images) < size:
-        images = np.concatenate(
-            [images, np.repeat(images[-1:], size - len(images), 0)])
-    return postprocess(backend.info, backend(images), metas)
+    size = backend.info.shape[0] or len(images)
+    found = []
+    for first in range(0, len(images), size):
+        part = images[first:first + size]
+        if len(part) < size:
+            part = np.concatenate(
+                [part, np.repeat(part[-1:], size - len(part), 0)])
+        found += postprocess(backend.info, backend(part),
+                             metas[first:first + size])
+    return found
 
 
 class Predictor:
@@ -158,10 +153,10 @@ class Predictor:
             ``'openvino'``. Defaults to None, what the file is for. A
             checkpoint is exported for the other two when it is loaded.
         precision (str): ``'fp32'``; ``'bf16'`` for PyTorch and OpenVINO,
-            ``'fp16'`` for PyTorch on a GPU. Defaults to ``'fp32'``.
+            ``'fp16'`` for PyTorch on a GPU.
         threads (int, optional): Threads of one run. Defaults to None, the
             engine's choice.
-        device (str): Where to run. Defaults to ``'cpu'``.
+        device (str): Where to run.
         score_thr (float, optional): Lowest score. Defaults to None, that of
             the config, which is meant for evaluation (0.001); with NMS in
             the network, detections below are dropped afterwards.
@@ -192,13 +187,12 @@ class Predictor:
         if backend not in (None, *ENGINES):
             raise ValueError(f'backend must be one of {", ".join(ENGINES)}, '
                              f'got {backend}')
+        options = precision, threads, device
         if Path(model).suffix in EXPORTED:
-            self.backend = load_backend(model, backend, precision, threads,
-                                        device)
+            self.backend = load_backend(model, backend, *options)
         else:
             self.backend = _load_checkpoint(
-                str(model), config, backend or 'pytorch', precision, threads,
-                device)
+                str(model), config, backend or 'pytorch', *options)
         self.score_thr = score_thr
         self.classes = self.backend.info.classes
         self.letterbox = Letterbox(self.backend.info)
@@ -221,8 +215,7 @@ class Predictor:
             of each image.
 
         Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If it is not an image.
+            FileNotFoundError, ValueError: See :func:`as_array`.
         """
         if isinstance(images, (str, Path, np.ndarray, PillowImage.Image)):
             images = [images]
@@ -265,13 +258,8 @@ class Predictor:
                     continue
                 yield image, inputs, meta, time.perf_counter() - begin
 
-        batch = []
-        for item in prefetch(prepared(), 2 * batch_size, latest):
-            batch.append(item)
-            if len(batch) == batch_size:
-                yield from self._detect(batch)
-                batch = []
-        if batch:
+        items = prefetch(prepared(), 2 * batch_size, latest)
+        while batch := [*islice(items, batch_size)]:
             yield from self._detect(batch)
 
     def prepare(self, image: Image) -> Tuple[Any, Any]:
@@ -282,15 +270,14 @@ class Predictor:
                metas: Sequence[Any]) -> Tuple[List[DetDataSample], float]:
         """Detections of one batch, and how long the network took.
 
-        Args:
-            inputs (Sequence): The first of what :meth:`prepare` gives.
-            metas (Sequence): The second.
+        ``inputs`` and ``metas`` are what :meth:`prepare` gives.
         """
+        before = self.backend.seconds
         samples = [DetDataSample(metainfo=meta) for meta in metas]
         for sample, found in zip(
                 samples, detect(self.backend, np.stack(inputs), metas)):
             sample.pred_instances = found
-        return samples, self.backend.seconds
+        return samples, self.backend.seconds - before
 
     def draw(self,
              image: np.ndarray,
@@ -300,13 +287,10 @@ class Predictor:
         """Draw detections, as the figures of a training run have them.
 
         Args:
-            image (np.ndarray): uint8 ``(H, W, 3)``, BGR.
+            image (np.ndarray): uint8 ``(H, W, 3)``, BGR; so is the result.
             sample (DetDataSample): What was found in it.
             score_thr (float): Lowest score to draw. Defaults to 0.3.
             show (bool): Open a window, too. Defaults to False.
-
-        Returns:
-            np.ndarray: A picture like ``image``.
         """
         found = sample.pred_instances.cpu().numpy()
         found = found[found.scores >= score_thr]
@@ -326,41 +310,36 @@ class Predictor:
 
     def _detect(
             self, batch: List[tuple]) -> Iterator[Tuple[Image, DetDataSample]]:
-        images, inputs, metas, seconds = zip(*batch)
+        images, inputs, metas, prepared = zip(*batch)
         begin = time.perf_counter()
         samples, network = self.detect(inputs, metas)
         whole = time.perf_counter() - begin
-        for image, sample, before in zip(images, samples, seconds):
-            sample.set_metainfo(
-                dict(
-                    seconds=dict(
-                        prepare=before,
-                        network=network / len(batch),
-                        boxes=(whole - network) / len(batch))))
-            found = sample.pred_instances
+        for image, sample, before in zip(images, samples, prepared):
+            seconds = dict(
+                prepare=before,
+                network=network / len(batch),
+                boxes=(whole - network) / len(batch))
+            sample.set_metainfo(dict(seconds=seconds))
             if self.score_thr is not None:
-                found = found[found.scores >= self.score_thr]
-            sample.pred_instances = found
+                found = sample.pred_instances
+                sample.pred_instances = found[found.scores >= self.score_thr]
             yield image, sample
 
 
 def _load_checkpoint(checkpoint: str, config: Union[str, Config, None],
-                     backend: str, precision: str, threads: Optional[int],
-                     device: str) -> Backend:
+                     backend: str, *options: Any) -> Backend:
     if config is None:
         raise ValueError(
             f'{checkpoint} is not an exported file '
             f'({" or ".join(EXPORTED)}): for a checkpoint give its config, '
             'too')
-    if not isinstance(config, Config):
-        config = load_config(str(config))
-    info = DeployInfo.from_config(config)
-    deployed = load_deployed(config, checkpoint)
-    engine = ENGINES[backend]
-    if engine.suffix is None:
-        return Backend(
-            PyTorchNetwork(deployed, precision, threads, device), info)
+    cfg = config if isinstance(config, Config) else load_config(str(config))
+    info = DeployInfo.from_config(cfg)
+    deployed = load_deployed(cfg, checkpoint)
+    suffix = ENGINES[backend].suffix
+    if suffix is None:
+        return Backend(PyTorchNetwork(deployed, *options), info)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f'detector{engine.suffix}'
+        path = Path(folder) / f'detector{suffix}'
         export(deployed, info, path, dynamic=True)
-        return load_backend(path, backend, precision, threads, device)
+        return load_backend(path, backend, *options)

@@ -8,7 +8,7 @@ scores, stays in float: a coordinate up to 640 has no place in 8 bits.
 import re
 import tempfile
 from pathlib import Path
-from typing import Dict, List, Sequence, Union
+from typing import Dict, List, Optional, Sequence, Union
 
 import numpy as np
 
@@ -48,23 +48,20 @@ def quantize(path: Union[str, Path],
         raise ValueError(f'{out} would replace the file that it is made of: '
                          'give another name')
     info = load_backend(path).info
-    unknown = {*keep} - {*parts(path)}
+    there = parts(path)
+    unknown = {*keep}.difference(there)
     if unknown:
         raise ValueError(f'{path} has no part {", ".join(sorted(unknown))}; '
-                         f'its parts are {", ".join(parts(path))}')
+                         f'its parts are {", ".join(there)}')
     with written_whole(out) as part:
         engine_of(path).quantize(path, part, _batches(images, info.shape[0]),
-                                 info.dumps(), lambda n: _part(n) in keep)
+                                 lambda name: _part(name) in keep)
 
 
 def parts(path: Union[str, Path]) -> List[str]:
     """The parts of an exported detector that are quantised together.
 
-    Args:
-        path (str | Path): ``.onnx`` or ``.xml``.
-
-    Returns:
-        list[str]: Names of modules, such as ``'backbone.stages.0'``.
+    They are names of modules, such as ``'backbone.stages.0'``.
     """
     return [*dict.fromkeys(
         _part(name) for name, kind in engine_of(path).operators(path)
@@ -76,9 +73,8 @@ def sensitivity(path: Union[str, Path],
     """How far each part moves the scores when it alone is quantised.
 
     Args:
-        path (str | Path): See :func:`quantize`.
-        images (np.ndarray): See :func:`quantize`; the first half is for the
-            scales, the other for the comparison.
+        path, images: See :func:`quantize`; the first half of the images is
+            for the scales, the other for the comparison.
 
     Returns:
         dict[str, float]: By part, the root mean square of the difference of
@@ -99,7 +95,7 @@ def sensitivity(path: Union[str, Path],
     return dict(sorted(moved.items(), key=lambda item: -item[1]))
 
 
-def _batches(images: np.ndarray, size: int) -> List[np.ndarray]:
+def _batches(images: np.ndarray, size: Optional[int]) -> List[np.ndarray]:
     """As many whole batches as there are."""
     size = size or 1
     return [images[i:i + size] for i in range(0, len(images) - size + 1, size)]

@@ -15,9 +15,6 @@ class SahiModel:
     The wrapper builds models by itself as well, but only with a test pipeline
     that has MMDetection's ``Resize``.
 
-    Args:
-        predictor (Predictor): Of a checkpoint or an exported file.
-
     Example:
         >>> from sahi import AutoDetectionModel  # doctest: +SKIP
         >>> model = AutoDetectionModel.from_pretrained(

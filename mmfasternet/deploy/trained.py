@@ -34,8 +34,8 @@ class TrainedPredictor(Predictor):
         score_thr (float, optional): See :class:`Predictor`.
 
     Raises:
-        FileNotFoundError: If a file does not exist.
-        CheckpointError: If it is damaged, or not of this config.
+        FileNotFoundError, CheckpointError, ValueError: See
+            :class:`Predictor`.
     """
 
     def __init__(self,
@@ -55,8 +55,7 @@ class TrainedPredictor(Predictor):
         data = load_model_weights(model, checkpoint, classes)
         model.to(device)
         model.eval()  # which returns None for some
-        self.model = model
-        self.score_thr = score_thr
+        self.model, self.score_thr = model, score_thr
         self.classes = tuple(classes or _noted_classes(data))
         self.pipeline = image_pipeline(cfg)
 

@@ -16,16 +16,10 @@ from .files import written_whole
 def prefetch(items: Iterable[Any],
              size: int,
              latest: bool = False) -> Iterator[Any]:
-    """Take items from an iterable in another thread, in order.
+    """Take items from an iterable in another thread, ``size`` ahead, in order.
 
-    Args:
-        items (Iterable): What raises in there is raised here.
-        size (int): How many to take ahead.
-        latest (bool): Drop what was not fetched when the next one comes.
-            Defaults to False.
-
-    Yields:
-        The items.
+    What raises there is raised here. With ``latest``, what was not fetched is
+    dropped when the next one comes.
     """
     buffer: queue.Queue = queue.Queue(1 if latest else size)
     stop = threading.Event()
@@ -91,15 +85,12 @@ def frames(source: Union[str, int]) -> Iterator[np.ndarray]:
             raise ValueError(f'the {kind} {source} cannot be opened: it is '
                              'not there, in use, or of a format that OpenCV '
                              'does not know')
-        count = 0
-        while True:
-            more, frame = video.read()
-            if not more:
-                break
-            count += 1
-            yield frame
-        if not count:
+        more, frame = video.read()
+        if not more:
             raise ValueError(f'{source} holds no frame that can be read')
+        while more:
+            yield frame
+            more, frame = video.read()
     finally:
         video.release()
 
@@ -114,10 +105,8 @@ def video_file(path: str,
         source (str): See :func:`frames`.
 
     Yields:
-        callable: Appends a frame; the first decides on the size.
-
-    Raises:
-        ValueError: If there is no codec for it.
+        callable: Appends a frame; the first decides on the size. It raises a
+        ValueError if there is no codec.
     """
     writer = cv2.VideoWriter()
     with written_whole(Path(path)) as part:

@@ -5,7 +5,7 @@ Its functions write into tensors that they are given, and have their gradients
 in functions of their own; those that :mod:`mmfasternet.ops` has are here. Any
 other one fails when it is called, and says what to do.
 """
-from typing import Callable, Sequence
+from typing import Callable, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -46,16 +46,15 @@ def __getattr__(name: str) -> Callable:
     return absent
 
 
-def _into(targets: Sequence[Tensor], output: Tensor, inputs: Sequence[Tensor],
-          grad_output: Tensor) -> None:
-    """Write the gradients of the inputs into the targets."""
+def _gradients(function: Callable, inputs: Sequence[Tensor],
+               grad_output: Tensor, targets: Sequence[Tensor]) -> None:
+    """Write the gradients of a function's inputs into the targets."""
+    inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+    with torch.enable_grad():
+        output = function(*inputs)
     for target, grad in zip(
             targets, torch.autograd.grad(output, inputs, grad_output)):
         target.copy_(grad)
-
-
-def _variables(*tensors: Tensor) -> Sequence[Tensor]:
-    return [tensor.detach().requires_grad_() for tensor in tensors]
 
 
 def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, iou_threshold: float,
@@ -83,14 +82,12 @@ def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor,
     output.copy_(_roi_align(input, rois, **kwargs))
 
 
-@torch.enable_grad()
 def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor,
                        argmax_x: Tensor, grad_input: Tensor,
                        **kwargs) -> None:
     """The gradient of the features; it does not depend on them."""
-    features = _variables(grad_input)
-    output = _roi_align(*features, rois, **kwargs)
-    _into([grad_input], output, features, grad_output)
+    _gradients(lambda features: _roi_align(features, rois, **kwargs),
+               [grad_input], grad_output, [grad_input])
 
 
 def _deform_conv(input: Tensor, offset: Tensor, weight: Tensor, kW: int,
@@ -107,46 +104,42 @@ def deform_conv_forward(input: Tensor, weight: Tensor, offset: Tensor,
     output.copy_(_deform_conv(input, offset, weight, **kwargs))
 
 
-@torch.enable_grad()
 def deform_conv_backward_input(input: Tensor, offset: Tensor,
                                grad_output: Tensor, grad_input: Tensor,
                                grad_offset: Tensor, weight: Tensor,
                                columns: Tensor, **kwargs) -> None:
     """The gradients of the features and of the offsets."""
-    inputs = _variables(input, offset)
-    output = _deform_conv(*inputs, weight, **kwargs)
-    _into([grad_input, grad_offset], output, inputs, grad_output)
+    _gradients(lambda *inputs: _deform_conv(*inputs, weight, **kwargs),
+               [input, offset], grad_output, [grad_input, grad_offset])
 
 
-@torch.enable_grad()
 def deform_conv_backward_parameters(input: Tensor, offset: Tensor,
                                     grad_output: Tensor, grad_weight: Tensor,
                                     columns: Tensor, ones: Tensor,
                                     **kwargs) -> None:
     """The gradient of the weight; it does not depend on it."""
-    inputs = _variables(grad_weight)
-    output = _deform_conv(input, offset, *inputs, **kwargs)
-    _into([grad_weight], output, inputs, grad_output)
+    _gradients(lambda weight: _deform_conv(input, offset, weight, **kwargs),
+               [grad_weight], grad_output, [grad_weight])
 
 
 def _modulated(input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor,
-               bias: Tensor, stride_h: int, stride_w: int, pad_h: int,
-               pad_w: int, dilation_h: int, dilation_w: int, with_bias: bool,
+               bias: Optional[Tensor] = None, *, stride_h: int, stride_w: int,
+               pad_h: int, pad_w: int, dilation_h: int, dilation_w: int,
                **kwargs) -> Tensor:
-    return deform_conv2d(input, offset, weight, bias if with_bias else None,
-                         (stride_h, stride_w), (pad_h, pad_w),
-                         (dilation_h, dilation_w), mask)
+    return deform_conv2d(input, offset, weight, bias, (stride_h, stride_w),
+                         (pad_h, pad_w), (dilation_h, dilation_w), mask)
 
 
 def modulated_deform_conv_forward(input: Tensor, weight: Tensor, bias: Tensor,
                                   ones: Tensor, offset: Tensor, mask: Tensor,
                                   output: Tensor, columns: Tensor,
-                                  **kwargs) -> None:
+                                  with_bias: bool, **kwargs) -> None:
     """See :func:`mmfasternet.ops.deform_conv2d`."""
-    output.copy_(_modulated(input, offset, mask, weight, bias, **kwargs))
+    output.copy_(
+        _modulated(input, offset, mask, weight, bias if with_bias else None,
+                   **kwargs))
 
 
-@torch.enable_grad()
 def modulated_deform_conv_backward(
         input: Tensor, weight: Tensor, bias: Tensor, ones: Tensor,
         offset: Tensor, mask: Tensor, columns: Tensor, grad_input: Tensor,
@@ -154,28 +147,31 @@ def modulated_deform_conv_backward(
         grad_mask: Tensor, grad_output: Tensor, with_bias: bool,
         **kwargs) -> None:
     """The gradients of everything."""
-    inputs = _variables(input, offset, mask, weight, bias)
-    output = _modulated(*inputs, with_bias=with_bias, **kwargs)
-    targets = [grad_input, grad_offset, grad_mask, grad_weight, grad_bias]
-    number = 5 if with_bias else 4
-    _into(targets[:number], output, inputs[:number], grad_output)
+    inputs = [input, offset, mask, weight]
+    targets = [grad_input, grad_offset, grad_mask, grad_weight]
+    if with_bias:
+        inputs.append(bias)
+        targets.append(grad_bias)
+    _gradients(lambda *inputs: _modulated(*inputs, **kwargs), inputs,
+               grad_output, targets)
+
+
+def _focal_loss(input: Tensor, target: Tensor, weight: Tensor, gamma: float,
+                alpha: float) -> Tensor:
+    return sigmoid_focal_loss(input, target, gamma, alpha,
+                              weight if weight.numel() else None)
 
 
 def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor,
                                output: Tensor, gamma: float,
                                alpha: float) -> None:
     """See :func:`mmfasternet.ops.sigmoid_focal_loss`."""
-    output.copy_(
-        sigmoid_focal_loss(input, target, gamma, alpha,
-                           weight if weight.numel() else None))
+    output.copy_(_focal_loss(input, target, weight, gamma, alpha))
 
 
-@torch.enable_grad()
 def sigmoid_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor,
                                 grad_input: Tensor, gamma: float,
                                 alpha: float) -> None:
     """The gradient of the sum of the losses."""
-    inputs = _variables(input)
-    loss = sigmoid_focal_loss(*inputs, target, gamma, alpha,
-                              weight if weight.numel() else None)
-    _into([grad_input], loss.sum(), inputs, torch.ones_like(loss.sum()))
+    _gradients(lambda x: _focal_loss(x, target, weight, gamma, alpha),
+               [input], torch.ones_like(input), [grad_input])

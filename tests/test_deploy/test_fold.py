@@ -42,10 +42,10 @@ def photos(height=128, width=160):
     ]).permute(0, 3, 1, 2).contiguous()
 
 
-def build(letter='n', **model):
+def build(scale='n', **model):
     init_default_scope('mmyolo')
     torch.manual_seed(0)
-    cfg = load_config(f'configs/yolov8_fasternet_{letter}.py',
+    cfg = load_config(f'configs/yolov8_fasternet_{scale}.py',
                       dict(pretrained=None, classes=['a', 'b', 'c']))
     # which takes the `_delete_` out of what it is given
     cfg.merge_from_dict(copy.deepcopy(dict(model=model)))
@@ -114,10 +114,10 @@ def detector():
     return randomise_norms(build())
 
 
-@pytest.mark.parametrize('letter', 'nsmlx')
-def test_equals_the_detector(letter):
-    batch = photos() if letter in 'ns' else images()
-    model = randomise_norms(build(letter), batch)
+@pytest.mark.parametrize('scale', 'nsmlx')
+def test_equals_the_detector(scale):
+    batch = photos() if scale in 'ns' else images()
+    model = randomise_norms(build(scale), batch)
     wanted = expected(model, batch)
     assert wanted[1].std() > 0.05 and wanted[1].max() < 1
     deployed = deploy_form(model)

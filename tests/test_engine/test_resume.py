@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever ends a training run, the resumed one ends as if nothing had been."""
+"""However a training run ends, the resumed one ends as if it had not."""
 import os
 import random
 import re
@@ -217,7 +217,7 @@ def plain(tmp_path_factory):
 
 
 def in_one_piece(first, second):
-    """What two trainings have seen, the second from where it went on."""
+    """What two training runs have seen, the second from where it went on."""
     begin = second.seen[0][2] if second.seen else LAST
     return [x for x in first.seen if x[2] < begin] + second.seen
 

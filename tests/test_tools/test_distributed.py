@@ -168,14 +168,15 @@ def result(work_dir):
 
 @pytest.fixture(scope='module')
 def plain(config, tmp_path_factory):
-    """Work directories of trainings that nobody interrupts, by ranks."""
+    """Work directories of training runs that nobody interrupts."""
     done = {}
 
-    def get(ranks):
-        if ranks not in done:
-            done[ranks] = tmp_path_factory.mktemp(f'plain{ranks}')
-            train(config, done[ranks], ranks)
-        return done[ranks]
+    def get(ranks, config=config):
+        key = f'{config.stem}{ranks}'
+        if key not in done:
+            done[key] = tmp_path_factory.mktemp(key)
+            train(config, done[key], ranks)
+        return done[key]
 
     return get
 
@@ -373,8 +374,26 @@ def test_killed_at_random_moments(ranks, kills, config, plain, tmp_path):
         assert_equal(result(work_dir), expected)
 
 
+@pytest.fixture(scope='module')
+def saved(sharded, tmp_path_factory):
+    """What FSDP has saved when it is killed in the middle of epoch 2, after
+    a validation."""
+    work_dir = tmp_path_factory.mktemp('killed')
+    train(sharded, work_dir, 2, ACT='0 4 self 9', status=1)
+    last = work_dir / 'iter_4.pth'
+    assert (work_dir / 'last_checkpoint').read_text() == str(last)
+    return last
+
+
 @pytest.mark.slow
-def test_fsdp_trains_as_ddp_does(config, sharded, plain, tmp_path):
+def test_fsdp_trains_on_as_if_nobody_had_killed_it(sharded, saved, plain,
+                                                   tmp_path):
+    train(sharded, tmp_path, 2, '--resume', saved)
+    assert_equal(result(tmp_path), result(plain(2, sharded)))
+
+
+@pytest.mark.slow
+def test_fsdp_trains_as_ddp_does(config, sharded, saved, plain, tmp_path):
     """But for the order of sums, averaged weights and clipping included."""
 
     def assert_like_ddp(work_dir):
@@ -383,16 +402,10 @@ def test_fsdp_trains_as_ddp_does(config, sharded, plain, tmp_path):
             torch.testing.assert_close(
                 found[key], expected[key], rtol=1e-4, atol=1e-5)
 
-    train(sharded, tmp_path / 'whole', 2)
-    assert_like_ddp(tmp_path / 'whole')
-
-    # killed in the middle of epoch 2, after a validation
-    train(sharded, tmp_path / 'parts', 2, ACT='0 4 self 9', status=1)
-    last = tmp_path / 'parts/iter_4.pth'
-    assert (tmp_path / 'parts/last_checkpoint').read_text() == str(last)
-    # DDP goes on from it as if it had begun
-    train(config, tmp_path / 'ddp', 2, '--resume', last)
-    assert_like_ddp(tmp_path / 'ddp')
+    assert_like_ddp(plain(2, sharded))
+    # DDP goes on from its checkpoint as if it had begun
+    train(config, tmp_path, 2, '--resume', saved)
+    assert_like_ddp(tmp_path)
 
 
 def test_fsdp_that_would_not_save_one_file_is_refused(tmp_path):
@@ -518,6 +531,47 @@ def test_the_state_of_a_sharded_optimizer_is_whole(tmp_path):
     single, = on_ranks(1, optimizer_state, tmp_path / 'one', False)
     for part in on_ranks(2, optimizer_state, tmp_path / 'two', True):
         torch.testing.assert_close(part, single, rtol=1e-3, atol=1e-6)
+        # a file of it is as large as its numbers
+        for value in (v for values in part.values() for v in values.values()):
+            assert value.untyped_storage().nbytes() == value.nbytes
+
+
+def reloaded_state(rank, ranks):
+    """The shards of AdamW's state before and after a checkpoint."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 2)).to(
+            memory_format=torch.channels_last)
+    model = FullyShardedDataParallel(
+        model, device_id=torch.device('cpu'), use_orig_params=True)
+    FullyShardedDataParallel.set_state_dict_type(
+        model, StateDictType.FULL_STATE_DICT)
+    states = []
+    checkpoint = None
+    for _ in range(2):
+        strategy = SimpleNamespace(
+            model=model, optim_wrapper=OptimWrapper(
+                torch.optim.AdamW(model.parameters())))
+        keep_optim_state(strategy)
+        if checkpoint is None:
+            loss = model(torch.randn(2, 3, 8, 8)).square().sum()
+            strategy.optim_wrapper.update_params(loss)
+            checkpoint = strategy.optim_state_dict()
+        else:
+            strategy.load_optim_state_dict(checkpoint)
+        found = strategy.optim_wrapper.optimizer.state_dict()['state']
+        states.append({
+            (number, kind): value.flatten()
+            for number, values in found.items() if values['exp_avg'].numel()
+            for kind, value in values.items()
+        })
+    return states
+
+
+@pytest.mark.parametrize('ranks', [1, 2])
+def test_weights_that_lie_channels_last_keep_their_state(ranks, tmp_path):
+    for before, after in on_ranks(ranks, reloaded_state, tmp_path / 'some'):
+        assert_equal(after, before)
 
 
 def base_rate(rank, ranks):

@@ -12,7 +12,7 @@ from mmfasternet import cli
 from mmfasternet.config import load_config
 from mmfasternet.deploy import DeployInfo, export, load_deployed
 from mmfasternet.deploy.engines import EXPORTED, OPSET, engine_of
-from mmfasternet.deploy.exporting import compare, node_counts, tolerance
+from mmfasternet.deploy.exporting import compare, node_counts
 from mmfasternet.deploy.images import example_images
 from mmfasternet.deploy.predictor import Letterbox
 
@@ -85,9 +85,9 @@ def main():
                 letterbox(image)[0]
                 for image in islice(cycle(images), max(8, args.batch_size))
             ])
-            print(describe(out, done), flush=True)
-            for name, worst in compare(deployed, done, out, batch).items():
-                limit = tolerance(done, name, batch)
+            print(describe(out, done, args.opset), flush=True)
+            for name, (worst, limit) in compare(deployed, done, out,
+                                                batch).items():
                 unit = dict(boxes='pixels').get(name, '')
                 ok = worst <= limit
                 failed += [] if ok else [f'{out}: {name}']
@@ -102,27 +102,18 @@ def main():
                  'python -m mmfasternet.doctor')
 
 
-def describe(path, info):
+def describe(path, info, opset):
     """What was written, and the operators in it."""
     size = sum(file.stat().st_size
                for file in {Path(path), Path(path).with_suffix('.bin')}
                if file.is_file())
     batch, height, width = (s or 'any' for s in info.shape)
     kinds = node_counts(path)
+    suffix = f', opset {opset}' if path.endswith('.onnx') else ''
     most = ', '.join(f'{count} {kind}' for kind, count in kinds[:8])
     return (f'{path}: {size / 1e6:.1f} MB, batch {batch}, {height}x{width}'
-            f'{", with NMS" * info.nms}{opset_of(path)}\n'
+            f'{", with NMS" * info.nms}{suffix}\n'
             f'  {sum(count for _, count in kinds)} nodes: {most}, ...')
-
-
-def opset_of(path):
-    """Of an ONNX file, as it says itself."""
-    if not path.endswith('.onnx'):
-        return ''
-    import onnx
-    model = onnx.load(path, load_external_data=False)
-    return ''.join(f', opset {entry.version}' for entry in model.opset_import
-                   if not entry.domain)
 
 
 if __name__ == '__main__':

@@ -41,7 +41,7 @@ def compare(own, tensors):
     if fit.broken:
         raise CheckpointError(f'{fit.broken[0]} holds NaN, infinity or '
                               'another kind of number')
-    # norms of outputs that the detector does not take are no loss
+    # norms of outputs that the detector does not take are not a loss
     unknown = [k for k in fit.unexpected
                if not re.match(r'backbone\.norm[0246]\.', k)]
     left = fit.shapes + [f'{k}: the config has no such tensor'

@@ -71,16 +71,11 @@ def rename_detector(
             name.replace('backbone.stage4.2.', 'neck.reduce_layers.2.'): value
             for name, value in tensors.items()
         }
-        return {
-            name: value
-            for name, value in sppf.items()
-            if not name.startswith('backbone.')
-        }, True
+        return {name: value for name, value in sppf.items()
+                if not name.startswith('backbone.')}, True
     # mmdet 2 with the EMA hook of that time keeps a copy of every tensor
-    return {
-        name: value
-        for name, value in tensors.items() if not name.startswith('ema_')
-    }, False
+    return {name: value for name, value in tensors.items()
+            if not name.startswith('ema_')}, False
 
 
 def _of_ultralytics(tensors: Dict[str, Tensor],

@@ -59,10 +59,9 @@ class FasterNetWeights(NamedTuple):
 
 # ------------------------------------------------------------ names
 def timm_name(name: str) -> str:
-    """timm's name of a tensor; it counts a merging layer to the stage after.
+    """timm's name of a tensor that has the authors'.
 
-    Args:
-        name (str): The authors' name.
+    It counts a merging layer to the stage after.
     """
     for ours, theirs in _TIMM_HEAD.items():
         if name.startswith(f'{ours}.'):
@@ -77,11 +76,7 @@ def timm_name(name: str) -> str:
 
 
 def authors_name(name: str) -> str:
-    """The authors' name of a tensor that has timm's.
-
-    Args:
-        name (str): timm's name.
-    """
+    """The authors' name of a tensor that has timm's."""
     for ours, theirs in _TIMM_HEAD.items():
         if name.startswith(f'{theirs}.'):
             return ours + name[len(theirs):]
@@ -112,10 +107,8 @@ def find_tensors(checkpoint: Any) -> StateDict:
             inner = checkpoint.get(key)
             if isinstance(inner, dict) or hasattr(inner, '_modules'):
                 return find_tensors(inner)
-        tensors = {
-            k: v
-            for k, v in checkpoint.items() if isinstance(v, Tensor)
-        }
+        tensors = {k: v for k, v in checkpoint.items()
+                   if isinstance(v, Tensor)}
         contents = ', '.join(map(str, list(checkpoint)[:5]))
     if not tensors:
         raise CheckpointError(
@@ -150,10 +143,8 @@ def recognise(tensors: StateDict,
     Raises:
         CheckpointError: If there is no FasterNet, or more than one.
     """
-    prefixes = [
-        name[:-len(_ANCHOR)] for name in tensors
-        if f'.{name}'.endswith(f'.{_ANCHOR}')
-    ]
+    prefixes = [name[:-len(_ANCHOR)] for name in tensors
+                if f'.{name}'.endswith(f'.{_ANCHOR}')]
     where = ''
     if prefix is not None:
         prefix = f'{prefix.rstrip(".")}.' if prefix else ''
@@ -170,10 +161,8 @@ def recognise(tensors: StateDict,
             f'{len(tensors)} tensors is called [prefix]{_ANCHOR}; the first '
             f'are {", ".join(list(tensors)[:4])}')
     prefix, = prefixes
-    own = {
-        name[len(prefix):]: value
-        for name, value in tensors.items() if name.startswith(prefix)
-    }
+    own = {name[len(prefix):]: value for name, value in tensors.items()
+           if name.startswith(prefix)}
     if any(name.startswith('conv_head.') or '.downsample.' in name
            for name in own):
         own = {authors_name(name): value for name, value in own.items()}
@@ -182,10 +171,7 @@ def recognise(tensors: StateDict,
 
 
 def find_arch(tensors: StateDict) -> Arch:
-    """Width and depths from the shapes and names of tensors.
-
-    Args:
-        tensors (dict[str, Tensor]): By the authors' names.
+    """Width and depths from the shapes and the authors' names of tensors.
 
     Returns:
         tuple[int, tuple[int]]: ``embed_dim`` and the depth of each stage
@@ -199,11 +185,7 @@ def find_arch(tensors: StateDict) -> Arch:
 
 
 def arch_name(arch: Arch) -> Optional[str]:
-    """The variant with this width and these first depths, None for none.
-
-    Args:
-        arch (tuple[int, tuple[int]]): As :func:`find_arch` returns it.
-    """
+    """The variant of what :func:`find_arch` returns, None for none."""
     embed_dim, depths = arch
     return next(
         (name for name, setting in FasterNet.arch_settings.items()
@@ -217,9 +199,8 @@ def read_weights(checkpoint: str,
     """Find, read and recognise a checkpoint.
 
     Args:
-        checkpoint (str): See :func:`mmfasternet.checkpoint.get_checkpoint`.
-        prefix (str, optional): See :func:`recognise`.
-        sha256 (str, optional): Expected digest of the file.
+        checkpoint, sha256: See :func:`mmfasternet.checkpoint.get_checkpoint`.
+        prefix: See :func:`recognise`.
 
     Raises:
         FileNotFoundError, CheckpointError: See there.

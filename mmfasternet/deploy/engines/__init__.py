@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engines that run networks: one row each, read by every tool.
 
-A new engine is a row of :data:`ENGINES`, a module of its name beside this
-file with the functions that :class:`Engine` calls, and a test. To import this
-package imports none of the engines, and no PyTorch.
+A new engine is a row of :data:`ENGINES`, a test, and a module of its name
+beside this file with the functions ``open``, ``write``, ``operators`` and
+``quantize``, which :class:`Engine` calls. To import this package imports none
+of the engines, and no PyTorch.
 """
 import logging
 import os
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))
 KEY = 'mmfasternet'  # of the text that is written into exported files
 OPSET = 18  # the first of PyTorch's exporter, read by every engine here
-INPUT = 'images'
 
 
 class Network:
@@ -76,8 +76,7 @@ class Engine:
             engine of; None if it runs modules of PyTorch.
         reads (tuple[str]): Suffixes of the files that it runs.
         precisions (tuple[str]): What it can compute in.
-        quantised (tuple[str]): The same of a network in int8, which for files
-            is a property of the file.
+        quantised (tuple[str]): The same of a file in int8.
         packages (tuple[str]): What has to be importable to run.
         writers (tuple[str]): What has to be importable to write.
     """
@@ -112,10 +111,10 @@ class Engine:
 
         Args:
             path (str | Path): The file.
-            precision (str): What to compute in. Defaults to ``'fp32'``.
+            precision (str): What to compute in.
             threads (int, optional): Threads of one run. Defaults to None, one
                 per core.
-            device (str): Where to run. Defaults to ``'cpu'``.
+            device (str): Where to run.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -145,26 +144,16 @@ class Engine:
               network: 'nn.Module',
               images: 'Tensor',
               path: Union[str, Path],
-              outputs: Optional[Sequence[str]] = None,
-              sizes: Optional[tuple] = None,
-              opset: int = OPSET,
               text: Optional[str] = None,
-              edit: Optional[Callable[[Any], None]] = None) -> None:
+              **options: Any) -> None:
         """Write any network with one input to a file of this engine.
 
         Args:
             network (nn.Module): In evaluation mode.
             images (Tensor): An input of it.
             path (str | Path): Where to, with the suffix of the engine.
-            outputs (Sequence[str], optional): Names of its outputs. Defaults
-                to None: the exporter's.
-            sizes (tuple, optional): The dimensions of the input that may
-                vary, as ``dynamic_shapes`` of :func:`torch.export.export`.
-                Defaults to None: none.
-            opset (int): Version of ONNX's operators. Defaults to 18.
             text (str, optional): To be found as :attr:`Network.text`.
-            edit (callable, optional): Changes the ``onnx.ModelProto`` in
-                place before it is written.
+            **options: See :func:`.onnx_model.to_onnx`.
 
         Raises:
             ImportError: If what writes it is not installed.
@@ -172,28 +161,23 @@ class Engine:
         """
         for package in self.writers:
             require_package(package)
+        from mmfasternet.deploy.onnx_model import to_onnx
         with _quiet('torch.onnx', 'torch.export', 'onnxscript'):
-            self.module.write(network, images, Path(path), outputs, sizes,
-                              opset, text, edit)
+            self.module.write(
+                to_onnx(network, images, **options), Path(path), text)
 
     def operators(self, path: Union[str, Path]) -> List[Tuple[str, str]]:
         """Name and kind of each operation of a file, in the order of runs."""
         return self.module.operators(Path(path))
 
-    def quantize(self, path: Union[str, Path], out: Union[str, Path],
-                 batches: Sequence['np.ndarray'], text: Optional[str],
+    def quantize(self, path: Path, out: Path, batches: Sequence['np.ndarray'],
                  keep: Callable[[str], bool]) -> None:
-        """Write a file of int8.
+        """Write a file in int8, calibrated with batches of inputs.
 
-        Args:
-            path (str | Path): A file of this engine.
-            out (str | Path): The file to write.
-            batches (Sequence[np.ndarray]): Inputs to calibrate with.
-            text (str, optional): See :meth:`write`.
-            keep (callable): Whether the convolution of a name stays in float.
+        ``keep`` tells by its name whether a convolution stays in float.
         """
         with _quiet('nncf', ''):
-            self.module.quantize(Path(path), Path(out), batches, text, keep)
+            self.module.quantize(path, out, batches, keep)
 
 
 ENGINES: Dict[str, Engine] = {

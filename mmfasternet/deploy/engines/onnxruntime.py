@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """``.onnx`` files, in ONNX Runtime."""
-from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
@@ -8,16 +7,11 @@ import numpy as np
 import onnxruntime
 
 from mmfasternet.deploy.engines import (
-    INPUT,
     KEY,
-    OPSET,
     Network,
     damaged,
     require_package,
 )
-
-# an update in place; PConv as published exports to hundreds of these
-FORBIDDEN = ('ScatterND', 'ScatterElements')
 
 
 class ONNXRuntimeNetwork(Network):
@@ -46,15 +40,12 @@ def open_session(path: Path,
     """A session with every optimisation of the graph.
 
     Args:
-        path (Path): The file.
-        threads (int, optional): Threads of one run. Defaults to None, one
-            per core.
-        device (str): ``'cpu'`` or ``'cuda:0'``. Defaults to ``'cpu'``.
+        path, threads: See :meth:`.Engine.open`.
+        device (str): ``'cpu'`` or ``'cuda:0'``.
         **options: Of ``onnxruntime.SessionOptions``.
 
     Raises:
-        CheckpointError: If it cannot be read.
-        ValueError: If the device cannot be used.
+        CheckpointError, ValueError: See :meth:`.Engine.open`.
     """
     settings = onnxruntime.SessionOptions()
     options = dict(
@@ -86,49 +77,12 @@ def open(path: Path, precision: str, threads: Optional[int],
     return ONNXRuntimeNetwork(open_session(path, threads, device), str(path))
 
 
-def write(network: Any, images: Any, path: Path,
-          outputs: Optional[Sequence[str]], sizes: Optional[tuple], opset: int,
-          text: Optional[str], edit: Optional[Callable[[Any], None]]) -> None:
-    """See :meth:`.Engine.write`."""
+def write(model: Any, path: Path, text: Optional[str]) -> None:
+    """An ``onnx.ModelProto`` as a file."""
     import onnx
-    import torch
-    program = torch.onnx.export(
-        network, (images, ),
-        dynamo=True,
-        opset_version=opset,
-        input_names=[INPUT],
-        output_names=outputs,
-        dynamic_shapes=sizes,
-        verbose=False)
-    model = program.model_proto
-    found = {e.version for e in model.opset_import if e.domain == ''}
-    if found != {opset}:
-        # its conversion to another version gives up without a word
-        raise ValueError(f'opset {opset} cannot be written of this network, '
-                         f'PyTorch left it at {max(found)}: ask for another, '
-                         f'the usual one is {OPSET}')
-    _name_layers(model)
-    if edit is not None:
-        edit(model)
-    forbidden = {node.op_type for node in model.graph.node} & {*FORBIDDEN}
-    if forbidden:
-        raise RuntimeError(f'the graph holds {", ".join(sorted(forbidden))}: '
-                           'something in the network is updated in place')
     if text is not None:
         model.metadata_props.add(key=KEY, value=text)
-    onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
-
-
-def _name_layers(model: Any) -> None:
-    """Convolutions under the names of their modules, for whoever profiles or
-    quantises them."""
-    names: Counter = Counter()
-    for node in model.graph.node:
-        if node.op_type == 'Conv':
-            name = node.input[1].rpartition('.weight')[0] or node.name
-            names[name] += 1  # one module may be called several times
-            node.name = name + f'.{names[name]}' * (names[name] > 1)
 
 
 def operators(path: Path) -> List[Tuple[str, str]]:
@@ -138,9 +92,8 @@ def operators(path: Path) -> List[Tuple[str, str]]:
 
 
 def quantize(path: Path, out: Path, batches: Sequence[np.ndarray],
-             text: Optional[str], keep: Callable[[str], bool]) -> None:
+             keep: Callable[[str], bool]) -> None:
     """See :meth:`.Engine.quantize`; by ONNX Runtime's own quantiser."""
-    onnx = require_package('onnx')
     from onnxruntime import quantization
     name = open(path, 'fp32', None, 'cpu').input
     feeds = iter([{name: batch} for batch in batches])
@@ -164,8 +117,3 @@ def quantize(path: Path, out: Path, batches: Sequence[np.ndarray],
             node for node, kind in operators(path)
             if kind == 'Conv' and keep(node)
         ])
-    model = onnx.load(str(out))
-    del model.metadata_props[:]
-    if text is not None:
-        model.metadata_props.add(key=KEY, value=text)
-    onnx.save(model, str(out))

@@ -9,7 +9,6 @@ import numpy as np
 import openvino
 
 from mmfasternet.deploy.engines import (
-    ENGINES,
     KEY,
     Network,
     damaged,
@@ -25,8 +24,8 @@ def openvino_core() -> openvino.Core:
     """The one ``openvino.Core`` of this process, with its CPU plugin loaded.
 
     The plugin gives the main thread another stack for signals and, when it is
-    unloaded, gives back the one that it found. Two that are not unloaded in
-    the opposite order leave freed memory behind, in which Ctrl-C then crashes.
+    unloaded, the one that it found. Two that are not unloaded in the opposite
+    order leave freed memory behind, in which Ctrl-C then crashes.
     """
     core = openvino.Core()
     core.get_property('CPU', 'FULL_DEVICE_NAME')
@@ -61,19 +60,15 @@ def compile_file(path: Path,
     """Compile a file for the latency of single runs.
 
     Args:
-        path (Path): The file.
+        path, threads, device: See :meth:`.Engine.open`.
         precision (str): A key of :data:`HINTS`, which a device may decline;
             see the property ``INFERENCE_PRECISION_HINT`` of the result.
-            Defaults to ``'fp32'``.
-        threads (int, optional): Threads of one run. Defaults to None, one
-            per core.
-        device (str): OpenVINO's name of the device. Defaults to ``'cpu'``.
         shape (Sequence[int], optional): Fixes that of the input. Defaults to
             None, as the file has it.
         **properties: Others of OpenVINO, such as ``PERF_COUNT=True``.
 
     Raises:
-        CheckpointError: If it cannot be read.
+        CheckpointError, ValueError: See :meth:`.Engine.open`.
     """
     properties = dict(
         INFERENCE_PRECISION_HINT=HINTS[precision],
@@ -113,21 +108,16 @@ def _text(path: Path) -> Optional[str]:
         model.has_rt_info(KEY) else None
 
 
-def write(network: Any, images: Any, path: Path,
-          outputs: Optional[Sequence[str]], sizes: Optional[tuple], opset: int,
-          text: Optional[str], edit: Optional[Callable[[Any], None]]) -> None:
-    """See :meth:`.Engine.write`; from ONNX."""
+def write(model: Any, path: Path, text: Optional[str]) -> None:
+    """An ``onnx.ModelProto`` as a file."""
+    import onnx
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / 'network.onnx'
-        ENGINES['onnxruntime'].write(network, images, file, outputs, sizes,
-                                     opset, None, edit)
-        _save(openvino.convert_model(str(file)), path, text)
-
-
-def _save(model: openvino.Model, path: Path, text: Optional[str]) -> None:
-    if text is not None:
-        model.set_rt_info(text, KEY)
-    openvino.save_model(model, str(path), compress_to_fp16=False)
+        onnx.save(model, file)
+        converted = openvino.convert_model(str(file))
+        if text is not None:
+            converted.set_rt_info(text, KEY)
+        openvino.save_model(converted, str(path), compress_to_fp16=False)
 
 
 def operators(path: Path) -> List[Tuple[str, str]]:
@@ -138,7 +128,7 @@ def operators(path: Path) -> List[Tuple[str, str]]:
 
 
 def quantize(path: Path, out: Path, batches: Sequence[np.ndarray],
-             text: Optional[str], keep: Callable[[str], bool]) -> None:
+             keep: Callable[[str], bool]) -> None:
     """See :meth:`.Engine.quantize`; by NNCF."""
     nncf = require_package('nncf')
     model = openvino_core().read_model(str(path))
@@ -150,7 +140,7 @@ def quantize(path: Path, out: Path, batches: Sequence[np.ndarray],
         preset=nncf.QuantizationPreset.MIXED,
         target_device=nncf.TargetDevice.CPU,
         ignored_scope=nncf.IgnoredScope(names=_float_names(model, keep)))
-    _save(quantized, out, text)
+    openvino.save_model(quantized, str(out), compress_to_fp16=False)
 
 
 def _float_names(model: openvino.Model,

@@ -20,14 +20,12 @@ class PyTorchNetwork(Network):
             and ``decode``, as :class:`.DeployedDetector`, the second computes
             in fp32 always.
         precision (str): ``'fp32'``, ``'bf16'`` or ``'fp16'``, by autocast.
-            Defaults to ``'fp32'``.
         threads (int, optional): Threads of the whole process. Defaults to
             None, PyTorch's choice.
-        device (str): Where to run. Defaults to ``'cpu'``.
+        device (str): Where to run.
         channels_last (bool): Memory format of the maps. Defaults to True,
             which was faster wherever it was measured.
-        compile (bool): Compile with ``torch.compile``. Defaults to False.
-        name (str): What it is. Defaults to ``'the PyTorch network'``.
+        compile (bool): Compile with ``torch.compile``.
 
     Raises:
         ValueError: If the device or the precision is not there.
@@ -39,14 +37,13 @@ class PyTorchNetwork(Network):
                  threads: Optional[int] = None,
                  device: str = 'cpu',
                  channels_last: bool = True,
-                 compile: bool = False,
-                 name: str = 'the PyTorch network') -> None:
+                 compile: bool = False) -> None:
         if precision not in DTYPES:
             raise ValueError(f'PyTorch computes in {" or ".join(DTYPES)}, got '
                              f'the precision {precision}')
-        self.device = usable_device(device)
-        super().__init__(name, [(None, None, None, None)], 'float32', None)
-        self.precision = precision
+        super().__init__('the PyTorch network', [(None, ) * 4], 'float32',
+                         None)
+        self.device, self.precision = usable_device(device), precision
         check_threads(threads)
         if threads is not None:
             torch.set_num_threads(threads)
@@ -87,7 +84,7 @@ def usable_device(name: str) -> torch.device:
     """A device that is there.
 
     Raises:
-        ValueError: If it is none, or not there.
+        ValueError: If it is not a device, or not there.
     """
     try:
         device = torch.device(f'cuda:{name}' if name.isdigit() else name)

@@ -10,21 +10,12 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Optional
 
 import torch
-from mmengine.dist import (
-    all_reduce,
-    barrier,
-    get_world_size,
-    is_main_process,
-)
+from mmengine import dist
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmfasternet.checkpoint import whole_file
-from mmfasternet.compat.mmengine_runner import (
-    accumulative_counts,
-    is_training,
-    train_inside,
-)
+from mmfasternet.compat import mmengine_runner as compat
 from mmfasternet.registry import HOOKS
 
 from .training_context import by_epoch
@@ -61,8 +52,8 @@ class InterruptHook(Hook):
 
     # -------------------------------------------------------- the signal
     def before_run(self, runner: Runner) -> None:
-        if is_training(runner):
-            train_inside(runner, self._catch(runner))
+        if compat.is_training(runner):
+            compat.train_inside(runner, self._catch(runner))
 
     @contextmanager
     def _catch(self, runner: Runner) -> Iterator[None]:
@@ -96,14 +87,14 @@ class InterruptHook(Hook):
         if self._requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._requested = self._requested or number
-        if is_main_process():
+        if dist.is_main_process():
             os.write(2, _NOTICE[number])  # print may be what was interrupted
 
     def _is_requested(self) -> bool:
         """Whether any process was asked to stop: all stop together."""
-        if get_world_size() > 1:
+        if dist.get_world_size() > 1:
             number = torch.tensor(float(self._requested))
-            all_reduce(number, 'max')
+            dist.all_reduce(number, 'max')
             self._requested = int(number)
         return self._requested > 0
 
@@ -112,7 +103,7 @@ class InterruptHook(Hook):
                          data_batch: Optional[dict] = None,
                          outputs: Optional[dict] = None) -> None:
         if not self._is_requested() or \
-                (runner.iter + 1) % accumulative_counts(runner):
+                (runner.iter + 1) % compat.accumulative_counts(runner):
             return
         if not by_epoch(runner):
             if not self.is_last_train_iter(runner):
@@ -130,7 +121,7 @@ class InterruptHook(Hook):
 
     def after_val_epoch(self, runner: Runner,
                         metrics: Optional[Dict[str, float]] = None) -> None:
-        if (is_training(runner) and runner.iter < runner.max_iters
+        if (compat.is_training(runner) and runner.iter < runner.max_iters
                 and self._is_requested()):
             where = f'epoch {runner.epoch}' if by_epoch(runner) else \
                 f'iteration {runner.iter}'
@@ -145,10 +136,10 @@ class InterruptHook(Hook):
             str(path.parent),
             path.name,
             meta=dict(epoch=epoch, iter=iteration))
-        if is_main_process():
+        if dist.is_main_process():
             with whole_file(path.with_name('last_checkpoint')) as note:
                 note.write(str(path).encode())
-        barrier()
+        dist.barrier()
         runner.logger.info(f'interrupted at {where}; saved {path}\n'
                            f'go on with: {_resume_command(runner)}')
         runner.call_hook('after_run')

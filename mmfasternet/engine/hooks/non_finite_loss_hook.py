@@ -27,7 +27,7 @@ class NonFiniteLossHook(Hook):
     saved. Weights that a step from a finite loss has ruined are refused
     before they replace a checkpoint. With ``AmpOptimWrapper`` the loss that
     is looked at is not scaled, so infinite gradients, which the scaler
-    expects, are no error.
+    expects, are not an error.
 
     Raises:
         NonFiniteLossError: If a loss or a weight is NaN or infinite.

@@ -60,7 +60,7 @@ class ProgressBarHook(Hook):
     Those lines go to the log file only while the bar is live, everything else
     that is printed appears above it, and each epoch leaves one line.
 
-    Where standard output is no terminal nothing is drawn and nothing else
+    Where standard output is not a terminal nothing is drawn and nothing else
     changes. With several processes the first one draws.
 
     Args:

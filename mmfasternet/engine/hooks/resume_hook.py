@@ -3,13 +3,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import torch
+from mmengine import dist
 from mmengine.dataset import InfiniteSampler
-from mmengine.dist import (
-    all_gather_object,
-    broadcast_object_list,
-    get_world_size,
-    is_main_process,
-)
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import Runner
 from torch.utils.data import IterableDataset
@@ -20,16 +15,9 @@ from mmfasternet.checkpoint import (
     get_checkpoint,
     newest_checkpoint,
     require_fitting,
+    unwrapped,
 )
-from mmfasternet.compat.mmengine_runner import (
-    accumulative_counts,
-    begin_at_iteration,
-    begin_within_epoch,
-    is_training,
-    is_validation_due,
-    resume_request,
-    set_resume_request,
-)
+from mmfasternet.compat import mmengine_runner as compat
 from mmfasternet.registry import HOOKS
 
 from .seeded_batches import OF_EPOCHS, OF_ITERATIONS, SeededBatches, set_seed
@@ -78,30 +66,30 @@ class ResumeHook(Hook):
 
     # -------------------------------------------------------- to go on from
     def before_run(self, runner: Runner) -> None:
-        if not is_training(runner):
+        if not compat.is_training(runner):
             return
-        if is_main_process():
+        if dist.is_main_process():
             # of a process that was killed while it wrote
             for part in Path(runner.work_dir).glob('.*.part'):
                 part.unlink(missing_ok=True)
         # torchrun tells its restart only to the machine where one has died
         wanted = max(
-            all_gather_object(resume_request(runner)),
+            dist.all_gather_object(compat.resume_request(runner)),
             key=lambda wish: (wish[0], wish[1] is None))
         own = runner.model.state_dict()  # FSDP gathers it from all
         found: List[Any] = [None]
-        if is_main_process():
+        if dist.is_main_process():
             try:
                 found = [_chosen(runner, own, *wanted)]
             except (CheckpointError, OSError) as error:
                 found = [error]
-        broadcast_object_list(found)
+        dist.broadcast_object_list(found)
         if isinstance(found[0], Exception):
             raise found[0]
         if wanted[0] and found[0] is None:
             runner.logger.info(f'nothing to resume in {runner.work_dir}: the '
                                'training begins')
-        set_resume_request(runner, wanted[0] and found[0] is not None,
+        compat.set_resume_request(runner, wanted[0] and found[0] is not None,
                            found[0])
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook) and hook.max_keep_ckpts == 1:
@@ -111,7 +99,7 @@ class ResumeHook(Hook):
                 hook.max_keep_ckpts = 2
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if is_training(runner) and resume_request(runner)[0]:
+        if compat.is_training(runner) and compat.resume_request(runner)[0]:
             self._saved = checkpoint['meta'].get(_KEY)
 
     # ------------------------------------------------------------ training
@@ -126,13 +114,13 @@ class ResumeHook(Hook):
         if self._saved is not None:
             self._go_on(runner)
         if by_epoch(runner):
-            begin_within_epoch(runner, lambda: self._offset)
+            compat.begin_within_epoch(runner, lambda: self._offset)
         elif isinstance(self._batches.sampler, InfiniteSampler):
             # it would load and drop what it has trained on before
             self._batches.skip(runner.iter)
-            begin_at_iteration(runner, runner.iter)
+            compat.begin_at_iteration(runner, runner.iter)
         if self._saved is not None and not self._offset and \
-                not self._is_validated and is_validation_due(runner):
+                not self._is_validated and compat.is_validation_due(runner):
             runner.logger.info('validating first: the checkpoint was saved '
                                'before its validation')
             runner.val_loop.run()
@@ -153,8 +141,8 @@ class ResumeHook(Hook):
                 f'{images} images, but it is another training run')
 
     def _shape(self) -> Dict[str, int]:
-        values = (get_world_size(),
-                  get_world_size() * self._batches.batch_size,
+        values = (dist.get_world_size(),
+                  dist.get_world_size() * self._batches.batch_size,
                   len(self._batches))
         return dict(zip(_SHAPE, values))
 
@@ -178,11 +166,11 @@ class ResumeHook(Hook):
         self._is_validated = True
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if not is_training(runner) or self._batches is None:
+        if not compat.is_training(runner) or self._batches is None:
             return
         meta = checkpoint['meta']
         epoch, iteration = self._start
-        counts = accumulative_counts(runner)
+        counts = compat.accumulative_counts(runner)
         if meta['iter'] % counts and meta['iter'] < runner.max_iters:
             runner.logger.warning(
                 'this checkpoint lacks the gradients of '
@@ -228,11 +216,8 @@ def _chosen(runner: Runner, own: TensorDict, resume: bool,
 def _require_any_fit(own: TensorDict, data: Any, name: str) -> None:
     """Refuse weights of another model, with which nothing would be loaded."""
     tensors = data.get('state_dict', data) if isinstance(data, dict) else {}
-    own, tensors = ({
-        k.removeprefix('module.'): v
-        for k, v in x.items() if isinstance(v, torch.Tensor)
-    } for x in (own, tensors))
-    fit = compare_tensors(own, tensors)
+    tensors = {k: v for k, v in tensors.items() if isinstance(v, torch.Tensor)}
+    fit = compare_tensors(unwrapped(own), unwrapped(tensors))
     if not fit.fitting:
         raise CheckpointError(
             f'load_from={name}: none of its {len(tensors)} tensors fits the '
@@ -280,10 +265,7 @@ def _require_resumable(own: TensorDict, name: str) -> None:
     if averaged is not None:
         # the raw weights are there, the averaged ones in the other place
         if isinstance(averaged, dict):
-            averaged = {
-                k.removeprefix('module.'): v
-                for k, v in averaged.items() if k != 'steps'
-            }
+            averaged = {k: v for k, v in averaged.items() if k != 'steps'}
         require_fitting(own, dict(state_dict=averaged), name)
 
 
