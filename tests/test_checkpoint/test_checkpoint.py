@@ -11,6 +11,7 @@ import zipfile
 import pytest
 import safetensors.torch
 import torch
+from conftest import Payload
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from torch import nn
@@ -28,16 +29,6 @@ from mmfasternet.checkpoint import (
 )
 
 TENSORS = dict(weight=torch.arange(6.).view(2, 3), bias=torch.ones(2))
-
-
-class Payload:
-    """A pickle of it makes a folder when it is read by pickle."""
-
-    def __init__(self, folder, function=os.mkdir):
-        self.call = function, (str(folder), )
-
-    def __reduce__(self):
-        return self.call
 
 
 @pytest.fixture

@@ -6,19 +6,18 @@ import re
 import shutil
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
+from trees import voc_xml, write_image
 
 from mmfasternet.datasets.readers import account, read_dataset, write_splits
 
 W, H = 64, 48
 BOX = [16, 12, 32, 24]  # of the middle, in pixels
 SHARES = '0.5 0.5 0.5 0.5'
-XML = ('<annotation><filename>{name}</filename><size><width>64</width>'
-       '<height>48</height></size><object><name>cat</name><bndbox>'
-       '<xmin>17</xmin><ymin>13</ymin><xmax>49</xmax><ymax>37</ymax>'
-       '</bndbox></object></annotation>')
+
+
+def xml(name):
+    return voc_xml(name, W, H, [('cat', *BOX)])
 
 
 def write(path, text, encoding='utf-8'):
@@ -28,10 +27,7 @@ def write(path, text, encoding='utf-8'):
 
 
 def image(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.zeros((H, W, 3), np.uint8)
-    path.write_bytes(cv2.imencode('.png', pixels)[1])
-    return path
+    return write_image(path, W, H)
 
 
 def names(source):
@@ -68,7 +64,7 @@ def voc(root, **lists):
         for stem in stems:
             image(root / f'JPEGImages/{stem}.png')
             write(root / f'Annotations/{stem}.xml',
-                  XML.format(name=f'{stem}.png'))
+                  xml(f'{stem}.png'))
     for name, stems in lists.items():
         write(root / f'ImageSets/Main/{name}.txt', '\n'.join(stems))
     return root
@@ -164,7 +160,7 @@ def test_lists_beside_the_images(line, suffix, tmp_path):
     for stem in 'abcd':
         image(tmp_path / f'images/{stem}.png')
         write(tmp_path / f'labels/{stem}{suffix}',
-              XML.format(name=stem) if suffix == '.xml' else f'0 {SHARES}')
+              xml(stem) if suffix == '.xml' else f'0 {SHARES}')
     if suffix == '.txt':
         write(tmp_path / 'classes.txt', 'cat')
     for split, stems in dict(train='ab', val='c', test='d').items():
@@ -280,7 +276,7 @@ def test_encodings(encoding, tmp_path):
                   '<?xml version="1.0" encoding="UTF-8"?>\n'):
         root = voc(tmp_path / 'voc', train=['a'], val=['b'])
         write(root / 'Annotations/a.xml',
-              start + XML.format(name='图.png').replace('cat', '猫和狗'),
+              start + xml('图.png').replace('cat', '猫和狗'),
               encoding)
         source = read_dataset(root)
         assert set(source.classes) == {'cat', '猫和狗'}
@@ -585,8 +581,8 @@ def test_an_xml_that_names_its_image_otherwise(tmp_path):
     """The own name counts; another one does if there is none of its own."""
     root = voc(tmp_path, train=['a', 'x'], val=['b'])
     (root / 'JPEGImages/x.png').rename(root / 'JPEGImages/IMG_7.png')
-    write(root / 'Annotations/x.xml', XML.format(name='C:\\IMG_7.png'))
-    write(root / 'Annotations/a.xml', XML.format(name='b.png'))
+    write(root / 'Annotations/x.xml', xml('C:\\IMG_7.png'))
+    write(root / 'Annotations/a.xml', xml('b.png'))
     assert names(read_dataset(root)) == dict(train=['IMG_7', 'a'], val=['b'])
 
 
@@ -596,7 +592,7 @@ def test_an_xml_that_names_its_image_otherwise(tmp_path):
 ])
 def test_an_xml_without_a_size(size, tmp_path):
     root = voc(tmp_path, train=['a'], val=['b'])
-    text = re.sub('<size>.*</size>', size, XML.format(name='a.png'))
+    text = re.sub('<size>.*</size>', size, xml('a.png'))
     write(root / 'Annotations/a.xml', text)
     assert names(read_dataset(root)) == dict(train=['a'], val=['b'])
 

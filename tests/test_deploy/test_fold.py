@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import features, noise, randomise_for
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -26,15 +27,9 @@ TINY = dict(
 WIDTHS = [32, 64, 128]  # of the outputs of TINY
 
 
-def images(height=64, width=96, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(
-        256, (2, 3, height, width), dtype=torch.uint8, generator=generator)
-
-
 def photos(height=128, width=160):
     if not PHOTOS:
-        return images(height, width)
+        return noise(height, width)
     import cv2
     return torch.stack([
         torch.from_numpy(cv2.resize(cv2.imread(str(path)), (width, height)))
@@ -52,27 +47,6 @@ def build(letter='n', **model):
     if cfg.model.bbox_head.head_module.type == 'YOLOv8HeadModule':
         del cfg.model.bbox_head.head_module['initial_distance']  # not mmyolo's
     return MODELS.build(cfg.model)
-
-
-def randomise_norms(detector, batch=None):
-    """Norms that a mistake cannot hide behind, and whose statistics are of
-    this network and batch, so that the scores are not saturated."""
-    generator = torch.Generator().manual_seed(1)
-    for module in detector.modules():
-        if isinstance(module, (_BatchNorm, nn.GroupNorm)):
-            module.weight.data.uniform_(0.5, 1.5, generator=generator)
-            module.bias.data.normal_(0, 0.5, generator=generator)
-        if isinstance(module, _BatchNorm):
-            module.momentum = None  # the statistics of the one batch below
-    with torch.no_grad():
-        features(detector.train(), images() if batch is None else batch)
-    return detector.eval()
-
-
-def features(detector, batch):
-    x = detector.data_preprocessor(dict(inputs=batch))['inputs']
-    x = x.to(next(detector.parameters()).dtype)
-    return detector.bbox_head(detector.extract_feat(x))
 
 
 @torch.no_grad()
@@ -111,13 +85,13 @@ def has_norms(module):
 
 @pytest.fixture(scope='module')
 def detector():
-    return randomise_norms(build())
+    return randomise_for(build(), noise())
 
 
 @pytest.mark.parametrize('letter', 'nsmlx')
 def test_equals_the_detector(letter):
-    batch = photos() if letter in 'ns' else images()
-    model = randomise_norms(build(letter), batch)
+    batch = photos() if letter in 'ns' else noise()
+    model = randomise_for(build(letter), batch)
     wanted = expected(model, batch)
     assert wanted[1].std() > 0.05 and wanted[1].max() < 1
     deployed = deploy_form(model)
@@ -147,14 +121,14 @@ def test_leaves_the_given_detector_alone(detector):
     before = copy.deepcopy(model.state_dict())
     modes = [m.training for m in model.modules()]
     deployed = deploy_form(model)
-    assert_near(deployed(images()), expected(detector, images()), 1e-4)
+    assert_near(deployed(noise()), expected(detector, noise()), 1e-4)
     for parameter in deployed.parameters():
         parameter.zero_()
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert [m.training for m in model.modules()] == modes
     assert all(p.requires_grad for p in model.parameters())
     torch.testing.assert_close(
-        expected(model.eval(), images()), expected(detector, images()),
+        expected(model.eval(), noise()), expected(detector, noise()),
         rtol=0, atol=0)
 
 
@@ -165,22 +139,23 @@ def test_leaves_the_given_detector_alone(detector):
     dict(mean=[20.], std=[200.]),
 ])
 def test_pixels_as_the_preprocessor_has_them(preprocessor):
-    model = randomise_norms(
-        build(backbone=TINY, data_preprocessor=preprocessor)).double()
+    model = randomise_for(
+        build(backbone=TINY, data_preprocessor=preprocessor),
+        noise()).double()
     deployed = deploy_form(model)
     assert not len(deployed.pixels)
-    assert_near(deployed(images()), expected(model, images()), 1e-12)
+    assert_near(deployed(noise()), expected(model, noise()), 1e-12)
 
 
 def test_a_padded_stem_keeps_the_normalisation():
     """Zeros around normalised pixels are not zeros before."""
     model = build(backbone=TINY)
     model.backbone.patch_embed.proj.padding = (2, 2)
-    model = randomise_norms(model).double()
+    model = randomise_for(model, noise()).double()
     deployed = deploy_form(model)
     assert [type(m) for m in deployed.pixels] == [ScaleBias]
     assert not has_norms(deployed)
-    assert_near(deployed(images()), expected(model, images()), 1e-12)
+    assert_near(deployed(noise()), expected(model, noise()), 1e-12)
 
 
 @pytest.mark.parametrize('backbone, kept', [
@@ -195,14 +170,14 @@ def test_other_blocks(backbone, kept):
         if isinstance(module, nn.SyncBatchNorm):  # does not run on CPU
             plain = nn.BatchNorm2d(module.num_features)
             model.backbone.set_submodule(name, plain)
-    model = randomise_norms(model).double()
+    model = randomise_for(model, noise()).double()
     given = copy.deepcopy(model)
     if backbone.get('norm_cfg') == dict(type='SyncBN'):
         given = nn.SyncBatchNorm.convert_sync_batchnorm(given)
     deployed = deploy_form(given)
     assert has_norms(deployed) == kept
     assert not any(isinstance(m, nn.Identity) for m in deployed.modules())
-    assert_near(deployed(images()), expected(model, images()), 1e-12)
+    assert_near(deployed(noise()), expected(model, noise()), 1e-12)
 
 
 def test_other_convolutions():
@@ -212,9 +187,9 @@ def test_other_convolutions():
     conv.bias = nn.Parameter(torch.randn(conv.out_channels))
     layers = model.bbox_head.head_module.cls_preds
     layers[1][1] = layers[0][1]
-    model = randomise_norms(model).double()
+    model = randomise_for(model, noise()).double()
     assert_near(
-        deploy_form(model)(images()), expected(model, images()), 1e-12)
+        deploy_form(model)(noise()), expected(model, noise()), 1e-12)
 
 
 @pytest.mark.parametrize('neck', ['YOLOv8PAFPN', 'YOLOv5PAFPN'])
@@ -229,20 +204,20 @@ def test_another_neck_gets_the_output_norms_as_they_are(neck):
             act_cfg=dict(type='SiLU', inplace=True)),
         bbox_head=dict(
             head_module=dict(in_channels=WIDTHS, widen_factor=1.0)))
-    model = randomise_norms(model).double()
+    model = randomise_for(model, noise()).double()
     deployed = deploy_form(model)
     assert [type(m) for m in deployed.backbone.output_norms.values()] == \
         3 * [ScaleBias]
     assert not has_norms(deployed)
-    assert_near(deployed(images()), expected(model, images()), 1e-12)
+    assert_near(deployed(noise()), expected(model, noise()), 1e-12)
 
 
 def test_no_distribution_over_the_distances():
     model = build(
         backbone=TINY, bbox_head=dict(head_module=dict(reg_max=1)))
-    model = randomise_norms(model).double()
+    model = randomise_for(model, noise()).double()
     assert_near(
-        deploy_form(model)(images()), expected(model, images()), 1e-12)
+        deploy_form(model)(noise()), expected(model, noise()), 1e-12)
 
 
 def test_another_backbone():
@@ -252,20 +227,20 @@ def test_another_backbone():
         depth=18,
         out_indices=(1, 2, 3),
         init_cfg=None)
-    model = randomise_norms(build(backbone=resnet)).double()
+    model = randomise_for(build(backbone=resnet), noise()).double()
     deployed = deploy_form(model)
     assert not has_norms(deployed)
-    assert_near(deployed(images()), expected(model, images()), 1e-12)
+    assert_near(deployed(noise()), expected(model, noise()), 1e-12)
 
 
 def test_stock_yolov8():
     init_default_scope('mmyolo')
     torch.manual_seed(0)
     cfg = load_config('mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py')
-    model = randomise_norms(MODELS.build(cfg.model)).double()
+    model = randomise_for(MODELS.build(cfg.model), noise()).double()
     deployed = deploy_form(model)
     assert not has_norms(deployed)
-    assert_near(deployed(images()), expected(model, images()), 1e-12)
+    assert_near(deployed(noise()), expected(model, noise()), 1e-12)
 
 
 @pytest.mark.parametrize('head_module', ['YOLOv8HeadModule',
@@ -273,9 +248,9 @@ def test_stock_yolov8():
 def test_heads(head_module):
     model = build(
         backbone=TINY, bbox_head=dict(head_module=dict(type=head_module)))
-    model = randomise_norms(model).double()
+    model = randomise_for(model, noise()).double()
     assert_near(
-        deploy_form(model)(images()), expected(model, images()), 1e-12)
+        deploy_form(model)(noise()), expected(model, noise()), 1e-12)
 
 
 def test_refuses_what_it_does_not_know():
@@ -289,7 +264,7 @@ def test_refuses_what_it_does_not_know():
 
 def test_names_a_size_it_cannot_take(detector):
     with pytest.raises(ValueError, match='multiple of 32'):
-        deploy_form(detector)(images(72, 64))
+        deploy_form(detector)(noise(72, 64))
 
 
 @pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
@@ -299,10 +274,10 @@ def test_saved_weights_fit_a_fresh_deploy_form(detector, tmp_path, suffix):
     save_checkpoint(deployed.state_dict(), path)
     other = build(data_preprocessor=dict(mean=[1., 2., 3.]))
     loaded = deploy_form(other)
-    assert not torch.equal(loaded(images())[1], deployed(images())[1])
+    assert not torch.equal(loaded(noise())[1], deployed(noise())[1])
     loaded.load_state_dict(read_checkpoint(path))
     torch.testing.assert_close(
-        loaded(images()), deployed(images()), rtol=0, atol=0)
+        loaded(noise()), deployed(noise()), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize('opset', [13, 17])
@@ -316,7 +291,7 @@ def test_onnx(detector, tmp_path, opset):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         torch.onnx.export(
-            deployed, (images(), ),
+            deployed, (noise(), ),
             str(path),
             opset_version=opset,
             input_names=['images'],
@@ -332,8 +307,8 @@ def test_onnx(detector, tmp_path, opset):
     session = onnxruntime.InferenceSession(
         str(path), providers=['CPUExecutionProvider'])
     assert session.get_inputs()[0].type == 'tensor(uint8)'
-    for batch in (images(), images()[:1, :, :32, :64], photos(),
-                  torch.cat((images(160, 32), images(160, 32, seed=1)))):
+    for batch in (noise(), noise()[:1, :, :32, :64], photos(),
+                  torch.cat((noise(160, 32), noise(160, 32, seed=1)))):
         got = session.run(None, dict(images=batch.numpy()))
         assert [x.dtype for x in got] == 2 * [np.float32]
         # 60 layers of float32 sums in another order; seen: 2.2e-5

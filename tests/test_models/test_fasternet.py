@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import randomise
 from mmengine.registry import MODELS, DefaultScope
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -35,17 +36,6 @@ def count(model):
 def tiny(**kwargs):
     torch.manual_seed(0)
     return FasterNet(TINY, **kwargs)
-
-
-def randomise_norms(model):
-    """Weights and statistics that a mistake cannot hide behind."""
-    generator = torch.Generator().manual_seed(1)
-    for name, value in model.state_dict().items():
-        if 'running_var' in name:
-            value.uniform_(0.5, 2, generator=generator)
-        elif value.dim() == 1 and value.is_floating_point():
-            value.normal_(1, 0.5, generator=generator)
-    return model
 
 
 @pytest.mark.parametrize('arch', PUBLISHED)
@@ -206,7 +196,7 @@ def test_every_parameter_gets_a_gradient(out_indices, kwargs):
 
 
 def test_without_output_norms():
-    model = randomise_norms(tiny()).eval()
+    model = randomise(tiny()).eval()
     plain = tiny(output_norm=False).eval()
     report = plain.load_state_dict(model.state_dict(), strict=False)
     assert report.missing_keys == []
@@ -371,7 +361,7 @@ def test_construction_leaves_the_random_state_to_the_weights():
 
 
 def test_copies_are_independent_and_equal():
-    model = randomise_norms(tiny()).eval()
+    model = randomise(tiny()).eval()
     x = torch.rand(1, 3, 64, 64)
     copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
     buffer = io.BytesIO()
@@ -387,7 +377,7 @@ def test_copies_are_independent_and_equal():
 
 
 def test_compile_and_export():
-    model = randomise_norms(tiny()).eval()
+    model = randomise(tiny()).eval()
     x = torch.rand(2, 3, 64, 96)
     expected = model(x)
     compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
@@ -441,7 +431,7 @@ def test_equals_timm(arch):
                     'timm')
     timm = import_timm()
     torch.manual_seed(0)
-    model = randomise_norms(
+    model = randomise(
         FasterNet(arch, num_classes=1000, drop_path_rate=0.)).double()
     reference = timm.create_model(
         f'fasternet_{arch}', drop_path_rate=0.).double()
