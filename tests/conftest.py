@@ -14,9 +14,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from processes import leave_configs_unformatted
 from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from trees import coco_json, write_image
+
+leave_configs_unformatted()
 
 
 def skip_if_not_found_by_name():

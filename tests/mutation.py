@@ -13,7 +13,6 @@ mmfasternet.
 import argparse
 import ast
 import contextlib
-import difflib
 import importlib
 import os
 import random
@@ -24,113 +23,48 @@ import tempfile
 import time
 from collections import deque
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 ROOT = Path(__file__).parents[1]
 PRELOADED = ('torch', 'mmengine.runner', 'mmdet.datasets', 'mmdet.evaluation',
              'mmdet.structures', 'matplotlib.pyplot', 'hypothesis', 'pytest')
-# The sources of a room below mmfasternet, and the tests below tests that
-# should notice, fast ones first.
+# The sources of a room below mmfasternet, and the tests that should notice
+# below tests, fast ones first.
 ROOMS = dict(
-    models=(['models'], [
-        'test_models/test_task_modules.py', 'test_models/test_dense_heads.py',
-        'test_models/test_fasternet.py', 'test_models/test_detector.py',
-        'test_engine/test_level_assignment.py', 'test_deploy/test_fold.py',
-        'test_models/test_mmyolo_detectors.py',
-        'test_models/test_mmdet_detectors.py',
-        'test_checkpoint/test_fasternet_layouts.py'
-    ]),
-    checkpoint=(['checkpoint'], [
-        'test_checkpoint/test_checkpoint.py',
-        'test_checkpoint/test_fasternet_layouts.py',
-        'test_tools/test_verify_weights.py',
-        'test_tools/test_model_converters.py', 'test_hostile_files.py'
-    ]),
-    fold=(['deploy/fold.py', 'deploy/modules.py'],
-          ['test_deploy/test_fold.py', 'test_deploy/test_export.py']),
-    evaluation=(['evaluation'], [
-        'test_evaluation/test_average_precision.py',
-        'test_evaluation/test_detection_quality.py',
-        'test_visualization/test_figures.py', 'test_tools/test_compare.py'
-    ]),
-    readers=(['datasets/readers'], [
-        'test_datasets/test_readers.py', 'test_datasets/test_layouts.py',
-        'test_tools/test_voc2coco.py', 'test_tools/test_prepare.py'
-    ]),
-    datasets=([
-        'datasets/checks', 'datasets/images.py', 'datasets/files.py',
-        'datasets/digits.py', 'datasets/collate.py'
-    ], [
-        'test_datasets/test_digits.py', 'test_datasets/test_checks.py',
-        'test_tools/test_dataset_tools.py'
-    ]),
-    config=(['config'], [
-        'test_config/test_config.py', 'test_tools/test_train_test_arguments.py'
-    ]),
-    engine=(['engine'], [
-        'test_engine/test_optimizers.py',
-        'test_engine/test_level_assignment.py', 'test_engine/test_resume.py',
-        'test_engine/test_hooks.py', 'test_engine/test_long_runs.py'
-    ]),
-    deploy=([
-        'deploy/engines', 'deploy/exporting.py', 'deploy/files.py',
-        'deploy/images.py', 'deploy/info.py', 'deploy/loading.py',
-        'deploy/onnx_nms.py', 'deploy/postprocess.py', 'deploy/predictor.py',
-        'deploy/quantization.py', 'deploy/trained.py', 'deploy/video.py',
-        'deploy/exported_detector.py'
-    ], [
-        'test_deploy/test_predictor.py', 'test_deploy/test_export.py',
-        'test_deploy/test_export_arguments.py', 'test_deploy/test_demos.py',
-        'test_deploy/test_quantization.py'
-    ]),
-    visualization=(['visualization'], [
-        'test_visualization/test_fonts.py',
-        'test_visualization/test_figures.py', 'test_tools/test_vis_network.py'
-    ]),
-    analysis=(['analysis'], [
-        'test_analysis', 'test_tools/test_benchmark.py',
-        'test_tools/test_compare.py', 'test_tools/test_vis_network.py'
-    ]),
-    ops=(['ops'], ['test_ops/test_ops.py']),
-    compat=(['compat'], ['test_compat', 'test_tools/test_distributed.py']),
+    models=('models', 'test_models/test_task_modules.py test_models/'
+            'test_dense_heads.py test_models/test_fasternet.py test_models/'
+            'test_detector.py test_deploy/test_fold.py test_models/'
+            'test_mmyolo_detectors.py test_models/test_mmdet_detectors.py'),
+    checkpoint=('checkpoint', 'test_checkpoint test_tools/'
+                'test_verify_weights.py test_tools/test_model_converters.py'),
+    fold=('deploy/fold.py deploy/modules.py', 'test_deploy/test_fold.py '
+          'test_deploy/test_export.py'),
+    evaluation=('evaluation', 'test_evaluation test_visualization/'
+                'test_figures.py test_tools/test_compare.py'),
+    readers=('datasets/readers', 'test_datasets/test_readers.py test_datasets/'
+             'test_layouts.py test_tools/test_voc2coco.py'),
+    datasets=('datasets/checks datasets/images.py datasets/files.py '
+              'datasets/digits.py datasets/collate.py',
+              'test_datasets/test_digits.py test_datasets/test_checks.py '
+              'test_tools/test_dataset_tools.py'),
+    config=('config', 'test_config test_tools/test_train_test_arguments.py'),
+    engine=('engine', 'test_engine'),
+    deploy=('deploy/engines deploy/exporting.py deploy/files.py deploy/'
+            'images.py deploy/info.py deploy/loading.py deploy/onnx_nms.py '
+            'deploy/postprocess.py deploy/predictor.py deploy/quantization.py '
+            'deploy/trained.py deploy/video.py deploy/exported_detector.py',
+            'test_deploy/test_predictor.py test_deploy/test_export.py '
+            'test_deploy/test_demos.py test_deploy/test_quantization.py'),
+    visualization=('visualization', 'test_visualization '
+                   'test_tools/test_vis_network.py'),
+    analysis=('analysis', 'test_analysis test_tools/test_benchmark.py '
+              'test_tools/test_compare.py test_tools/test_vis_network.py'),
+    ops=('ops', 'test_ops/test_ops.py'),
 )
-# Mutants that change nothing that anybody could see: the file, the changed
-# line, and why.
+# Mutants that change nothing that anybody could see: the end of the path, the
+# line as it is changed, and why.
 EQUIVALENT: List[Tuple[str, str, str]] = []
 
-
-class Mutant(NamedTuple):
-    """A piece of a file, in bytes, and what stands there instead."""
-
-    path: str
-    start: int
-    end: int
-    text: str
-
-    def apply(self, source: bytes) -> bytes:
-        return source[:self.start] + self.text.encode() + source[self.end:]
-
-    def lines(self) -> Tuple[int, str, str]:
-        """The number of the first line that differs, the lines, before and
-        after."""
-        source = (ROOT / self.path).read_bytes()
-        old = source.decode().splitlines()
-        new = self.apply(source).decode().splitlines()
-        _, a, b, c, d = next(
-            change for change in difflib.SequenceMatcher(
-                None, old, new, autojunk=False).get_opcodes()
-            if change[0] != 'equal')
-        return a + 1, *(' '.join(line.strip() for line in part)
-                        for part in (old[a:b], new[c:d]))
-
-    def reason(self) -> str:
-        """Why it is equivalent, if it is."""
-        _, _, new = self.lines()
-        return next((reason for path, line, reason in EQUIVALENT
-                     if path == self.path and line == new), '')
-
-
-# ------------------------------------------------------------ the operators
 COMPARISONS = {
     ast.Eq: [ast.NotEq], ast.NotEq: [ast.Eq], ast.Lt: [ast.LtE, ast.GtE],
     ast.LtE: [ast.Lt, ast.Gt], ast.Gt: [ast.GtE, ast.LtE],
@@ -141,7 +75,34 @@ ARITHMETIC = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
     ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult
 }
-DROPPED = ('abs', 'min', 'max', 'clamp', 'clip')
+DROPPED = ('abs', 'min', 'max', 'clamp', 'clip', 'round', 'sorted')
+
+
+class Mutant(NamedTuple):
+    """A file, a range of its bytes, and what stands there instead."""
+
+    path: str
+    start: int
+    end: int
+    text: str
+
+    def apply(self, source: bytes) -> bytes:
+        return source[:self.start] + self.text.encode() + source[self.end:]
+
+    def describe(self) -> Tuple[str, str, str]:
+        """Where it is, and the line or lines before and after."""
+        source = (ROOT / self.path).read_bytes()
+        first = source.rfind(b'\n', 0, self.start) + 1
+        last = source.find(b'\n', self.end)
+        new = self.apply(source)
+        lines = (source[first:last], new[first:len(new) - len(source) + last])
+        place = f'{self.path}:{source.count(b"%c" % 10, 0, first) + 1}'
+        return place, *(' '.join(x.decode().split()) for x in lines)
+
+    def is_equivalent(self) -> bool:
+        line = self.describe()[2]
+        return any(self.path.endswith(path) and line == changed
+                   for path, changed, _ in EQUIVALENT)
 
 
 def changed(node: ast.AST, **fields) -> ast.AST:
@@ -149,195 +110,158 @@ def changed(node: ast.AST, **fields) -> ast.AST:
     return type(node)(**{**dict(ast.iter_fields(node)), **fields})
 
 
-def comparison(node: ast.Compare) -> Iterator[ast.AST]:
-    for i, op in enumerate(node.ops):
-        for other in COMPARISONS[type(op)]:
-            yield changed(
-                node, ops=[*node.ops[:i], other(), *node.ops[i + 1:]])
-
-
-def and_or(node: ast.BoolOp) -> Iterator[ast.AST]:
-    yield changed(
-        node, op=ast.Or() if isinstance(node.op, ast.And) else ast.And())
-
-
-def arithmetic(node: ast.BinOp) -> Iterator[ast.AST]:
-    text = isinstance(node.left, (ast.Constant, ast.JoinedStr)) and \
-        not isinstance(getattr(node.left, 'value', ''), (int, float))
-    if type(node.op) in ARITHMETIC and not text:
-        yield changed(node, op=ARITHMETIC[type(node.op)]())
-
-
-def constant(node: ast.Constant) -> Iterator[ast.AST]:
-    if isinstance(node.value, bool):
-        yield ast.Constant(not node.value)
-    elif isinstance(node.value, (int, float)):
+def mutated(node: ast.AST) -> Iterator[ast.AST]:
+    """What may stand in the place of a node."""
+    if isinstance(node, ast.Compare):
+        for i, op in enumerate(node.ops):
+            for other in COMPARISONS[type(op)]:
+                yield changed(
+                    node, ops=[*node.ops[:i], other(), *node.ops[i + 1:]])
+    elif isinstance(node, ast.BoolOp):
+        yield changed(
+            node, op=ast.Or() if isinstance(node.op, ast.And) else ast.And())
+    elif isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
+        if not isinstance(getattr(node.left, 'value', 0), str):
+            yield changed(node, op=ARITHMETIC[type(node.op)]())
+    elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
         yield ast.Constant(node.value + 1)
         yield ast.Constant(node.value - 1)
-
-
-def negation(node: ast.UnaryOp) -> Iterator[ast.AST]:
-    if isinstance(node.op, (ast.Not, ast.USub)):
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield ast.Constant(not node.value)
+    elif isinstance(node, ast.UnaryOp) and isinstance(
+            node.op, (ast.Not, ast.USub)):
         yield node.operand
+    elif isinstance(node, ast.Call):
+        yield from _mutated_call(node)
+    elif isinstance(node, ast.Slice):
+        for end in ('lower', 'upper'):
+            if getattr(node, end) is not None:
+                yield changed(node, **{end: ast.BinOp(
+                    getattr(node, end), ast.Add(), ast.Constant(1))})
+    elif isinstance(node, ast.Return) and not isinstance(
+            node.value, (ast.Constant, type(None))):
+        yield ast.Return(ast.Constant(None))
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) or \
+            isinstance(node, ast.Assign) and all(
+                isinstance(t, (ast.Attribute, ast.Subscript))
+                for t in node.targets):
+        yield ast.Pass()
 
 
-def call(node: ast.Call) -> Iterator[ast.AST]:
-    args = node.args
-    plain = not any(isinstance(a, ast.Starred) for a in args) and getattr(
-        node.func, 'id', '') != 'isinstance'
-    for i in range(len(args) - 1 if plain else 0):
+def _mutated_call(node: ast.Call) -> Iterator[ast.AST]:
+    name = getattr(node.func, 'id', getattr(node.func, 'attr', None))
+    args, words = node.args, node.keywords
+    plain = not any(isinstance(a, ast.Starred) for a in args)
+    for i in range(len(args) - 1 if plain and name != 'isinstance' else 0):
         yield changed(
             node, args=[*args[:i], args[i + 1], args[i], *args[i + 2:]])
-    for i in range(len(node.keywords)):
-        yield changed(
-            node, keywords=[*node.keywords[:i], *node.keywords[i + 1:]])
-    name = getattr(node.func, 'id', getattr(node.func, 'attr', None))
+    for i in range(len(words)):
+        yield changed(node, keywords=[*words[:i], *words[i + 1:]])
     if name in DROPPED and isinstance(node.func, ast.Attribute):
         yield node.func.value
     elif name in DROPPED and args and plain:
         yield args[0]
 
 
-def returned(node: ast.Return) -> Iterator[ast.AST]:
-    if not isinstance(node.value, (ast.Constant, type(None))):
-        yield ast.Return(ast.Constant(None))
-
-
-def sliced(node: ast.Slice) -> Iterator[ast.AST]:
-    for end in ('lower', 'upper'):
-        value = getattr(node, end)
-        if value is not None:
-            yield changed(
-                node, **{end: ast.BinOp(value, ast.Add(), ast.Constant(1))})
-
-
-def called_for_nothing(node: ast.Expr) -> Iterator[ast.AST]:
-    if isinstance(node.value, ast.Call):
-        yield ast.Pass()
-
-
-def attribute_set(node: ast.Assign) -> Iterator[ast.AST]:
-    if all(isinstance(t, (ast.Attribute, ast.Subscript))
-           for t in node.targets):
-        yield ast.Pass()
-
-
-OPERATORS = {
-    ast.Compare: comparison, ast.BoolOp: and_or, ast.BinOp: arithmetic,
-    ast.Constant: constant, ast.UnaryOp: negation, ast.Call: call,
-    ast.Return: returned, ast.Slice: sliced, ast.Expr: called_for_nothing,
-    ast.Assign: attribute_set
-}
-
-
 def visited(node: ast.AST) -> Iterator[ast.AST]:
     """What may be changed: neither annotations nor texts for people."""
     yield node
     for name, value in ast.iter_fields(node):
-        if name in ('annotation', 'returns'):
-            continue
         for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, ast.AST) and not isinstance(
+            if name not in ('annotation', 'returns') and isinstance(
+                    child, ast.AST) and not isinstance(
                     child, (ast.JoinedStr, ast.Raise)):
                 yield from visited(child)
 
 
-def mutants_of(path: str) -> List[Mutant]:
+def mutants_of(path: Path) -> Iterator[Mutant]:
     """All of a file, in its order."""
-    source = (ROOT / path).read_bytes()
+    source = path.read_bytes()
     starts = [0]
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
-    found = []
     for node in visited(ast.parse(source)):
-        for other in OPERATORS.get(type(node), lambda node: ())(node):
+        for other in mutated(node):
             text = ast.unparse(ast.fix_missing_locations(other))
-            if isinstance(other, ast.expr) and not isinstance(
-                    node, ast.Slice):
-                text = f'({text})'
+            is_value = isinstance(other, ast.expr) and not isinstance(
+                node, ast.Slice)
             mutant = Mutant(
-                path, starts[node.lineno - 1] + node.col_offset,
-                starts[node.end_lineno - 1] + node.end_col_offset, text)
+                str(path.relative_to(ROOT)),
+                starts[node.lineno - 1] + node.col_offset,
+                starts[node.end_lineno - 1] + node.end_col_offset,
+                f'({text})' if is_value else text)
             with contextlib.suppress(SyntaxError):
                 ast.parse(mutant.apply(source))
-                found.append(mutant)
-    return found
+                yield mutant
 
 
 def mutants_of_room(room: str) -> List[Mutant]:
-    paths = []
-    for name in ROOMS[room][0]:
-        path = ROOT / 'mmfasternet' / name
-        paths += [path] if path.suffix else sorted(path.rglob('*.py'))
+    paths = [ROOT / 'mmfasternet' / name for name in ROOMS[room][0].split()]
     return [mutant for path in paths
-            for mutant in mutants_of(str(path.relative_to(ROOT)))]
+            for file in ([path] if path.suffix else sorted(path.rglob('*.py')))
+            for mutant in mutants_of(file)]
 
 
-# ------------------------------------------------------------ running them
-def copy_tree(folder: Path) -> Path:
-    """What the tests need of the working tree."""
-    ignored = shutil.ignore_patterns('.*', '__pycache__', 'work_dirs', 'data')
-    return Path(shutil.copytree(ROOT, folder, ignore=ignored))
-
-
-def run_tests(tree: Path, tests: List[str], log: Path) -> int:
-    """The process id of a fork in which pytest runs."""
+def start_tests(tree: Path, tests: List[str]) -> int:
+    """The process id of a fork in which pytest runs on a copy of the tree."""
     child = os.fork()
     if child:
         return child
     os.setsid()  # so that a time limit ends what the tests have started, too
-    with log.open('w') as file:
+    with open(f'{tree}.log', 'w') as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.chdir(tree)
     sys.path.insert(0, str(tree))
     os.environ['PYTHONPATH'] = str(tree)
-    sys.argv = ['pytest']
     status = 3
     with contextlib.suppress(BaseException):
         import pytest
-        status = pytest.main([
-            '-x', '-q', '-p', 'no:cacheprovider', '-p', 'no:xdist',
-            f'--basetemp={tree}-tmp', *tests])
+        status = pytest.main(['-x', '-q', '-p', 'no:cacheprovider',
+                              f'--basetemp={tree}.tmp', *tests])
     sys.stdout.flush()
     os._exit(int(status))
 
 
-def wait(children: List[int], limits: List[float]) -> Tuple[int, int]:
-    """The first child that ends or is out of time, and its status."""
+def first_to_end(limits: dict) -> Tuple[int, int]:
+    """Of processes with their time limits, and its status, -1 if too late."""
     while True:
-        for child, limit in zip(children, limits):
+        for child, limit in limits.items():
             done, status = os.waitpid(child, os.WNOHANG)
-            if done or time.monotonic() > limit:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child, signal.SIGKILL)
-                if not done:
-                    os.waitpid(child, 0)
-                return child, os.waitstatus_to_exitcode(status) if done else -1
+            if not done and time.monotonic() < limit:
+                continue
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+            if not done:
+                os.waitpid(child, 0)
+            return child, os.waitstatus_to_exitcode(status) if done else -1
         time.sleep(0.05)
 
 
-def tried(mutants, tests, jobs, limit, folder) -> Iterator[Tuple]:
-    """Each mutant and the exit status of its tests, -1 if out of time."""
-    trees = deque(copy_tree(folder / f'{i}') for i in range(jobs))
+def tried(mutants: List[Optional[Mutant]], tests: List[str], jobs: int,
+          limit: float, folder: Path) -> Iterator[tuple]:
+    """Each mutant, the exit status of its tests, and what they said."""
+    ignored = shutil.ignore_patterns('.*', '__pycache__', 'work_dirs', 'data')
+    trees = deque(shutil.copytree(ROOT, folder / f'{i}', ignore=ignored)
+                  for i in range(jobs))
     waiting, running, serial = deque(mutants), {}, 10**9
     while waiting or running:
         if waiting and trees:
-            mutant, tree = waiting.popleft(), trees.popleft()
+            mutant, tree, serial = waiting.popleft(), trees.popleft(), \
+                serial + 1
             if mutant:
-                path, serial = tree / mutant.path, serial + 1
+                path = tree / mutant.path
                 path.write_bytes(mutant.apply(path.read_bytes()))
                 os.utime(path, (serial, serial))  # no old .pyc fits
-            child = run_tests(tree, tests, folder / f'{tree.name}.log')
-            running[child] = mutant, tree, time.monotonic() + limit
+            running[start_tests(tree, tests)] = (mutant, tree,
+                                                 time.monotonic() + limit)
             continue
-        child, status = wait(
-            list(running), [limit for *_, limit in running.values()])
+        child, status = first_to_end({c: x[2] for c, x in running.items()})
         mutant, tree, _ = running.pop(child)
         if mutant:
             shutil.copy2(ROOT / mutant.path, tree / mutant.path)
         trees.append(tree)
-        yield mutant, status, (folder / f'{tree.name}.log').read_text()
+        yield mutant, status, Path(f'{tree}.log').read_text()
 
 
 def try_room(room: str, args: argparse.Namespace) -> None:
@@ -345,31 +269,29 @@ def try_room(room: str, args: argparse.Namespace) -> None:
     mutants = mutants_of_room(room)
     random.Random(args.seed).shuffle(mutants)
     chosen = mutants[args.skip:args.skip + args.number]
-    tests = [f'tests/{name}' for name in ROOMS[room][1]]
+    to_run = [mutant for mutant in chosen if not mutant.is_equivalent()]
+    tests = [f'tests/{name}' for name in ROOMS[room][1].split()]
     with tempfile.TemporaryDirectory(prefix='mutation') as folder:
         begin = time.monotonic()
-        (_, status, log), = tried(
-            [None], tests, 1, args.limit, Path(folder) / 'plain')
+        (_, status, log), = tried([None], tests, 1, args.limit,
+                                  Path(folder) / 'plain')
         if status:
             sys.exit(f'{room}: the tests fail as they are\n{log[-5000:]}')
         seconds = time.monotonic() - begin
-        print(f'{room}: {len(mutants)} mutants, their tests take '
+        print(f'{room}: {len(mutants)} mutants; its tests take '
               f'{seconds:.0f} s', flush=True)
-        limit = min(args.limit, 3 * seconds + 60)
-        caught, equivalent = 0, 0
-        to_run = [m for m in chosen if not m.reason()]
-        equivalent = len(chosen) - len(to_run)
+        caught = 0
         for mutant, status, _ in tried(
-                to_run, tests, args.jobs, limit, Path(folder) / 'mutants'):
+                to_run, tests, args.jobs, min(args.limit, 3 * seconds + 60),
+                Path(folder) / 'mutants'):
             caught += status != 0
-            number, old, new = mutant.lines()
             if status == 0 or args.verbose:
-                print(f'{"caught" if status else "SURVIVED"} '
-                      f'{mutant.path}:{number}\n  - {old}\n  + {new}',
-                      flush=True)
+                place, old, new = mutant.describe()
+                print(f'{"caught" if status else "SURVIVED"} {place}\n'
+                      f'  - {old}\n  + {new}', flush=True)
     print(f'{room}: {caught} of {len(to_run)} caught '
-          f'({caught / max(1, len(to_run)):.0%}), {equivalent} equivalent',
-          flush=True)
+          f'({caught / max(1, len(to_run)):.0%}), '
+          f'{len(chosen) - len(to_run)} equivalent', flush=True)
 
 
 def main():
@@ -379,22 +301,21 @@ def main():
     parser.add_argument('--number', type=int, default=20,
                         help='mutants of each room (default: 20)')
     parser.add_argument('--skip', type=int, default=0,
-                        help='of those of this seed (default: 0)')
+                        help='the first ones of this seed (default: 0)')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--jobs', type=int, default=os.cpu_count(),
                         help='processes (default: one for each core)')
     parser.add_argument('--limit', type=float, default=900,
-                        help='seconds of one mutant at most (default: 900)')
+                        help='seconds that a mutant may take (default: 900)')
     parser.add_argument('--list', action='store_true',
-                        help='print the mutants, run nothing')
+                        help='print the mutants and run nothing')
     parser.add_argument('--verbose', action='store_true',
                         help='name those that are caught, too')
     args = parser.parse_args()
     if args.list:
         for room in args.room:
             for mutant in mutants_of_room(room):
-                number, old, new = mutant.lines()
-                print(f'{mutant.path}:{number}\n  - {old}\n  + {new}')
+                print('{}\n  - {}\n  + {}'.format(*mutant.describe()))
         return
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     for name in PRELOADED:
