@@ -303,8 +303,8 @@ def test_get_flops():
         assert 'GMACs' in rows[0] and 'GFLOPs = 2 x GMACs' in rows[0]
 
 
-def test_two_processes_end_with_equal_weights(tmp_path):
-    """dist_train.sh on CPU with gloo; both write and read the digits."""
+def test_two_processes_end_with_equal_weights(coco_options, tmp_path):
+    """dist_train.sh on CPU with gloo."""
     (tmp_path / 'save_rank.py').write_text('''
 import torch
 from mmengine.dist import get_rank
@@ -323,25 +323,16 @@ class SaveRank(Hook):
                        f'{runner.work_dir}/rank_{get_rank()}.pth')
 ''')
     config = tmp_path / 'two.py'
-    base = Path('configs/yolov8_fasternet_n_digits.py').resolve()
+    base = Path('configs/yolov8_fasternet_n.py').resolve()
     config.write_text(f'''
 _base_ = {str(base)!r}
 custom_imports = dict(imports=['mmfasternet.models', 'save_rank'])
 custom_hooks = [dict(type='mmengine.SaveRank')]
 ''')
     work_dir = tmp_path / 'work_dir'
-    options = dict(
-        data_root=f'{tmp_path}/digits/',
-        img_scale=[64, 64],
-        train_num_workers=0,
-        val_num_workers=0,
-        max_epochs=1)
-    # of 1000 and 200 images
-    options['train_dataloader.dataset.indices'] = 48
-    options['val_dataloader.dataset.indices'] = 8
     done = subprocess.run(
         ['bash', 'tools/dist_train.sh', config, '2', '--work-dir', work_dir,
-         *as_arguments(options)],
+         *as_arguments(coco_options)],
         capture_output=True,
         text=True,
         env=dict(
