@@ -339,8 +339,8 @@ def test_learning_rate_over_300_epochs(config):
 
 
 @pytest.mark.parametrize('config', [
-    'fasternet-t0_8xb512_in1k.py',
-    'fasternet-t1_8xb512_in1k.py',
+    pytest.param('fasternet-t0_8xb512_in1k.py', marks=pytest.mark.slow),
+    'fasternet-t1_8xb512_in1k.py',  # the same and RandAugment
 ])
 def test_it_trains_on_a_folder_of_images_and_switches_resolution(
         config, folders, tmp_path):

@@ -33,7 +33,11 @@ def as_arguments(options):
     ]
 
 
-@pytest.mark.parametrize('config', CONFIGS)
+@pytest.mark.parametrize('config', [
+    # wider and deeper ones: test_fold.py has them in the default run
+    pytest.param(name, marks=pytest.mark.slow)
+    if re.search('_[mlx].py', name) else name for name in CONFIGS
+])
 def test_every_config_trains_and_predicts(config, coco_options, tmp_path):
     cfg = load_config(f'configs/{config}', coco_options)
     cfg.work_dir = str(tmp_path)
