@@ -294,7 +294,7 @@ def try_room(room: str, args: argparse.Namespace) -> None:
           f'{len(chosen) - len(to_run)} equivalent', flush=True)
 
 
-def main():
+def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--room', nargs='+', choices=list(ROOMS),
                         default=list(ROOMS), help='parts (default: all)')
@@ -311,7 +311,11 @@ def main():
                         help='print the mutants and run nothing')
     parser.add_argument('--verbose', action='store_true',
                         help='name those that are caught, too')
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
     if args.list:
         for room in args.room:
             for mutant in mutants_of_room(room):

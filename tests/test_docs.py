@@ -424,7 +424,7 @@ def test_twins_are_in_step(page, chinese):
 # has been checked above.
 NOT_RUN = {
     'quickstart.sh|setup_env.sh': 'makes the environment, from the network',
-    'tests/run.sh|-m pytest|pre-commit': 'the tests themselves',
+    'tests/(run.sh|mutation.py)|-m pytest|pre-commit': 'the tests themselves',
     '^(git|pip|source|cd|sphinx-build) ': 'network, or the environment',
     '^mim ': 'test_packaging.py walks through mim',
     'docker': 'there may be none',

@@ -92,7 +92,8 @@ def test_the_small_variant_is_smaller_than_t0():
 def test_activations_and_drop_path_are_the_published_ones():
     for arch, act, rate in (('t0', 'GELU', 0.), ('t1', 'GELU', 0.02),
                             ('t2', 'ReLU', 0.05), ('s', 'ReLU', 0.1),
-                            ('m', 'ReLU', 0.2), ('l', 'ReLU', 0.3)):
+                            ('m', 'ReLU', 0.2), ('l', 'ReLU', 0.3),
+                            ('n', 'ReLU', 0.), (TINY, 'ReLU', 0.)):
         with torch.device('meta'):
             blocks = [
                 block for stage in FasterNet(arch).stages[::2]
@@ -129,7 +130,7 @@ def test_state_dict_keys_are_the_authors():
             'head.bias'} == classifier - set(keys)
 
 
-@pytest.mark.parametrize('n_div', [1, 2, 4, 8])
+@pytest.mark.parametrize('n_div', [1, 2, 4, 8, 16])
 def test_partial_conv_is_a_dense_conv_with_an_identity_block(n_div):
     torch.manual_seed(0)
     dim = 16
@@ -159,6 +160,8 @@ def test_partial_conv_refuses_a_ratio_without_channels(n_div):
     (dict(embed_dim=8, depth=(1, 1, 1, 1)), ValueError,
      r"unknown: \['depth'\], missing: \['depths'\]"),
     (dict(embed_dim=8, depths=(1, 1, 1)), ValueError, 'four positive ints'),
+    (dict(embed_dim=8, depths=(1, 1, 1, 0)), ValueError, 'four positive ints'),
+    (dict(embed_dim=8, depths=(1, 1, 1.5, 1)), ValueError, 'four positive'),
 ])
 def test_wrong_arch(arch, error, words):
     with pytest.raises(error, match=words):
@@ -170,6 +173,10 @@ def test_wrong_arch(arch, error, words):
     (dict(out_indices=(2, 1)), ValueError),
     (dict(out_indices=()), ValueError),
     (dict(out_indices=3), TypeError),
+    (dict(out_indices=('1', )), TypeError),
+    (dict(out_indices=(1, 1)), ValueError),
+    (dict(out_indices=(-1, 1)), ValueError),
+    (dict(frozen_stages=-2), ValueError),
     (dict(frozen_stages=5), ValueError),
     (dict(depth=3), TypeError),
 ])
@@ -347,6 +354,13 @@ def test_a_number_of_frozen_stages(stages, parts):
         if name:
             frozen = f'{name}.'.startswith(tuple(f'{p}.' for p in parts))
             assert module.training != frozen, name
+
+
+def test_a_classifier_is_frozen_without_output_norms():
+    model = tiny(frozen_stages=2, num_classes=5).train()
+    assert not model.patch_embed.training and not model.stages[2].training
+    assert {name.split('.')[0] for name, p in model.named_parameters()
+            if p.requires_grad} == {'stages', 'avgpool_pre_head', 'head'}
 
 
 def test_construction_leaves_the_random_state_to_the_weights():
