@@ -108,7 +108,7 @@ def test_the_tool(small, exported, truth, tmp_path):
     out = tmp_path / 'int8.onnx'
     done = run_script(
         'tools/deploy/quantize.py', small.config, exported['any.onnx'], out,
-        '--images', small.folder, '--runs', 3, '--work-dir', tmp_path,
+        '--images', small.folder, '--runs', 1, '--work-dir', tmp_path,
         '--cfg-options', *(f'{key}={value}' for key, value in truth.items()))
     assert 'int8, calibrated on 5 images' in done.stdout
     cfg = load_config(small.config, truth)
@@ -121,6 +121,8 @@ def test_the_tool(small, exported, truth, tmp_path):
     times = re.search(r'([\d.]+) ms in float, ([\d.]+) ms in int8, 1 thread'
                       r'.* ([\d.]+) times as fast', done.stdout).groups()
     before, after, ratio = map(float, times)
-    assert 0.5 < ratio * after / before < 2
+    # of a single run, whose times are rounded to 0.1
+    assert (before - .06) / (after + .06) - .01 < ratio < (
+        before + .06) / max(after - .06, 1e-3) + .01
     assert weights_in_int8(out).keys() == weights_in_int8(
         Path(exported['any.onnx'])).keys()
