@@ -699,6 +699,103 @@ def test_boxes_are_clipped_to_the_image(tmp_path):
     assert box['bbox'] == pytest.approx([59.52, 19.2, 4.48, 9.6])
 
 
+@pytest.mark.parametrize('line, box', [
+    ('0 0.02 0.5 0.1 0.2', [0, 19.2, 4.48, 9.6]),
+    ('0 0.5 0.02 0.1 0.2', [28.8, 0, 6.4, 5.76]),
+    ('0 0.5 0.98 0.1 0.2', [28.8, 42.24, 6.4, 5.76]),
+    ('0 0.5 0.5 1.9 0.2', [0, 19.2, 64, 9.6]),
+    # hundredths of a pixel, and the area of what is written
+    ('0 0.5 0.5 0.3331 0.7777', [21.34, 5.34, 21.32, 37.33]),
+])
+def test_what_is_written_of_a_box(line, box, tmp_path):
+    root = yolo(tmp_path, 'train/a', 'val/b')
+    write(root / 'labels/val/b.txt', line)
+    data = read_dataset(root).splits['val'].coco
+    assert data == dict(
+        images=[dict(id=1, file_name='images/val/b.png', width=W, height=H)],
+        annotations=[
+            dict(id=1, image_id=1, category_id=1, bbox=box,
+                 area=round(box[2] * box[3], 2), iscrowd=0)],
+        categories=[dict(id=1, name='cat')])
+
+
+@pytest.mark.parametrize('line, words', [
+    ('0 0.0 0.5 1.0 0.1', 'coordinates are shares'),
+    ('0 1.0 0.5 1.0 0.1', 'coordinates are shares'),
+    ('0 0.1 0.1 0.2 0.2 0.3', 'outline of three or more points, got 6 numb'),
+    ('0 0.1 0.1 0.2 0.2 0.3 0.3 0.4', 'three or more points, got 8 numbers'),
+    ('1 0.5 0.5 0.1 0.1', 'class 1, but there are 1 names, 0 to 0'),
+])
+def test_lines_that_are_no_object(line, words, tmp_path):
+    root = yolo(tmp_path, 'train/a', 'val/b')
+    write(root / 'labels/val/b.txt', f'\n{line}')
+    with pytest.raises(ValueError, match=f'b.txt:2: .*{words}'):
+        read_dataset(root)
+
+
+@pytest.mark.parametrize('line', [
+    '0 0.5 0.5 0 0.1', '0 0.5 0.5 0.1 0', '0 1.2 0.5 0.1 0.1'])
+def test_a_box_without_an_area_is_said_with_the_size(line, tmp_path):
+    root = yolo(tmp_path, 'train/a', 'val/b')
+    write(root / 'labels/val/b.txt', line)
+    assert read_dataset(root).messages == [
+        f'{root}/labels/val/b.txt:1: box of cat has no area inside the 64x48 '
+        'image']
+
+
+@pytest.mark.parametrize('count, validate', [
+    (2, 1), (3, 1), (7, 1), (8, 2), (12, 2), (13, 3)])
+def test_one_in_five_validates(count, validate, tmp_path):
+    root = yolo(tmp_path, *(f'all/{i:02}' for i in range(count)))
+    found = names(read_dataset(root))
+    assert len(found['val']) == validate
+    assert len(found['train']) == count - validate
+
+
+def test_the_choice_stays_the_same_from_release_to_release(tmp_path):
+    """What validated must not train when somebody prepares it again."""
+    root = yolo(tmp_path, *(f'all/{i}' for i in range(10)))
+    # the first of Python's random.Random(0).shuffle of ten numbers
+    assert names(read_dataset(root))['val'] == ['7', '8']
+
+
+def test_one_image_and_none(tmp_path):
+    root = yolo(tmp_path / 'one', 'all/a')
+    with pytest.raises(ValueError, match='one image cannot be split'):
+        read_dataset(root)
+    (root / 'images/all/a.png').write_bytes(b'')
+    with pytest.raises(ValueError, match='no image in the train split'):
+        read_dataset(root)
+
+
+@pytest.mark.parametrize('missing, words', [
+    (1, '1 of the 4 images that it lists do not exist: none0'),
+    (2, '2 of the 4 images that it lists do not exist: none0, none1'),
+])
+def test_up_to_half_of_a_list_may_be_missing(missing, words, tmp_path):
+    root = yolo(tmp_path, *(f'x/{s}' for s in 'abcd'), 'val/e')
+    lines = list('abcd')[missing:] + [f'none{i}' for i in range(missing)]
+    write(root / 'train.txt', '\n'.join(lines))
+    write(root / 'val.txt', 'e')
+    source = read_dataset(root)
+    assert names(source)['train'] == list('abcd')[missing:]
+    assert any(line.endswith(words) for line in source.messages)
+
+
+def test_of_many_that_are_missing_or_left_out_three_are_named(tmp_path):
+    root = yolo(tmp_path, *(f'x/{s}' for s in 'abcdefg'), 'val/h')
+    write(root / 'train.txt', 'a\nb\nc\nd\nn1\nn2\nn3\nn4')
+    write(root / 'val.txt', 'h')
+    for end in ('', ', ...'):
+        source = read_dataset(root)
+        missing, left = sorted(source.messages)
+        assert missing.endswith('do not exist: n1, n2, n3')
+        assert left.startswith(f'{3 + bool(end)} images in none of the splits '
+                               f'train, val: {root}/images/x/')
+        assert left.count('.png') == 3 and left.endswith(f'.png{end}')
+        image(root / 'images/x/i.png')
+
+
 def test_boxes_that_are_there_twice(tmp_path):
     root = yolo(tmp_path, 'train/a', 'val/b')
     write(root / 'labels/val/b.txt', f'0 {SHARES}\n0 {SHARES}\n')
