@@ -92,7 +92,7 @@ def randomise_for(detector, batch):
     the scores are not saturated."""
     generator = torch.Generator().manual_seed(1)
     for module in detector.modules():
-        if isinstance(module, (_BatchNorm, nn.GroupNorm)):
+        if isinstance(module, (_BatchNorm, nn.GroupNorm)) and module.affine:
             module.weight.data.uniform_(0.5, 1.5, generator=generator)
             module.bias.data.normal_(0, 0.5, generator=generator)
         if isinstance(module, _BatchNorm):

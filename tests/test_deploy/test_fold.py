@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import features, noise, randomise_for
+from mmcv.cnn import ConvModule
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -147,13 +148,19 @@ def test_pixels_as_the_preprocessor_has_them(preprocessor):
     assert_near(deployed(noise()), expected(model, noise()), 1e-12)
 
 
-def test_a_padded_stem_keeps_the_normalisation():
-    """Zeros around normalised pixels are not zeros before."""
-    model = build(backbone=TINY)
-    model.backbone.patch_embed.proj.padding = (2, 2)
+@pytest.mark.parametrize('change, folded', [
+    (dict(padding=(2, 2)), False),  # zeros there are not zeros before
+    (dict(padding=(0, 2)), False),
+    (dict(padding='valid'), True),
+])
+def test_another_stem_keeps_the_normalisation(change, folded):
+    model = build(backbone=dict(TINY, arch=dict(
+        _delete_=True, embed_dim=24, depths=(1, 1, 1, 1))))
+    model.backbone.patch_embed.proj = nn.Conv2d(
+        3, 24, 4, 4, bias=False, **change)
     model = randomise_for(model, noise()).double()
     deployed = deploy_form(model)
-    assert [type(m) for m in deployed.pixels] == [ScaleBias]
+    assert [type(m) for m in deployed.pixels] == (1 - folded) * [ScaleBias]
     assert not has_norms(deployed)
     assert_near(deployed(noise()), expected(model, noise()), 1e-12)
 
@@ -163,6 +170,8 @@ def test_a_padded_stem_keeps_the_normalisation():
     (dict(norm_cfg=None), False),
     (dict(norm_cfg=dict(type='SyncBN')), False),
     (dict(norm_cfg=dict(type='GN', num_groups=4)), True),
+    (dict(norm_cfg=dict(type='BN', affine=False)), True),
+    (dict(norm_cfg=dict(type='BN', track_running_stats=False)), True),
 ])
 def test_other_blocks(backbone, kept):
     model = build(backbone=dict(TINY, **backbone))
@@ -190,6 +199,31 @@ def test_other_convolutions():
     model = randomise_for(model, noise()).double()
     assert_near(
         deploy_form(model)(noise()), expected(model, noise()), 1e-12)
+
+
+@pytest.mark.parametrize('option, kept', [
+    (dict(), False),
+    (dict(norm_cfg=None), False),
+    (dict(act_cfg=None), False),
+    (dict(padding_mode='circular'), False),
+    (dict(padding_mode='reflect'), True),  # by a layer of its own
+    (dict(order=('norm', 'conv', 'act')), True),
+    (dict(with_spectral_norm=True), True),
+    (dict(norm_cfg=dict(type='GN', num_groups=2)), True),
+    (dict(norm_cfg=dict(type='BN', affine=False)), True),
+])
+def test_a_layer_is_folded_if_it_is_a_convolution_and_its_norm(option, kept):
+    model = build(backbone=TINY)
+    width = model.neck.downsample_layers[0].conv.in_channels
+    torch.manual_seed(0)
+    model.neck.downsample_layers[0] = ConvModule(
+        width, width, 3, stride=2, padding=1, **{
+            **dict(norm_cfg=dict(type='BN')), **option})
+    model = randomise_for(model, noise()).double()
+    deployed = deploy_form(model)
+    assert isinstance(
+        deployed.neck.downsample_layers[0], ConvModule) == kept
+    assert_near(deployed(noise()), expected(model, noise()), 1e-12)
 
 
 @pytest.mark.parametrize('neck', ['YOLOv8PAFPN', 'YOLOv5PAFPN'])
@@ -259,6 +293,28 @@ def test_refuses_what_it_does_not_know():
     model = build(backbone=TINY)
     model.bbox_head.prior_generator.strides = [(4, 4), (8, 8), (16, 16)]
     with pytest.raises(ValueError, match='prior_generator.strides and'):
+        deploy_form(model)
+    model.bbox_head.prior_generator.strides = [(8, 8), (16, 16), (32, 32)]
+    deploy_form(model)
+
+
+@pytest.mark.parametrize('name, kind', [
+    ('bbox_head', 'YOLOv8Head'), ('bbox_head.head_module',
+                                  'YOLOv8HeadModule'),
+    ('bbox_head.bbox_coder', 'DistancePointBBoxCoder'),
+    ('data_preprocessor', 'ImgDataPreprocessor')])
+def test_a_part_of_another_class_is_named(name, kind):
+    """Which may have another forward method, though it extends ours."""
+    model = build(backbone=TINY)
+    *path, last = name.split('.')
+    owner = model.get_submodule('.'.join(path))
+    part = getattr(owner, last)
+    if last == 'data_preprocessor':
+        owner.data_preprocessor = nn.Identity()
+        part = owner.data_preprocessor
+    part.__class__ = type('Other', (type(part), ), {})
+    with pytest.raises(ValueError, match=rf'model\.{name} (is a Other, but onl'
+                       rf'y detectors with a|must extend) {kind}'):
         deploy_form(model)
 
 
