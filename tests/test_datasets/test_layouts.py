@@ -189,8 +189,11 @@ def test_folders_that_are_not_splits(tmp_path):
     assert names(source) == dict(train=['a', 'f'], val=['b'], test=['c'])
     images, labels, lines = table(source)
     assert images == labels == (6, 4, 0, 2)
-    assert any('images/hard/d.png' in line and 'train-station' in line
-               for line in lines)
+    for what in ('images without a label or a split',
+                 'labels of an image in no split'):
+        line, = (line for line in lines if what in line)
+        assert line.startswith(f'left out: 2 {what}: {tmp_path}/')
+        assert '/hard/d.' in line and '/train-station/e.' in line
 
 
 @pytest.mark.parametrize('train, val', [
@@ -230,6 +233,11 @@ def test_every_file_is_accounted_for(tmp_path):
                  '1 labels without an image: ', 'alone.txt',
                  '1 hidden copies of labels: '):
         assert part in text
+    assert '...' not in text
+    write(tmp_path / 'images/val/z.avif', 'x')
+    line, = (line for line in account(read_dataset(tmp_path))
+             if '4 images of a kind that is not read: ' in line)
+    assert line.count('/images/') == 3 and line.endswith(', ...')
 
 
 def test_hidden_copies_of_xml_and_settings_of_programs(tmp_path):
@@ -610,6 +618,9 @@ def test_an_xml_without_an_image_is_left_out(tmp_path):
 @pytest.mark.parametrize('text, classes', [
     ("names: {'0': cat}", ('cat', )),
     ('names: {0: cat}\nnc: "1"', ('cat', )),
+    # as texts, 10 comes before 2
+    (f'names: { {i: f"c{i}" for i in range(12)} }',
+     tuple(f'c{i}' for i in range(12))),
     ('names: [no, yes]', ('no', 'yes')),
     ('names: [1, 2.50, null]\nnc: 3', ('1', '2.50', 'null')),
     ('"names": [cat]', ('cat', )),
@@ -635,6 +646,10 @@ def test_which_yaml(tmp_path):
     write(root / 'data.yaml', spec.format('cat'))
     write(root / 'conda.yaml', 'dependencies: [python]')
     assert read_dataset(root).classes == ('cat', )
+    write(root / 'dataset.yaml', spec.format('dog'))
+    assert read_dataset(root).classes == ('cat', )
+    (root / 'data.yaml').unlink()
+    assert read_dataset(root).classes == ('dog', )
 
 
 @pytest.mark.parametrize('text, words', [
