@@ -2,10 +2,10 @@
 # first: where mmcv has no operators, the tests import ours
 import mmfasternet  # noqa: F401  # isort: skip
 import csv
+import fcntl
 import json
 import os
 import socket
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +14,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch import distributed
+from processes import leave_configs_unformatted
+from torch import distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from trees import coco_json, write_image
+
+leave_configs_unformatted()
 
 
 def skip_if_not_found_by_name():
@@ -49,6 +54,59 @@ def assert_equal(a, b, path=''):
         assert torch.equal(a, b), path
     else:
         assert a == b, path
+
+
+class Payload:
+    """Calls a function with a path when pickle reads it."""
+
+    def __init__(self, path, function=os.mkdir):
+        self.call = function, (str(path), )
+
+    def __reduce__(self):
+        return self.call
+
+
+def randomise(model):
+    """Values that neither a wrong assignment nor a wrong eps can hide behind;
+    of the weights of convolutions, those that they have."""
+    generator = torch.Generator().manual_seed(1)
+    for name, value in model.state_dict().items():
+        if not value.is_floating_point():
+            value.fill_(5)
+        elif 'running_var' in name:
+            value.uniform_(0.1, 0.5, generator=generator)
+        elif value.dim() == 1:
+            value.normal_(0.4, 0.4, generator=generator)
+    return model
+
+
+def noise(height=64, width=96, seed=0):
+    """A batch of two images, uint8."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(
+        256, (2, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+def randomise_for(detector, batch):
+    """Norms as of :func:`randomise`, whose statistics are of a batch, so that
+    the scores are not saturated."""
+    generator = torch.Generator().manual_seed(1)
+    for module in detector.modules():
+        if isinstance(module, (_BatchNorm, nn.GroupNorm)) and module.affine:
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+            module.bias.data.normal_(0, 0.5, generator=generator)
+        if isinstance(module, _BatchNorm):
+            module.momentum = None  # the statistics of the one batch below
+    with torch.no_grad():
+        features(detector.train(), batch)
+    return detector.eval()
+
+
+def features(detector, batch):
+    """What the head says of images, before any decoding."""
+    x = detector.data_preprocessor(dict(inputs=batch))['inputs']
+    x = x.to(next(detector.parameters()).dtype)
+    return detector.bbox_head(detector.extract_feat(x))
 
 
 def free_ports(count):
@@ -91,32 +149,16 @@ def coco(tmp_path_factory):
     (root / 'annotations').mkdir(parents=True)
     rng = np.random.default_rng(0)
     for split in ('train', 'val'):
-        (root / split).mkdir()
-        images, annotations = [], []
+        images = {}
         for i in range(1, 6):
             image = rng.integers(0, 90, (60, 80, 3), dtype=np.uint8)
             x, y = rng.integers(0, 30, 2).tolist()
             image[y:y + 24, x:x + 24] = (0, 0, 255) if i % 2 else (255, 0, 0)
-            cv2.imwrite(str(root / split / f'{i}.png'), image)
-            images.append(
-                dict(id=i, file_name=f'{i}.png', width=80, height=60))
-            annotations.append(
-                dict(
-                    id=i,
-                    image_id=i,
-                    category_id=10 * (1 + i % 2),
-                    bbox=[x, y, 24, 24],
-                    area=576,
-                    iscrowd=0))
+            write_image(root / split / f'{i}.png', 80, 60, image)
+            images[f'{i}.png'] = 80, 60, [
+                ('blue' if i % 2 == 0 else 'red', x, y, 24, 24)]
         (root / f'annotations/{split}.json').write_text(
-            json.dumps(
-                dict(
-                    images=images,
-                    annotations=annotations,
-                    categories=[
-                        dict(id=10, name='blue'),
-                        dict(id=20, name='red')
-                    ])))
+            json.dumps(coco_json(images, dict(blue=10, red=20))))
     return root
 
 
@@ -156,9 +198,6 @@ def write_images(folder):
 def small(coco, tmp_path_factory):
     """Config, checkpoint and detector; scores are spread over 0 to 1."""
     from mmengine.registry import MODELS, init_default_scope
-    # also where no test of that folder is collected
-    sys.path.append(str(Path(__file__).parent / 'test_deploy'))
-    from test_fold import randomise_norms
 
     from mmfasternet.checkpoint import save_checkpoint
     from mmfasternet.config import load_config
@@ -187,7 +226,7 @@ def small(coco, tmp_path_factory):
     })
     config = folder / 'small.py'
     cfg.dump(config)
-    detector = randomise_norms(MODELS.build(cfg.model))
+    detector = randomise_for(MODELS.build(cfg.model), noise())
     # so that a place of the image has boxes of several classes, but not all
     for layers in detector.bbox_head.head_module.cls_preds:
         layers[-1].bias.data -= 1
@@ -247,28 +286,49 @@ def truth(small, coco, tmp_path_factory):
             'test_evaluator.ann_file': str(path)}
 
 
-@pytest.fixture(scope='session')
-def exported(small, tmp_path_factory):
+class Exported(dict):
     """Files of the small detector, as ``tools/deploy/export.py`` makes them:
-    suffixes, with ``nms`` and ``fixed`` in front of them."""
-    from mmfasternet.deploy import DeployInfo, export, load_deployed
-    # of the extra [deploy], which the set-up installs and others may lack
-    pytest.importorskip('onnxscript')
-    folder = tmp_path_factory.mktemp('exported')
-    deployed = load_deployed(small.cfg, small.checkpoint)
-    info = DeployInfo.from_config(small.cfg)
-    files = {}
-    for suffix in ('onnx', 'xml'):
+    suffixes, with ``any``, ``nms`` and ``fixed`` in front of them. Each is
+    made when it is asked for, once for all processes of the tests."""
+
+    OPTIONS = dict(
+        any=dict(dynamic=True),
+        nms=dict(dynamic=True, nms=True),
+        fixed=dict(batch_size=2))
+
+    def __init__(self, small, folder):
+        self.small, self.folder = small, folder
+
+    def __missing__(self, name):
+        from mmfasternet.deploy import DeployInfo, export, load_deployed
+        kind, suffix = name.split('.')
+        # of the extra [deploy], which the set-up installs and others may lack
+        pytest.importorskip('onnxscript')
         if suffix == 'xml':
             pytest.importorskip('openvino')
-        for kind, options in dict(
-                any=dict(dynamic=True),
-                nms=dict(dynamic=True, nms=True),
-                fixed=dict(batch_size=2)).items():
-            path = folder / f'{kind}.{suffix}'
-            export(deployed, info, path, **options)
-            files[path.name] = str(path)
-    return files
+        path = self.folder / kind / name
+        with open(self.folder / f'{name}.lock', 'w') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.parent.with_suffix(f'.{suffix}').exists():
+                path.parent.mkdir(exist_ok=True)
+                export(
+                    load_deployed(self.small.cfg, self.small.checkpoint),
+                    DeployInfo.from_config(self.small.cfg), path,
+                    **self.OPTIONS[kind])
+                path.parent.with_suffix(f'.{suffix}').touch()
+        self[name] = str(path)
+        return self[name]
+
+
+@pytest.fixture(scope='session')
+def exported(small, tmp_path_factory):
+    """See :class:`Exported`; of equal seeds, so equal in all processes."""
+    folder = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        folder = folder.parent
+    folder = folder / 'exported'
+    folder.mkdir(exist_ok=True)
+    return Exported(small, folder)
 
 
 @pytest.fixture(scope='session')

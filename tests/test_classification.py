@@ -23,6 +23,7 @@ from mmengine.registry import (
 )
 from mmengine.runner import Runner
 from PIL import Image
+from processes import run_script
 
 from mmfasternet.compat import import_mmpretrain
 from mmfasternet.config import load_config
@@ -338,8 +339,8 @@ def test_learning_rate_over_300_epochs(config):
 
 
 @pytest.mark.parametrize('config', [
-    'fasternet-t0_8xb512_in1k.py',
-    'fasternet-t1_8xb512_in1k.py',
+    pytest.param('fasternet-t0_8xb512_in1k.py', marks=pytest.mark.slow),
+    'fasternet-t1_8xb512_in1k.py',  # the same and RandAugment
 ])
 def test_it_trains_on_a_folder_of_images_and_switches_resolution(
         config, folders, tmp_path):
@@ -453,21 +454,13 @@ def test_an_unknown_split_is_refused():
 @pytest.mark.slow
 def test_the_digits_config_learns_to_read(tmp_path):
     """The whole training; the last epoch, not the best."""
-
-    def run(*command):
-        done = subprocess.run([sys.executable, *map(str, command)],
-                              capture_output=True,
-                              text=True,
-                              env=dict(os.environ, OMP_NUM_THREADS='1'))
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
     config = f'{FOLDER}fasternet-n_digits.py'
-    run('tools/train.py', config, '--work-dir', tmp_path, '--cfg-options',
-        'randomness.seed=0')
-    out = run('tools/test.py', config, tmp_path / 'epoch_15.pth', '--work-dir',
-              tmp_path)
-    (top1, ) = re.findall(r'accuracy/top1: ([\d.]+)', out)
+    run_script('tools/train.py', config, '--work-dir', tmp_path,
+               '--cfg-options', 'randomness.seed=0')
+    done = run_script('tools/test.py', config, tmp_path / 'epoch_15.pth',
+                      '--work-dir', tmp_path)
+    (top1, ) = re.findall(r'accuracy/top1: ([\d.]+)',
+                          done.stdout + done.stderr)
     assert float(top1) > 97
 
 
@@ -494,13 +487,10 @@ def test_a_program_of_others_builds_what_inherits_us(name, folders, tmp_path):
 
 
 def test_missing_images_name_the_path_and_the_way_out():
-    done = subprocess.run([
-        sys.executable, 'tools/train.py', f'{FOLDER}{IMAGENET[0]}',
-        '--cfg-options', 'data_root=data/no_imagenet/'
-    ],
-                          capture_output=True,
-                          text=True)
-    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    done = run_script('tools/train.py', f'{FOLDER}{IMAGENET[0]}',
+                      '--cfg-options', 'data_root=data/no_imagenet/',
+                      status=1)
+    assert 'Traceback' not in done.stderr
     assert 'data/no_imagenet/train' in done.stderr
     assert f'{FOLDER}fasternet-n_digits.py' in done.stderr
 

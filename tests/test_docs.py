@@ -28,6 +28,7 @@ import torch
 from conftest import skip_if_not_found_by_name
 from markdown_it import MarkdownIt
 from mmengine.registry import MODELS, init_default_scope
+from trees import coco_json, voc_xml, write_image, yolo_txt
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet.config import load_config
@@ -423,7 +424,7 @@ def test_twins_are_in_step(page, chinese):
 # has been checked above.
 NOT_RUN = {
     'quickstart.sh|setup_env.sh': 'makes the environment, from the network',
-    'tests/run.sh|-m pytest|pre-commit': 'the tests themselves',
+    'tests/(run.sh|mutation.py)|-m pytest|pre-commit': 'the tests themselves',
     '^(git|pip|source|cd|sphinx-build) ': 'network, or the environment',
     '^mim ': 'test_packaging.py walks through mim',
     'docker': 'there may be none',
@@ -474,7 +475,7 @@ def write_labels(root):
                    root / 'yolo'):
         folder.mkdir(parents=True)
     for split, count in dict(train=10, val=6).items():
-        images, boxes, names = [], [], []
+        images = {}
         for i in range(count):
             name = f'{split}{i}'
             kind, (x, y) = i % 3, rng.integers(0, 60, 2).tolist()
@@ -482,28 +483,20 @@ def write_labels(root):
             image[y:y + 30, x:x + 30] = 255 * np.eye(3)[kind]
             for folder in (voc / 'JPEGImages', coco / f'{split}2017',
                            root / f'yolo/images/{split}'):
-                folder.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(folder / f'{name}.jpg'), image)
+                write_image(folder / f'{name}.jpg', 128, 96, image)
+            truth = 128, 96, [(CLASSES[kind], x, y, 30, 30)]
             (voc / f'Annotations/{name}.xml').write_text(
-                f'<annotation><filename>{name}.jpg</filename><size><width>128'
-                '</width><height>96</height></size><object>'
-                f'<name>{CLASSES[kind]}</name><bndbox><xmin>{x + 1}</xmin>'
-                f'<ymin>{y + 1}</ymin><xmax>{x + 30}</xmax><ymax>{y + 30}'
-                '</ymax></bndbox></object></annotation>')
+                voc_xml(f'{name}.jpg', *truth))
             label = root / f'yolo/labels/{split}/{name}.txt'
             label.parent.mkdir(parents=True, exist_ok=True)
-            label.write_text(f'{kind} {(x + 15) / 128} {(y + 15) / 96} '
-                             f'{30 / 128} {30 / 96}')
-            images.append(
-                dict(id=i, file_name=f'{name}.jpg', width=128, height=96))
-            boxes.append(
-                dict(id=i, image_id=i, category_id=kind, area=900, iscrowd=0,
-                     bbox=[x, y, 30, 30]))
-            names.append(name)
-        (voc / f'ImageSets/Main/{split}.txt').write_text('\n'.join(names))
+            label.write_text(yolo_txt(*truth, CLASSES))
+            images[f'{name}.jpg'] = 128, 96, [
+                (coco_classes[kind], x, y, 30, 30)]
+        (voc / f'ImageSets/Main/{split}.txt').write_text(
+            '\n'.join(name[:-4] for name in images))
         (coco / f'annotations/instances_{split}2017.json').write_text(
-            json.dumps(dict(images=images, annotations=boxes, categories=[
-                dict(id=i, name=c) for i, c in enumerate(coco_classes)])))
+            json.dumps(coco_json(images, {
+                c: i for i, c in enumerate(coco_classes)}, first_id=0)))
     (root / 'data.yaml').write_text(
         f'path: {root}/yolo\ntrain: images/train\nval: images/val\n'
         f'names: {list(CLASSES)}\n')

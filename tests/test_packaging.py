@@ -65,9 +65,9 @@ def wheel(tmp_path_factory):
     return next(folder.glob('*.whl'))
 
 
-def environment(folder):
-    """An interpreter with what is installed here, but us."""
-    venv.create(folder, with_pip=True)
+def environment(folder, with_pip=False):
+    """An interpreter with what is installed here, pip as well, but us."""
+    venv.create(folder, with_pip=with_pip)
     python = folder / 'bin/python'
     purelib = Path(
         run(python, '-c', 'import sysconfig; '
@@ -192,7 +192,7 @@ def test_the_mim_walk(python, coco_options, tmp_path):
 @pytest.mark.slow
 def test_mim_installs_a_checkout(tmp_path):
     source = copy_of_the_sources(tmp_path / 'source')
-    python = environment(tmp_path / 'venv')
+    python = environment(tmp_path / 'venv', with_pip=True)
     # openmim does not find today's editable installs, this one no wheels
     mim = install_mim(python, 'onedl-mim==0.5.1')
     run(*mim, 'install', '-e', '.', '--no-deps', '--no-build-isolation',

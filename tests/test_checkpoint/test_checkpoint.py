@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import zipfile
@@ -11,7 +12,8 @@ import zipfile
 import pytest
 import safetensors.torch
 import torch
-from mmengine.logging import HistoryBuffer
+from conftest import Payload
+from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from torch import nn
 
@@ -19,6 +21,7 @@ from mmfasternet.checkpoint import (
     RELEASES,
     CheckpointError,
     checkpoint_path,
+    download,
     load_model_weights,
     newest_checkpoint,
     read_checkpoint,
@@ -28,16 +31,6 @@ from mmfasternet.checkpoint import (
 )
 
 TENSORS = dict(weight=torch.arange(6.).view(2, 3), bias=torch.ones(2))
-
-
-class Payload:
-    """A pickle of it makes a folder when it is read by pickle."""
-
-    def __init__(self, folder, function=os.mkdir):
-        self.call = function, (str(folder), )
-
-    def __reduce__(self):
-        return self.call
 
 
 @pytest.fixture
@@ -314,6 +307,105 @@ def test_classes_have_an_order(classes, fits, tmp_path):
         assert torch.equal(model.weight, before)
 
 
+def test_of_many_classes_the_first_are_named(tmp_path):
+    for count, dots in ((4, ''), (5, ', ...')):
+        names = list('abcdefgh')[:count]
+        path = aged(dict(state_dict=TENSORS, meta=dict(
+            dataset_meta=dict(classes=names))), tmp_path / f'{count}.pth')
+        with pytest.raises(CheckpointError) as error:
+            require_fit(nn.Linear(3, 2), path, ('x', ))
+        assert f'trained on {count} classes (a, b, c, d{dots})' in \
+            str(error.value)
+
+
+@pytest.mark.parametrize('tensors, words', [
+    (dict(weight=torch.ones(3, 2), bias=torch.ones(2)),
+     r'1 tensors differ: weight: \(3, 2\) in the file, \(2, 3\) in the mo'),
+    (dict(bias=torch.ones(2), more=torch.ones(1)),
+     '2 tensors differ: weight: not in the file; more: not in the model. An'),
+    (dict({f'x{i}': torch.ones(1) for i in range(4)}, **TENSORS),
+     '4 tensors differ: x0: not in the model; x1: .*; x2: not in the model. '),
+    (dict(TENSORS, bias=torch.tensor([0, float('nan')])), 'bias holds NaN'),
+    (dict(TENSORS, bias=torch.tensor([1, 2])), 'torch.int64 instead of torc'),
+    (dict(TENSORS, bias=torch.ones(2, dtype=torch.complex64)), 'complex64'),
+    (dict(TENSORS, bias=torch.ones(2).to_sparse()), 'bias holds NaN or inf'),
+    (dict(TENSORS, bias=torch.ones(2, device='meta')), 'bias holds NaN or'),
+    (dict(TENSORS, bias=torch.tensor([1, float('nan')]).to(
+        torch.float8_e5m2)), 'bias holds NaN or infinite'),
+    (dict(TENSORS, bias=3), 'holds no weights'),
+    ({3: torch.ones(2)}, 'holds no weights'),
+    ([1], 'holds no weights'),
+])
+def test_what_is_not_of_this_model_is_refused(tensors, words):
+    model = nn.Linear(3, 2)
+    before = model.weight.clone()
+    with pytest.raises(CheckpointError, match=f'a.pth .*{words}'):
+        load_model_weights(model, 'a.pth', data=tensors)
+    assert torch.equal(model.weight, before)
+
+
+def test_other_kinds_of_floating_point_fit():
+    for dtype in (torch.float64, torch.bfloat16, torch.float8_e5m2):
+        model = nn.Linear(3, 2)
+        load_model_weights(model, 'a.pth', data={
+            k: v.to(dtype) for k, v in TENSORS.items()})
+        assert torch.equal(model.weight, TENSORS['weight'])
+
+
+def test_a_counter_of_batches_may_be_absent():
+    model = nn.BatchNorm1d(2)
+    tensors = {k: v + 1 for k, v in model.state_dict().items()}
+    counter = tensors.pop('num_batches_tracked')
+    load_model_weights(model, 'a.pth', data=tensors)
+    assert model.weight.eq(2).all() and model.num_batches_tracked == 0
+    load_model_weights(
+        model, 'a.pth', data=dict(tensors, num_batches_tracked=counter))
+    assert model.num_batches_tracked == 1
+
+
+# ------------------------------------------------------- which to go on from
+WHOLE = dict(optimizer={}, meta={})
+
+
+@pytest.mark.parametrize('content, note, expected, warned', [
+    # name: (age, what is in it)
+    ({}, None, None, ''),
+    (dict(a=WHOLE, b=WHOLE), None, 'b', ''),
+    (dict(b=WHOLE, a=WHOLE), None, 'a', ''),
+    (dict(a=WHOLE, b=WHOLE), 'a', 'a', ''),
+    (dict(a=WHOLE, b=WHOLE), 'b', 'b', ''),
+    (dict(a=WHOLE, b=WHOLE), 'gone', 'b', 'gone.pth'),
+    (dict(a=WHOLE, b=WHOLE), '', 'b', 'last_checkpoint does not name it'),
+    (dict(a=WHOLE, b=None), None, 'a', 'b.pth cannot be read'),
+    (dict(a=WHOLE, b=None), 'b', 'a', 'b.pth cannot be read'),
+    (dict(a=WHOLE, best=dict(state_dict=TENSORS)), None, 'a', ''),
+    (dict(a=WHOLE, best=dict(WHOLE, meta=None)), None, 'a', ''),
+    (dict(a=WHOLE, best=[1]), None, 'a', ''),
+    (dict(best=dict(state_dict=TENSORS)), None, None, ''),
+])
+def test_the_checkpoint_to_go_on_from(content, note, expected, warned,
+                                      tmp_path, caplog):
+    """The later of two is the newer one; None is a damaged one."""
+    for age, (name, data) in enumerate(content.items()):
+        path = tmp_path / f'{name}.pth'
+        torch.save(data, path)
+        if data is None:
+            path.write_bytes(path.read_bytes()[:-100])
+        os.utime(path, (10**9 + age, 10**9 + age))
+    if note is not None:
+        (tmp_path / 'last_checkpoint').write_text(
+            f'{tmp_path}/{note}.pth' if note else '\0\n')
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    try:
+        found = newest_checkpoint(tmp_path)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert found == (expected and tmp_path / f'{expected}.pth')
+    assert ('instead of the last checkpoint' in caplog.text) == bool(warned)
+    assert warned in caplog.text
+
+
 # ------------------------------------------------------------ finding
 def test_a_short_name_is_fetched_once_and_then_read_offline(
         cache, mirror, monkeypatch):
@@ -383,6 +475,64 @@ def test_what_cannot_be_had_says_what_to_do(name, words, cache):
 def test_a_missing_file_is_named():
     with pytest.raises(FileNotFoundError, match='no/such.pth'):
         checkpoint_path('no/such.pth')
+
+
+def test_a_digest_in_the_name_of_a_url_is_checked(cache):
+    """As OpenMMLab and PyTorch write it, and behind the name what may be."""
+    cache.mkdir(parents=True)
+    digits = hashlib.sha256(b'PK').hexdigest()
+    for name, right in ((f'a-{digits[:8]}.pth', True),
+                        (f'a-{digits}.pth', True), ('a-0123abcd.pth', False),
+                        ('a-0123abc.pth', True)):  # too short for one
+        for end in ('', '?b=c-0123abcd.pth', '#d'):
+            url = f'https://host/folder/{name}{end}'
+            key = hashlib.sha256(url.encode()).hexdigest()[:8]
+            (cache / f'{key}-{name}').write_bytes(b'PK')
+            if right:
+                assert checkpoint_path(url) == cache / f'{key}-{name}'
+            else:
+                with pytest.raises(CheckpointError, match='expected 0123abc'):
+                    checkpoint_path(url)
+    # the given one counts more, in any case of its letters
+    url = 'https://host/a-0123abcd.pth'
+    key = hashlib.sha256(url.encode()).hexdigest()[:8]
+    (cache / f'{key}-a-0123abcd.pth').write_bytes(b'PK')
+    assert checkpoint_path(url, sha256=digits[:9].upper()).is_file()
+
+
+def test_a_download_has_half_a_minute_and_leaves_the_rest_alone(
+        cache, mirror, monkeypatch):
+    torch.save(TENSORS, mirror / RELEASES['s']['file'])
+    monkeypatch.setenv('MMFASTERNET_MIRROR', f'file://{mirror}///')
+    seen, fetch = [], download.download_url_to_file
+
+    def note(url, *args, **kwargs):
+        seen.append((url, socket.getdefaulttimeout()))
+        return fetch(url, *args, **kwargs)
+
+    monkeypatch.setattr(download, 'download_url_to_file', note)
+    before = socket.getdefaulttimeout()
+    checkpoint_path('fasternet://s')
+    assert seen == [(f'file://{mirror}/{RELEASES["s"]["file"]}', 30)]
+    assert socket.getdefaulttimeout() == before
+    assert [path.name for path in cache.iterdir()] == [RELEASES['s']['file']]
+
+
+def test_one_process_of_a_machine_fetches(cache, mirror, monkeypatch):
+    """The others wait, and fetch what has not come to their machine."""
+    cache.mkdir(parents=True)
+    release = mirror / RELEASES['s']['file']
+    torch.save(TENSORS, release)
+    there = []
+    monkeypatch.setattr(download, 'barrier', lambda: there.append(
+        (cache / release.name).exists()))
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    checkpoint_path('fasternet://s')
+    assert there == [False] and (cache / release.name).exists()
+    (cache / release.name).unlink()
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    checkpoint_path('fasternet://s')
+    assert there == [False, True]
 
 
 def test_files_of_one_name_from_two_urls_do_not_mix(cache):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from conftest import randomise
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 
@@ -21,17 +22,6 @@ from mmfasternet.config import load_config
 from mmfasternet.models import FasterNet
 
 NORMS = ('norm2', 'norm4', 'norm6')
-
-
-def randomise(model):
-    """Values of every tensor that differ from all initial ones."""
-    generator = torch.Generator().manual_seed(1)
-    for value in model.state_dict().values():
-        if value.is_floating_point():
-            value.uniform_(0.5, 1.5, generator=generator)
-        else:
-            value.fill_(5)
-    return model
 
 
 @pytest.fixture(scope='module')

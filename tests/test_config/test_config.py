@@ -3,12 +3,15 @@ import argparse
 import ast
 import inspect
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from conftest import skip_if_not_found_by_name
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
@@ -16,7 +19,10 @@ from mmengine.runner import Runner
 from mmfasternet import cli
 from mmfasternet.config import (
     add_our_hooks,
+    build_model,
+    image_pipeline,
     load_config,
+    prepare_launch,
     require_data,
     require_sound_data,
     use_split,
@@ -241,10 +247,10 @@ def test_a_knob_changed_where_it_no_longer_counts_is_refused(tmp_path):
     copy = tmp_path / 'copy.py'
     load_config('configs/yolov8_fasternet_n.py').dump(copy)
     load_config(str(copy))
-    text = copy.read_text()
-    assert '\nmax_epochs = 500\n' in text
-    copy.write_text(
-        text.replace('\nmax_epochs = 500\n', '\nmax_epochs = 5\n'))
+    text, changed = re.subn(r'(?m)^max_epochs ?= ?500$', 'max_epochs = 5',
+                            copy.read_text())
+    assert changed == 1
+    copy.write_text(text)
     with pytest.raises(ValueError, match=r'max_epochs is 5 in .*copy\.py, but '
                        'what follows from it stands there as for 500.*or '
                        r'here train_cfg\.max_epochs'):
@@ -487,6 +493,130 @@ def test_another_split_is_tested(coco_options):
     assert cfg.test_evaluator == cfg.val_evaluator
     with pytest.raises(ValueError, match='names no test split'):
         use_split(load_config(FAMILY, coco_options), 'test')
+
+
+def test_every_evaluator_of_another_split_gets_its_file(coco_options):
+    cfg = load_config(
+        FAMILY, dict(coco_options, test_ann_file='annotations/train.json'))
+    cfg.val_evaluator = [cfg.val_evaluator, dict(type='DumpResults')]
+    use_split(cfg, 'test')
+    coco, dump = cfg.test_evaluator
+    assert coco.ann_file.endswith('/annotations/train.json')
+    assert 'ann_file' not in dump
+    cfg.val_dataloader.dataset = dict(
+        type='ConcatDataset', datasets=2 * [cfg.val_dataloader.dataset])
+    with pytest.raises(ValueError, match='joins several data sets'):
+        use_split(cfg, 'test')
+    use_split(cfg, 'val')
+    assert cfg.test_dataloader == cfg.val_dataloader
+
+
+# ------------------------------------------------------------------ launching
+@pytest.fixture
+def started(monkeypatch):
+    """What groups of processes were started with, where there is no GPU."""
+    backends = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(torch.distributed, 'init_process_group',
+                        backends.append)
+    return backends
+
+
+@pytest.mark.parametrize('launcher', ['none', 'pytorch', 'slurm', 'mpi'])
+def test_with_a_gpu_mmengine_starts_the_processes(launcher, started,
+                                                  monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    cfg = Config(dict(model=1))
+    prepare_launch(cfg, launcher)
+    assert cfg.to_dict() == dict(model=1, launcher=launcher)
+    assert not started
+
+
+def test_without_a_gpu_pytorch_joins_them_by_gloo(started):
+    wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False,
+                   device_ids=None)
+    cfg = Config(dict(strategy=dict(type='DDPStrategy')))
+    prepare_launch(cfg, 'pytorch')
+    assert started == ['gloo'] and cfg.model_wrapper_cfg == wrapper
+    assert cfg.strategy == dict(type='DDPStrategy')
+    cfg = Config(dict(model_wrapper_cfg=dict(type='Mine'), strategy=dict(
+        type='FSDPStrategy', model_wrapper=dict(use_orig_params=True))))
+    prepare_launch(cfg, 'pytorch')
+    assert cfg.model_wrapper_cfg == dict(type='Mine')
+    assert cfg.strategy.model_wrapper == dict(
+        use_orig_params=True, device_id='cpu')
+
+
+@pytest.mark.parametrize('launcher', ['slurm', 'mpi'])
+def test_other_launchers_need_a_gpu(launcher, started):
+    with pytest.raises(ValueError, match=f'--launcher {launcher} needs a CU'):
+        prepare_launch(Config(dict()), launcher)
+    assert not started
+
+
+def test_one_process_alone_is_not_joined(started):
+    cfg = Config(dict())
+    prepare_launch(cfg, 'none')
+    assert not started and 'model_wrapper_cfg' not in cfg
+
+
+@pytest.mark.parametrize('rank, looks', [
+    ({}, True), (dict(RANK='0'), True), (dict(RANK='1'), False),
+    (dict(SLURM_PROCID='1'), False), (dict(SLURM_PROCID='0'), True),
+    (dict(RANK='0', SLURM_PROCID='1'), True),
+])
+def test_one_process_looks_at_the_data_for_all(rank, looks, coco_options,
+                                               monkeypatch):
+    for name in ('RANK', 'SLURM_PROCID'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in rank.items():
+        monkeypatch.setenv(name, value)
+    cfg = load_config(FAMILY, dict(coco_options, classes=['red', 'green']))
+    if looks:
+        with pytest.raises(ValueError, match='cannot be used'):
+            require_sound_data(cfg, 'val')
+    else:
+        require_sound_data(cfg, 'val')
+
+
+def test_a_model_that_is_none_is_named():
+    with pytest.raises(ValueError, match='has no `model`: it is not a compl'):
+        build_model(Config(dict(model='none')))
+    cfg = load_config(FAMILY)
+    cfg.model.backbone.type = 'Nothing'
+    with pytest.raises(ValueError, match="cannot be built: '?Nothing is not"):
+        build_model(cfg)
+
+
+def test_images_in_memory_go_through_the_test_pipeline(coco_options):
+    cfg = load_config(FAMILY, coco_options)
+    image = np.arange(40 * 64 * 3, dtype=np.uint8).reshape(40, 64, 3)
+    packed = image_pipeline(cfg)(image, 'a.png')
+    assert packed['inputs'].shape == (3, 64, 64)
+    # as wide as asked for, so it is in the middle as it is
+    assert (packed['inputs'][:, 12:52].numpy() == image.transpose(
+        2, 0, 1)).all()
+    sample = packed['data_samples']
+    assert sample.ori_shape == (40, 64) and sample.img_path == 'a.png'
+    del cfg.test_dataloader['dataset']
+    with pytest.raises(ValueError, match='has no test_dataloader, whose'):
+        image_pipeline(cfg)
+
+
+@pytest.mark.parametrize('length', [57, 58])
+def test_a_long_value_is_shortened_in_an_error(length):
+    """Quotes are two more; from 60 on it is cut at 56."""
+    with pytest.raises(ValueError) as error:
+        load_config(FAMILY, dict(max_epochs=length * 'x'))
+    assert str(error.value).endswith(
+        f"'{57 * 'x'}'" if length == 57 else f"'{55 * 'x'} ...")
+
+
+def test_a_loader_that_is_none_is_named():
+    cfg = Config(dict(train_dataloader=3), filename=FAMILY)
+    with pytest.raises(ValueError, match=f'train_dataloader of {FAMILY} must '
+                       'be a dict, got 3'):
+        require_data(cfg, 'train')
 
 
 def test_a_data_set_class_that_does_not_exist_is_named(coco_options):

@@ -19,6 +19,7 @@ import pytest
 import torch
 from mmdet.evaluation import CocoMetric
 from PIL import Image
+from trees import coco_json, write_image
 
 from mmfasternet.config import load_config
 from mmfasternet.datasets import images
@@ -46,35 +47,21 @@ class Folder:
 
     def make(self, split, rng):
         (self.root / split).mkdir(parents=True)
-        images, annotations = [], []
+        images = {}
         for i in range(1, SIZES[split] + 1):
             pixels = rng.integers(0, 120, (HEIGHT, WIDTH, 3), np.uint8)
+            boxes = []
             for c, name in enumerate(COLOURS):
                 # the blue one left, the red one right
                 x, y = (rng.integers(2, 18, 2) + (38 * c, 20)).tolist()
                 pixels[y:y + 16, x:x + 20] = COLOURS[name]
-                annotations.append(
-                    dict(
-                        id=len(annotations) + 1,
-                        image_id=i,
-                        category_id=10 * (c + 1),
-                        bbox=[x, y, 20, 16],
-                        area=320,
-                        iscrowd=0))
-            images.append(
-                dict(id=i, file_name=f'{i}.png', width=WIDTH, height=HEIGHT))
+                boxes.append((name, x, y, 20, 16))
+            images[f'{i}.png'] = WIDTH, HEIGHT, boxes
             self.write_image(split, f'{i}.png', pixels)
-        return dict(
-            images=images,
-            annotations=annotations,
-            categories=[dict(id=10, name='blue'),
-                        dict(id=20, name='red')])
+        return coco_json(images, dict(blue=10, red=20))
 
     def write_image(self, split, name, pixels):
-        path = self.root / split / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cv2.imencode(path.suffix, pixels)[1])
-        return path
+        return write_image(self.root / split / name, WIDTH, HEIGHT, pixels)
 
     def path(self, index=0, split='train'):
         """The file of an image."""

@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from conftest import on_ranks
 
 from mmfasternet.datasets import digits
 from mmfasternet.datasets.digits import SPLITS, write_digits
@@ -85,22 +86,40 @@ def test_ink_reaches_the_four_sides_of_each_box(root):
     assert np.median(np.abs(errors), 0).max() <= 1.5
 
 
-def test_it_is_deterministic_and_written_once(root, tmp_path):
-    other = tmp_path / 'digits'
+@pytest.fixture
+def few(monkeypatch):
+    """40 images instead of 1,200."""
+    monkeypatch.setattr(digits, 'SPLITS', dict(train=30, val=10))
+
+
+def digest(folder):
+    return {
+        str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()
+        for f in sorted(folder.rglob('*.*'))
+    }
+
+
+def test_it_is_deterministic_and_written_once(few, tmp_path):
+    one, other = tmp_path / 'a/digits', tmp_path / 'b/digits'
+    write_digits(str(one))
     write_digits(str(other))
-
-    def digest(folder):
-        return {
-            str(f.relative_to(folder)): hashlib.sha256(
-                f.read_bytes()).hexdigest()
-            for f in sorted(folder.rglob('*.*'))
-        }
-
-    assert digest(other) == digest(root)
+    assert digest(other) == digest(one) and len(digest(one)) == 42
     written = (other / 'annotations/val.json').stat().st_mtime_ns
     write_digits(str(other))
     assert (other / 'annotations/val.json').stat().st_mtime_ns == written
-    assert [p.name for p in tmp_path.iterdir()] == ['digits']
+    assert [p.name for p in other.parent.iterdir()] == ['digits']
+
+
+def write_and_read(rank, ranks, root):
+    write_digits(str(root))
+    return digest(root)
+
+
+def test_processes_that_write_at_once_end_with_one_set(few, tmp_path):
+    found = on_ranks(2, write_and_read, tmp_path / 'ranks', tmp_path / 'set')
+    write_digits(str(tmp_path / 'alone'))
+    assert found == 2 * [digest(tmp_path / 'alone')]
+    assert {p.name for p in tmp_path.iterdir()} == {'ranks', 'set', 'alone'}
 
 
 def test_a_foreign_folder_is_left_alone(tmp_path):

@@ -6,19 +6,18 @@ import re
 import shutil
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
+from trees import voc_xml, write_image
 
 from mmfasternet.datasets.readers import account, read_dataset, write_splits
 
 W, H = 64, 48
 BOX = [16, 12, 32, 24]  # of the middle, in pixels
 SHARES = '0.5 0.5 0.5 0.5'
-XML = ('<annotation><filename>{name}</filename><size><width>64</width>'
-       '<height>48</height></size><object><name>cat</name><bndbox>'
-       '<xmin>17</xmin><ymin>13</ymin><xmax>49</xmax><ymax>37</ymax>'
-       '</bndbox></object></annotation>')
+
+
+def xml(name):
+    return voc_xml(name, W, H, [('cat', *BOX)])
 
 
 def write(path, text, encoding='utf-8'):
@@ -28,10 +27,7 @@ def write(path, text, encoding='utf-8'):
 
 
 def image(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.zeros((H, W, 3), np.uint8)
-    path.write_bytes(cv2.imencode('.png', pixels)[1])
-    return path
+    return write_image(path, W, H)
 
 
 def names(source):
@@ -68,7 +64,7 @@ def voc(root, **lists):
         for stem in stems:
             image(root / f'JPEGImages/{stem}.png')
             write(root / f'Annotations/{stem}.xml',
-                  XML.format(name=f'{stem}.png'))
+                  xml(f'{stem}.png'))
     for name, stems in lists.items():
         write(root / f'ImageSets/Main/{name}.txt', '\n'.join(stems))
     return root
@@ -164,7 +160,7 @@ def test_lists_beside_the_images(line, suffix, tmp_path):
     for stem in 'abcd':
         image(tmp_path / f'images/{stem}.png')
         write(tmp_path / f'labels/{stem}{suffix}',
-              XML.format(name=stem) if suffix == '.xml' else f'0 {SHARES}')
+              xml(stem) if suffix == '.xml' else f'0 {SHARES}')
     if suffix == '.txt':
         write(tmp_path / 'classes.txt', 'cat')
     for split, stems in dict(train='ab', val='c', test='d').items():
@@ -193,8 +189,11 @@ def test_folders_that_are_not_splits(tmp_path):
     assert names(source) == dict(train=['a', 'f'], val=['b'], test=['c'])
     images, labels, lines = table(source)
     assert images == labels == (6, 4, 0, 2)
-    assert any('images/hard/d.png' in line and 'train-station' in line
-               for line in lines)
+    for what in ('images without a label or a split',
+                 'labels of an image in no split'):
+        line, = (line for line in lines if what in line)
+        assert line.startswith(f'left out: 2 {what}: {tmp_path}/')
+        assert '/hard/d.' in line and '/train-station/e.' in line
 
 
 @pytest.mark.parametrize('train, val', [
@@ -234,6 +233,11 @@ def test_every_file_is_accounted_for(tmp_path):
                  '1 labels without an image: ', 'alone.txt',
                  '1 hidden copies of labels: '):
         assert part in text
+    assert '...' not in text
+    write(tmp_path / 'images/val/z.avif', 'x')
+    line, = (line for line in account(read_dataset(tmp_path))
+             if '4 images of a kind that is not read: ' in line)
+    assert line.count('/images/') == 3 and line.endswith(', ...')
 
 
 def test_hidden_copies_of_xml_and_settings_of_programs(tmp_path):
@@ -280,7 +284,7 @@ def test_encodings(encoding, tmp_path):
                   '<?xml version="1.0" encoding="UTF-8"?>\n'):
         root = voc(tmp_path / 'voc', train=['a'], val=['b'])
         write(root / 'Annotations/a.xml',
-              start + XML.format(name='图.png').replace('cat', '猫和狗'),
+              start + xml('图.png').replace('cat', '猫和狗'),
               encoding)
         source = read_dataset(root)
         assert set(source.classes) == {'cat', '猫和狗'}
@@ -585,8 +589,8 @@ def test_an_xml_that_names_its_image_otherwise(tmp_path):
     """The own name counts; another one does if there is none of its own."""
     root = voc(tmp_path, train=['a', 'x'], val=['b'])
     (root / 'JPEGImages/x.png').rename(root / 'JPEGImages/IMG_7.png')
-    write(root / 'Annotations/x.xml', XML.format(name='C:\\IMG_7.png'))
-    write(root / 'Annotations/a.xml', XML.format(name='b.png'))
+    write(root / 'Annotations/x.xml', xml('C:\\IMG_7.png'))
+    write(root / 'Annotations/a.xml', xml('b.png'))
     assert names(read_dataset(root)) == dict(train=['IMG_7', 'a'], val=['b'])
 
 
@@ -596,7 +600,7 @@ def test_an_xml_that_names_its_image_otherwise(tmp_path):
 ])
 def test_an_xml_without_a_size(size, tmp_path):
     root = voc(tmp_path, train=['a'], val=['b'])
-    text = re.sub('<size>.*</size>', size, XML.format(name='a.png'))
+    text = re.sub('<size>.*</size>', size, xml('a.png'))
     write(root / 'Annotations/a.xml', text)
     assert names(read_dataset(root)) == dict(train=['a'], val=['b'])
 
@@ -614,6 +618,9 @@ def test_an_xml_without_an_image_is_left_out(tmp_path):
 @pytest.mark.parametrize('text, classes', [
     ("names: {'0': cat}", ('cat', )),
     ('names: {0: cat}\nnc: "1"', ('cat', )),
+    # as texts, 10 comes before 2
+    (f'names: { {i: f"c{i}" for i in range(12)} }',
+     tuple(f'c{i}' for i in range(12))),
     ('names: [no, yes]', ('no', 'yes')),
     ('names: [1, 2.50, null]\nnc: 3', ('1', '2.50', 'null')),
     ('"names": [cat]', ('cat', )),
@@ -639,6 +646,10 @@ def test_which_yaml(tmp_path):
     write(root / 'data.yaml', spec.format('cat'))
     write(root / 'conda.yaml', 'dependencies: [python]')
     assert read_dataset(root).classes == ('cat', )
+    write(root / 'dataset.yaml', spec.format('dog'))
+    assert read_dataset(root).classes == ('cat', )
+    (root / 'data.yaml').unlink()
+    assert read_dataset(root).classes == ('dog', )
 
 
 @pytest.mark.parametrize('text, words', [
@@ -701,6 +712,103 @@ def test_boxes_are_clipped_to_the_image(tmp_path):
     write(root / 'labels/val/b.txt', '0 0.98 0.5 0.1 0.2')
     (box, ) = read_dataset(root).splits['val'].coco['annotations']
     assert box['bbox'] == pytest.approx([59.52, 19.2, 4.48, 9.6])
+
+
+@pytest.mark.parametrize('line, box', [
+    ('0 0.02 0.5 0.1 0.2', [0, 19.2, 4.48, 9.6]),
+    ('0 0.5 0.02 0.1 0.2', [28.8, 0, 6.4, 5.76]),
+    ('0 0.5 0.98 0.1 0.2', [28.8, 42.24, 6.4, 5.76]),
+    ('0 0.5 0.5 1.9 0.2', [0, 19.2, 64, 9.6]),
+    # hundredths of a pixel, and the area of what is written
+    ('0 0.5 0.5 0.3331 0.7777', [21.34, 5.34, 21.32, 37.33]),
+])
+def test_what_is_written_of_a_box(line, box, tmp_path):
+    root = yolo(tmp_path, 'train/a', 'val/b')
+    write(root / 'labels/val/b.txt', line)
+    data = read_dataset(root).splits['val'].coco
+    assert data == dict(
+        images=[dict(id=1, file_name='images/val/b.png', width=W, height=H)],
+        annotations=[
+            dict(id=1, image_id=1, category_id=1, bbox=box,
+                 area=round(box[2] * box[3], 2), iscrowd=0)],
+        categories=[dict(id=1, name='cat')])
+
+
+@pytest.mark.parametrize('line, words', [
+    ('0 0.0 0.5 1.0 0.1', 'coordinates are shares'),
+    ('0 1.0 0.5 1.0 0.1', 'coordinates are shares'),
+    ('0 0.1 0.1 0.2 0.2 0.3', 'outline of three or more points, got 6 numb'),
+    ('0 0.1 0.1 0.2 0.2 0.3 0.3 0.4', 'three or more points, got 8 numbers'),
+    ('1 0.5 0.5 0.1 0.1', 'class 1, but there are 1 names, 0 to 0'),
+])
+def test_lines_that_are_no_object(line, words, tmp_path):
+    root = yolo(tmp_path, 'train/a', 'val/b')
+    write(root / 'labels/val/b.txt', f'\n{line}')
+    with pytest.raises(ValueError, match=f'b.txt:2: .*{words}'):
+        read_dataset(root)
+
+
+@pytest.mark.parametrize('line', [
+    '0 0.5 0.5 0 0.1', '0 0.5 0.5 0.1 0', '0 1.2 0.5 0.1 0.1'])
+def test_a_box_without_an_area_is_said_with_the_size(line, tmp_path):
+    root = yolo(tmp_path, 'train/a', 'val/b')
+    write(root / 'labels/val/b.txt', line)
+    assert read_dataset(root).messages == [
+        f'{root}/labels/val/b.txt:1: box of cat has no area inside the 64x48 '
+        'image']
+
+
+@pytest.mark.parametrize('count, validate', [
+    (2, 1), (3, 1), (7, 1), (8, 2), (12, 2), (13, 3)])
+def test_one_in_five_validates(count, validate, tmp_path):
+    root = yolo(tmp_path, *(f'all/{i:02}' for i in range(count)))
+    found = names(read_dataset(root))
+    assert len(found['val']) == validate
+    assert len(found['train']) == count - validate
+
+
+def test_the_choice_stays_the_same_from_release_to_release(tmp_path):
+    """What validated must not train when somebody prepares it again."""
+    root = yolo(tmp_path, *(f'all/{i}' for i in range(10)))
+    # the first of Python's random.Random(0).shuffle of ten numbers
+    assert names(read_dataset(root))['val'] == ['7', '8']
+
+
+def test_one_image_and_none(tmp_path):
+    root = yolo(tmp_path / 'one', 'all/a')
+    with pytest.raises(ValueError, match='one image cannot be split'):
+        read_dataset(root)
+    (root / 'images/all/a.png').write_bytes(b'')
+    with pytest.raises(ValueError, match='no image in the train split'):
+        read_dataset(root)
+
+
+@pytest.mark.parametrize('missing, words', [
+    (1, '1 of the 4 images that it lists do not exist: none0'),
+    (2, '2 of the 4 images that it lists do not exist: none0, none1'),
+])
+def test_up_to_half_of_a_list_may_be_missing(missing, words, tmp_path):
+    root = yolo(tmp_path, *(f'x/{s}' for s in 'abcd'), 'val/e')
+    lines = list('abcd')[missing:] + [f'none{i}' for i in range(missing)]
+    write(root / 'train.txt', '\n'.join(lines))
+    write(root / 'val.txt', 'e')
+    source = read_dataset(root)
+    assert names(source)['train'] == list('abcd')[missing:]
+    assert any(line.endswith(words) for line in source.messages)
+
+
+def test_of_many_that_are_missing_or_left_out_three_are_named(tmp_path):
+    root = yolo(tmp_path, *(f'x/{s}' for s in 'abcdefg'), 'val/h')
+    write(root / 'train.txt', 'a\nb\nc\nd\nn1\nn2\nn3\nn4')
+    write(root / 'val.txt', 'h')
+    for end in ('', ', ...'):
+        source = read_dataset(root)
+        missing, left = sorted(source.messages)
+        assert missing.endswith('do not exist: n1, n2, n3')
+        assert left.startswith(f'{3 + bool(end)} images in none of the splits '
+                               f'train, val: {root}/images/x/')
+        assert left.count('.png') == 3 and left.endswith(f'.png{end}')
+        image(root / 'images/x/i.png')
 
 
 def test_boxes_that_are_there_twice(tmp_path):

@@ -3,12 +3,11 @@
 import json
 import os
 
-import cv2
 import mmcv
-import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from trees import coco_json, voc_xml, write_image, yolo_txt
 
 from mmfasternet.datasets.images import image_size
 from mmfasternet.datasets.readers import read_dataset, write_splits
@@ -25,26 +24,17 @@ TRUTH = {
 
 def images(root, folder='images'):
     for name, (width, height, _) in TRUTH.items():
-        path = root / folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # cv2.imwrite does not take every name on every system
-        path.write_bytes(
-            cv2.imencode('.png', np.zeros((height, width, 3), np.uint8))[1])
+        write_image(root / folder / name, width, height)
 
 
 def yolo(root, config=True, folder='images'):
     images(root, folder)
     for name, (width, height, boxes) in TRUTH.items():
-        lines = [
-            f'{NAMES.index(c)} {(x + w / 2) / width:.6f} '
-            f'{(y + h / 2) / height:.6f} {w / width:.6f} {h / height:.6f}'
-            for c, x, y, w, h in boxes
-        ]
         path = (root / folder.replace('images', 'labels') / name).with_suffix(
             '.txt')
         path.parent.mkdir(parents=True, exist_ok=True)
-        if lines:
-            path.write_text('\n'.join(lines) + '\n')
+        if boxes:
+            path.write_text(yolo_txt(width, height, boxes, NAMES) + '\n')
     if config:
         (root / 'data.yaml').write_text(
             yaml.safe_dump(
@@ -82,15 +72,6 @@ def yolo_lists(root):
     return root
 
 
-def xml(name, width, height, boxes):
-    objects = ''.join(
-        f'<object><name>{c}</name><bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}'
-        f'</ymin><xmax>{x + w + 1}</xmax><ymax>{y + h + 1}</ymax></bndbox>'
-        '</object>' for c, x, y, w, h in boxes)
-    return (f'<annotation><filename>{name}</filename><size><width>{width}'
-            f'</width><height>{height}</height></size>{objects}</annotation>')
-
-
 def voc(root):
     images(root, 'flat')
     (root / 'JPEGImages').mkdir()
@@ -102,7 +83,7 @@ def voc(root):
         file = file.replace(' ', '_')  # lists separate columns by spaces
         (root / 'flat' / name).rename(root / 'JPEGImages' / file)
         (root / 'Annotations' / file).with_suffix('.xml').write_text(
-            xml(file, *truth))
+            voc_xml(file, *truth))
         stems[split].append(file[:-4])
     for split, names in stems.items():
         (root / f'ImageSets/Main/{split}.txt').write_text('\n'.join(names))
@@ -114,45 +95,22 @@ def voc_folders(root):
     images(root, '.')
     for name, truth in TRUTH.items():
         (root / name).with_suffix('.xml').write_text(
-            xml(name.split('/')[1], *truth))
+            voc_xml(name.split('/')[1], *truth))
     return root
 
 
 def coco(root):
     images(root)
     for split in ('train', 'val'):
-        ids, anns = [], []
-        for name, (width, height, boxes) in TRUTH.items():
-            if not name.startswith(split):
-                continue
-            ids.append(
-                dict(
-                    id=len(ids) + 7,
-                    file_name=name.split('/')[1],
-                    width=width,
-                    height=height))
-            anns += [
-                dict(
-                    id=len(anns) + i,
-                    image_id=ids[-1]['id'],
-                    category_id=NAMES.index(c) + 1,
-                    bbox=[x, y, w, h],
-                    area=w * h,
-                    iscrowd=0) for i, (c, x, y, w, h) in enumerate(boxes)
-            ]
+        data = coco_json(
+            {name.split('/')[1]: truth for name, truth in TRUTH.items()
+             if name.startswith(split)}, dict(bird=1, cat=2), first_id=7)
         path = root / f'annotations/instances_{split}2017.json'
         path.parent.mkdir(exist_ok=True)
-        path.write_text(
-            json.dumps(
-                dict(
-                    images=ids,
-                    annotations=anns,
-                    categories=[
-                        dict(id=i, name=n) for i, n in enumerate(NAMES, 1)
-                    ])))
+        path.write_text(json.dumps(data))
         # captions of the same images, which have no categories
         (path.parent / f'captions_{split}2017.json').write_text(
-            json.dumps(dict(images=ids, annotations=[])))
+            json.dumps(dict(images=data['images'], annotations=[])))
     return root
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import run_script
 
 from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.config import load_config
@@ -217,23 +218,17 @@ def test_names_what_is_wrong_with_a_file(exported, small, tmp_path):
 
 
 def test_the_tool(small, tmp_path):
-    command = [
-        sys.executable, 'tools/deploy/export.py', small.config,
-        small.checkpoint
-    ]
-    done = subprocess.run(
-        [*command, tmp_path / 'a.onnx', tmp_path / 'a.xml', '--shape', '32',
-         '64', '--opset', '17', '--images', small.folder],
-        capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    command = ['tools/deploy/export.py', small.config, small.checkpoint]
+    done = run_script(
+        *command, tmp_path / 'a.onnx', tmp_path / 'a.xml', '--shape', 32, 64,
+        '--opset', 17, '--images', small.folder)
     assert 'a.onnx: ' in done.stdout and 'a.xml: ' in done.stdout
     assert 'batch 1, 32x64, opset 17' in done.stdout
     assert done.stdout.count('compared with PyTorch on 8 images, boxes') == 2
     assert onnx.load(tmp_path / 'a.onnx').opset_import[0].version == 17
-    done = subprocess.run(
-        [*command, tmp_path / 'b.onnx', '--images', tmp_path / 'none'],
-        capture_output=True, text=True)
-    assert done.returncode == 1 and not (tmp_path / 'b.onnx').exists()
+    done = run_script(*command, tmp_path / 'b.onnx', '--images',
+                      tmp_path / 'none', status=1)
+    assert not (tmp_path / 'b.onnx').exists()
     assert done.stderr.strip().splitlines()[-1] == \
         f'error: no such file or folder: {tmp_path}/none'
 

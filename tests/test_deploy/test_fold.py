@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import features, noise, randomise_for
+from mmcv.cnn import ConvModule
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -26,15 +28,9 @@ TINY = dict(
 WIDTHS = [32, 64, 128]  # of the outputs of TINY
 
 
-def images(height=64, width=96, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(
-        256, (2, 3, height, width), dtype=torch.uint8, generator=generator)
-
-
 def photos(height=128, width=160):
     if not PHOTOS:
-        return images(height, width)
+        return noise(height, width)
     import cv2
     return torch.stack([
         torch.from_numpy(cv2.resize(cv2.imread(str(path)), (width, height)))
@@ -52,27 +48,6 @@ def build(scale='n', **model):
     if cfg.model.bbox_head.head_module.type == 'YOLOv8HeadModule':
         del cfg.model.bbox_head.head_module['initial_distance']  # not mmyolo's
     return MODELS.build(cfg.model)
-
-
-def randomise_norms(detector, batch=None):
-    """Norms that a mistake cannot hide behind, and whose statistics are of
-    this network and batch, so that the scores are not saturated."""
-    generator = torch.Generator().manual_seed(1)
-    for module in detector.modules():
-        if isinstance(module, (_BatchNorm, nn.GroupNorm)):
-            module.weight.data.uniform_(0.5, 1.5, generator=generator)
-            module.bias.data.normal_(0, 0.5, generator=generator)
-        if isinstance(module, _BatchNorm):
-            module.momentum = None  # the statistics of the one batch below
-    with torch.no_grad():
-        features(detector.train(), images() if batch is None else batch)
-    return detector.eval()
-
-
-def features(detector, batch):
-    x = detector.data_preprocessor(dict(inputs=batch))['inputs']
-    x = x.to(next(detector.parameters()).dtype)
-    return detector.bbox_head(detector.extract_feat(x))
 
 
 @torch.no_grad()
@@ -111,13 +86,13 @@ def has_norms(module):
 
 @pytest.fixture(scope='module')
 def detector():
-    return randomise_norms(build())
+    return randomise_for(build(), noise())
 
 
 @pytest.mark.parametrize('scale', 'nsmlx')
 def test_equals_the_detector(scale):
-    batch = photos() if scale in 'ns' else images()
-    model = randomise_norms(build(scale), batch)
+    batch = photos() if scale in 'ns' else noise()
+    model = randomise_for(build(scale), batch)
     wanted = expected(model, batch)
     assert wanted[1].std() > 0.05 and wanted[1].max() < 1
     deployed = deploy_form(model)
@@ -147,14 +122,14 @@ def test_leaves_the_given_detector_alone(detector):
     before = copy.deepcopy(model.state_dict())
     modes = [m.training for m in model.modules()]
     deployed = deploy_form(model)
-    assert_near(deployed(images()), expected(detector, images()), 1e-4)
+    assert_near(deployed(noise()), expected(detector, noise()), 1e-4)
     for parameter in deployed.parameters():
         parameter.zero_()
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert [m.training for m in model.modules()] == modes
     assert all(p.requires_grad for p in model.parameters())
     torch.testing.assert_close(
-        expected(model.eval(), images()), expected(detector, images()),
+        expected(model.eval(), noise()), expected(detector, noise()),
         rtol=0, atol=0)
 
 
@@ -165,22 +140,29 @@ def test_leaves_the_given_detector_alone(detector):
     dict(mean=[20.], std=[200.]),
 ])
 def test_pixels_as_the_preprocessor_has_them(preprocessor):
-    model = randomise_norms(
-        build(backbone=TINY, data_preprocessor=preprocessor)).double()
+    model = randomise_for(
+        build(backbone=TINY, data_preprocessor=preprocessor),
+        noise()).double()
     deployed = deploy_form(model)
     assert not len(deployed.pixels)
-    assert_near(deployed(images()), expected(model, images()), 1e-12)
+    assert_near(deployed(noise()), expected(model, noise()), 1e-12)
 
 
-def test_a_padded_stem_keeps_the_normalisation():
-    """Zeros around normalised pixels are not zeros before."""
-    model = build(backbone=TINY)
-    model.backbone.patch_embed.proj.padding = (2, 2)
-    model = randomise_norms(model).double()
+@pytest.mark.parametrize('change, folded', [
+    (dict(padding=(2, 2)), False),  # zeros there are not zeros before
+    (dict(padding=(0, 2)), False),
+    (dict(padding='valid'), True),
+])
+def test_another_stem_keeps_the_normalisation(change, folded):
+    model = build(backbone=dict(TINY, arch=dict(
+        _delete_=True, embed_dim=24, depths=(1, 1, 1, 1))))
+    model.backbone.patch_embed.proj = nn.Conv2d(
+        3, 24, 4, 4, bias=False, **change)
+    model = randomise_for(model, noise()).double()
     deployed = deploy_form(model)
-    assert [type(m) for m in deployed.pixels] == [ScaleBias]
+    assert [type(m) for m in deployed.pixels] == (1 - folded) * [ScaleBias]
     assert not has_norms(deployed)
-    assert_near(deployed(images()), expected(model, images()), 1e-12)
+    assert_near(deployed(noise()), expected(model, noise()), 1e-12)
 
 
 @pytest.mark.parametrize('backbone, kept', [
@@ -188,6 +170,8 @@ def test_a_padded_stem_keeps_the_normalisation():
     (dict(norm_cfg=None), False),
     (dict(norm_cfg=dict(type='SyncBN')), False),
     (dict(norm_cfg=dict(type='GN', num_groups=4)), True),
+    (dict(norm_cfg=dict(type='BN', affine=False)), True),
+    (dict(norm_cfg=dict(type='BN', track_running_stats=False)), True),
 ])
 def test_other_blocks(backbone, kept):
     model = build(backbone=dict(TINY, **backbone))
@@ -195,14 +179,14 @@ def test_other_blocks(backbone, kept):
         if isinstance(module, nn.SyncBatchNorm):  # does not run on CPU
             plain = nn.BatchNorm2d(module.num_features)
             model.backbone.set_submodule(name, plain)
-    model = randomise_norms(model).double()
+    model = randomise_for(model, noise()).double()
     given = copy.deepcopy(model)
     if backbone.get('norm_cfg') == dict(type='SyncBN'):
         given = nn.SyncBatchNorm.convert_sync_batchnorm(given)
     deployed = deploy_form(given)
     assert has_norms(deployed) == kept
     assert not any(isinstance(m, nn.Identity) for m in deployed.modules())
-    assert_near(deployed(images()), expected(model, images()), 1e-12)
+    assert_near(deployed(noise()), expected(model, noise()), 1e-12)
 
 
 def test_other_convolutions():
@@ -212,9 +196,34 @@ def test_other_convolutions():
     conv.bias = nn.Parameter(torch.randn(conv.out_channels))
     layers = model.bbox_head.head_module.cls_preds
     layers[1][1] = layers[0][1]
-    model = randomise_norms(model).double()
+    model = randomise_for(model, noise()).double()
     assert_near(
-        deploy_form(model)(images()), expected(model, images()), 1e-12)
+        deploy_form(model)(noise()), expected(model, noise()), 1e-12)
+
+
+@pytest.mark.parametrize('option, kept', [
+    (dict(), False),
+    (dict(norm_cfg=None), False),
+    (dict(act_cfg=None), False),
+    (dict(padding_mode='circular'), False),
+    (dict(padding_mode='reflect'), True),  # by a layer of its own
+    (dict(order=('norm', 'conv', 'act')), True),
+    (dict(with_spectral_norm=True), True),
+    (dict(norm_cfg=dict(type='GN', num_groups=2)), True),
+    (dict(norm_cfg=dict(type='BN', affine=False)), True),
+])
+def test_a_layer_is_folded_if_it_is_a_convolution_and_its_norm(option, kept):
+    model = build(backbone=TINY)
+    width = model.neck.downsample_layers[0].conv.in_channels
+    torch.manual_seed(0)
+    model.neck.downsample_layers[0] = ConvModule(
+        width, width, 3, stride=2, padding=1, **{
+            **dict(norm_cfg=dict(type='BN')), **option})
+    model = randomise_for(model, noise()).double()
+    deployed = deploy_form(model)
+    assert isinstance(
+        deployed.neck.downsample_layers[0], ConvModule) == kept
+    assert_near(deployed(noise()), expected(model, noise()), 1e-12)
 
 
 @pytest.mark.parametrize('neck', ['YOLOv8PAFPN', 'YOLOv5PAFPN'])
@@ -229,20 +238,20 @@ def test_another_neck_gets_the_output_norms_as_they_are(neck):
             act_cfg=dict(type='SiLU', inplace=True)),
         bbox_head=dict(
             head_module=dict(in_channels=WIDTHS, widen_factor=1.0)))
-    model = randomise_norms(model).double()
+    model = randomise_for(model, noise()).double()
     deployed = deploy_form(model)
     assert [type(m) for m in deployed.backbone.output_norms.values()] == \
         3 * [ScaleBias]
     assert not has_norms(deployed)
-    assert_near(deployed(images()), expected(model, images()), 1e-12)
+    assert_near(deployed(noise()), expected(model, noise()), 1e-12)
 
 
 def test_no_distribution_over_the_distances():
     model = build(
         backbone=TINY, bbox_head=dict(head_module=dict(reg_max=1)))
-    model = randomise_norms(model).double()
+    model = randomise_for(model, noise()).double()
     assert_near(
-        deploy_form(model)(images()), expected(model, images()), 1e-12)
+        deploy_form(model)(noise()), expected(model, noise()), 1e-12)
 
 
 def test_another_backbone():
@@ -252,20 +261,20 @@ def test_another_backbone():
         depth=18,
         out_indices=(1, 2, 3),
         init_cfg=None)
-    model = randomise_norms(build(backbone=resnet)).double()
+    model = randomise_for(build(backbone=resnet), noise()).double()
     deployed = deploy_form(model)
     assert not has_norms(deployed)
-    assert_near(deployed(images()), expected(model, images()), 1e-12)
+    assert_near(deployed(noise()), expected(model, noise()), 1e-12)
 
 
 def test_stock_yolov8():
     init_default_scope('mmyolo')
     torch.manual_seed(0)
     cfg = load_config('mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py')
-    model = randomise_norms(MODELS.build(cfg.model)).double()
+    model = randomise_for(MODELS.build(cfg.model), noise()).double()
     deployed = deploy_form(model)
     assert not has_norms(deployed)
-    assert_near(deployed(images()), expected(model, images()), 1e-12)
+    assert_near(deployed(noise()), expected(model, noise()), 1e-12)
 
 
 @pytest.mark.parametrize('head_module', ['YOLOv8HeadModule',
@@ -273,9 +282,9 @@ def test_stock_yolov8():
 def test_heads(head_module):
     model = build(
         backbone=TINY, bbox_head=dict(head_module=dict(type=head_module)))
-    model = randomise_norms(model).double()
+    model = randomise_for(model, noise()).double()
     assert_near(
-        deploy_form(model)(images()), expected(model, images()), 1e-12)
+        deploy_form(model)(noise()), expected(model, noise()), 1e-12)
 
 
 def test_refuses_what_it_does_not_know():
@@ -285,11 +294,33 @@ def test_refuses_what_it_does_not_know():
     model.bbox_head.prior_generator.strides = [(4, 4), (8, 8), (16, 16)]
     with pytest.raises(ValueError, match='prior_generator.strides and'):
         deploy_form(model)
+    model.bbox_head.prior_generator.strides = [(8, 8), (16, 16), (32, 32)]
+    deploy_form(model)
+
+
+@pytest.mark.parametrize('name, kind', [
+    ('bbox_head', 'YOLOv8Head'), ('bbox_head.head_module',
+                                  'YOLOv8HeadModule'),
+    ('bbox_head.bbox_coder', 'DistancePointBBoxCoder'),
+    ('data_preprocessor', 'ImgDataPreprocessor')])
+def test_a_part_of_another_class_is_named(name, kind):
+    """Which may have another forward method, though it extends ours."""
+    model = build(backbone=TINY)
+    *path, last = name.split('.')
+    owner = model.get_submodule('.'.join(path))
+    part = getattr(owner, last)
+    if last == 'data_preprocessor':
+        owner.data_preprocessor = nn.Identity()
+        part = owner.data_preprocessor
+    part.__class__ = type('Other', (type(part), ), {})
+    with pytest.raises(ValueError, match=rf'model\.{name} (is a Other, but onl'
+                       rf'y detectors with a|must extend) {kind}'):
+        deploy_form(model)
 
 
 def test_names_a_size_it_cannot_take(detector):
     with pytest.raises(ValueError, match='multiple of 32'):
-        deploy_form(detector)(images(72, 64))
+        deploy_form(detector)(noise(72, 64))
 
 
 @pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
@@ -299,10 +330,10 @@ def test_saved_weights_fit_a_fresh_deploy_form(detector, tmp_path, suffix):
     save_checkpoint(deployed.state_dict(), path)
     other = build(data_preprocessor=dict(mean=[1., 2., 3.]))
     loaded = deploy_form(other)
-    assert not torch.equal(loaded(images())[1], deployed(images())[1])
+    assert not torch.equal(loaded(noise())[1], deployed(noise())[1])
     loaded.load_state_dict(read_checkpoint(path))
     torch.testing.assert_close(
-        loaded(images()), deployed(images()), rtol=0, atol=0)
+        loaded(noise()), deployed(noise()), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize('opset', [13, 17])
@@ -316,7 +347,7 @@ def test_onnx(detector, tmp_path, opset):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         torch.onnx.export(
-            deployed, (images(), ),
+            deployed, (noise(), ),
             str(path),
             opset_version=opset,
             input_names=['images'],
@@ -332,8 +363,8 @@ def test_onnx(detector, tmp_path, opset):
     session = onnxruntime.InferenceSession(
         str(path), providers=['CPUExecutionProvider'])
     assert session.get_inputs()[0].type == 'tensor(uint8)'
-    for batch in (images(), images()[:1, :, :32, :64], photos(),
-                  torch.cat((images(160, 32), images(160, 32, seed=1)))):
+    for batch in (noise(), noise()[:1, :, :32, :64], photos(),
+                  torch.cat((noise(160, 32), noise(160, 32, seed=1)))):
         got = session.run(None, dict(images=batch.numpy()))
         assert [x.dtype for x in got] == 2 * [np.float32]
         # 60 layers of float32 sums in another order; seen: 2.2e-5

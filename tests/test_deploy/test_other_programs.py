@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from processes import run_script
 
 from mmfasternet.deploy import Predictor, SahiModel
 
@@ -36,13 +37,10 @@ def test_the_demo_finds_what_is_in_each_patch(small, exported, large,
     """Without overlap and with nothing merged, patches are on their own."""
     pytest.importorskip('sahi')
     path, tiles = large
-    done = subprocess.run([
-        sys.executable, 'demo/large_image_demo.py', path, small.config,
-        exported['any.onnx'], '--out-dir', tmp_path, '--patch-size',
-        str(SIDE), '--patch-overlap-ratio', '0', '--merge-iou-thr', '1',
-        '--batch-size', '3', '--save-patch'
-    ], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_script(
+        'demo/large_image_demo.py', path, small.config, exported['any.onnx'],
+        '--out-dir', tmp_path, '--patch-size', SIDE, '--patch-overlap-ratio',
+        0, '--merge-iou-thr', 1, '--batch-size', 3, '--save-patch')
     got = json.loads((tmp_path / 'preds/large.json').read_text())
     wanted = []
     for tile, offset in zip(Predictor(exported['any.onnx'])(tiles),
@@ -62,13 +60,13 @@ def test_the_demo_merges_what_two_patches_share(small, large, tmp_path):
     """The boxes of overlapping patches, by NMS of our own."""
     pytest.importorskip('sahi')
     command = [
-        sys.executable, 'demo/large_image_demo.py', large[0], small.config,
-        small.checkpoint, '--device', 'cpu', '--patch-size', '96'
+        'demo/large_image_demo.py', large[0], small.config, small.checkpoint,
+        '--device', 'cpu', '--patch-size', 96
     ]
     boxes = {}
     for threshold in ('1', '0.3'):
-        subprocess.run([*command, '--out-dir', tmp_path, '--merge-iou-thr',
-                        threshold], check=True)
+        run_script(*command, '--out-dir', tmp_path, '--merge-iou-thr',
+                   threshold)
         found = json.loads((tmp_path / 'preds/large.json').read_text())
         boxes[threshold] = rows(found['bboxes'], found['scores'],
                                 found['labels'])

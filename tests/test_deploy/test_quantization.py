@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """int8 files against the float files that they were made of."""
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mmengine.runner import Runner
+from processes import run_script
 
 from mmfasternet.config import load_config
 from mmfasternet.deploy import load_backend
@@ -107,13 +106,10 @@ def test_refuses_what_it_cannot_quantise(exported, tmp_path):
 
 def test_the_tool(small, exported, truth, tmp_path):
     out = tmp_path / 'int8.onnx'
-    done = subprocess.run([
-        sys.executable, 'tools/deploy/quantize.py', small.config,
-        exported['any.onnx'], out, '--images', small.folder, '--runs', '3',
-        '--work-dir', tmp_path, '--cfg-options',
-        *(f'{key}={value}' for key, value in truth.items())
-    ], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = run_script(
+        'tools/deploy/quantize.py', small.config, exported['any.onnx'], out,
+        '--images', small.folder, '--runs', 1, '--work-dir', tmp_path,
+        '--cfg-options', *(f'{key}={value}' for key, value in truth.items()))
     assert 'int8, calibrated on 5 images' in done.stdout
     cfg = load_config(small.config, truth)
     cfg.update(load_from=small.checkpoint, work_dir=str(tmp_path))
@@ -125,6 +121,8 @@ def test_the_tool(small, exported, truth, tmp_path):
     times = re.search(r'([\d.]+) ms in float, ([\d.]+) ms in int8, 1 thread'
                       r'.* ([\d.]+) times as fast', done.stdout).groups()
     before, after, ratio = map(float, times)
-    assert 0.5 < ratio * after / before < 2
+    # of a single run, whose times are rounded to 0.1
+    assert (before - .06) / (after + .06) - .01 < ratio < (
+        before + .06) / max(after - .06, 1e-3) + .01
     assert weights_in_int8(out).keys() == weights_in_int8(
         Path(exported['any.onnx'])).keys()

@@ -2,7 +2,9 @@
 """Average precision, bootstrap and errors, against pycocotools and by hand."""
 import copy
 import io
+import json
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from mmfasternet.evaluation.average_precision import (
     Evaluation,
     bootstrap,
     interval,
+    read_detections,
+    read_truth,
 )
 from mmfasternet.evaluation.errors import error_split
 
@@ -76,14 +80,19 @@ def values(metrics):
     return np.nan_to_num([metrics[m] for m in METRICS], nan=-1)
 
 
-def by_pycocotools(truth, detections):
+def evaluated(truth, detections):
+    """By pycocotools."""
     coco = as_coco(truth)
     with redirect_stdout(io.StringIO()):
         evaluation = COCOeval(coco, coco.loadRes(detections), 'bbox')
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return evaluation.stats[[0, 1, 2, 3, 4, 5, 8]]
+    return evaluation
+
+
+def by_pycocotools(truth, detections):
+    return evaluated(truth, detections).stats[[0, 1, 2, 3, 4, 5, 8]]
 
 
 @pytest.mark.parametrize('seed', range(5))
@@ -94,6 +103,26 @@ def test_metrics_are_those_of_pycocotools(seed):
     metrics = Evaluation(as_coco(truth), detections).metrics()
     np.testing.assert_allclose(
         values(metrics), by_pycocotools(truth, detections), atol=1e-12)
+    # IoU, recall, class, area, number of detections
+    precision = evaluated(truth, detections).eval['precision'][:, :, :, 0, 2]
+    for k, category in enumerate(truth['categories']):
+        assert metrics[f'AP of {category["name"]}'] == pytest.approx(
+            precision[:, :, k].mean(), abs=1e-12)
+
+
+def test_nothing_found_is_an_ap_of_0_and_nothing_to_find_is_none():
+    truth = random_truth(np.random.default_rng(0), classes=3)
+    truth['categories'].append(dict(id=9, name='absent'))
+    metrics = Evaluation(as_coco(truth), []).metrics()
+    assert values(metrics).tolist() == 7 * [0]
+    assert metrics['AP of class 1'] == 0 and np.isnan(metrics['AP of absent'])
+    # all images without a box of a class: it does not count
+    weights = np.array([
+        not any(a['image_id'] == image['id'] and a['category_id'] == 1
+                for a in truth['annotations']) for image in truth['images']])
+    assert 0 < weights.sum() < 12
+    assert np.isnan(Evaluation(as_coco(truth), []).metrics(
+        weights.astype(int))['AP of class 1'])
 
 
 @pytest.mark.parametrize('seed', range(5))
@@ -135,6 +164,36 @@ def test_the_bootstrap_is_paired():
     assert np.std(one['AP']) > 0
 
 
+def test_the_bootstrap_draws_images_with_replacement():
+    """As many as there are, the same ones for all, repeatably."""
+    rng = np.random.default_rng(0)
+    truth = random_truth(rng)
+    runs = [Evaluation(as_coco(truth), random_detections(rng, truth))
+            for _ in range(2)]
+    drawn, metrics = [], runs[0].metrics
+
+    def note(weights):
+        drawn.append(weights)
+        return metrics(weights)
+
+    runs[0].metrics = note
+    single, other, both = bootstrap([runs[:1], runs[1:], runs], samples=7)
+    assert all(len(x['AP']) == 7 for x in (single, other, both))
+    assert all(w.sum() == 12 for w in drawn) and max(map(max, drawn)) > 1
+    np.testing.assert_allclose(
+        both['AP75'], (single['AP75'] + other['AP75']) / 2, atol=1e-12)
+    again, = bootstrap([runs[1:]], samples=7)
+    assert again['AP'].tolist() == other['AP'].tolist()
+    another, = bootstrap([runs[1:]], samples=7, seed=1)
+    assert another['AP'].tolist() != other['AP'].tolist()
+    # each image is as likely as any other: 1,000 draws by default
+    drawn.clear()
+    runs[0].metrics = lambda weights: drawn.append(weights) or dict(AP=0)
+    bootstrap([runs[:1]])
+    assert len(drawn) == 1000
+    np.testing.assert_allclose(np.mean(drawn, 0), 1, atol=0.15)  # 5 sigma
+
+
 def box(image, label, x, score=None, size=20):
     found = dict(
         image_id=image, category_id=label, bbox=[x, 0, size, size],
@@ -172,6 +231,66 @@ def test_each_error_costs_what_fixing_it_gains(kind, detection, cost):
     assert (split['Miss'] > 0) == (kind not in ('Cls', 'Loc'))
 
 
+@pytest.mark.parametrize('kind, label, width, gain', [
+    # half precision at half the recall of class 1 becomes all of both
+    ('Loc', 1, 9.9, 1 - .5 * 51 / 101),
+    ('Loc', 1, 2, 1 - .5 * 51 / 101),
+    ('Bkg', 1, 1.9, .5 * 51 / 101),
+    # class 2 gets its precision back, and class 1, if it is one, the box
+    ('Cls', 2, 10, .5 + 50 / 101),
+    ('Both', 2, 9.9, .5),
+    ('Both', 2, 2.1, .5),
+    ('Bkg', 2, 2, .5),
+])
+def test_where_one_error_ends_and_another_begins(kind, label, width, gain):
+    """A detection of some of the 20 columns of a box of class 1: the limits
+    are overlaps of 0.5 and 0.1. Another box of each class is found."""
+    found = dict(box(1, label, 0, .99), bbox=[0, 0, width, 20])
+    split = split_of(
+        [box(1, 1, 0), box(1, 1, 100), box(1, 2, 200)],
+        [found, box(1, 1, 100, .9), box(1, 2, 200, .9)])
+    split.pop('Miss')
+    # the mean of two classes
+    assert split == pytest.approx({**dict.fromkeys(split, 0), kind: gain / 2})
+
+
+def test_an_overlap_of_a_half_finds_a_box():
+    found = dict(box(1, 1, 0, .9), bbox=[0, 0, 10, 20])
+    split = split_of([box(1, 1, 0)], [found])
+    assert split == dict.fromkeys(split, 0)
+
+
+def test_of_two_boxes_one_may_be_of_a_crowd():
+    """Nothing has to find it, and what does is no error."""
+    crowd = dict(box(1, 1, 100, size=60), iscrowd=1)
+    split = split_of([box(1, 1, 0), crowd],
+                     [box(1, 1, 0, .5), box(1, 1, 110, .9)])
+    assert split == dict.fromkeys(split, 0)
+    # it is one for another class
+    split = split_of([box(1, 1, 0), box(1, 2, 200), crowd],
+                     [box(1, 1, 0, .5), box(1, 2, 200, .5),
+                      box(1, 2, 110, .9)])
+    assert split['Bkg'] == pytest.approx(1 / 4)
+
+
+def test_the_best_hundred_of_an_image_count():
+    false = [box(1, 1, 100 + 30 * i, .9 - i / 1000) for i in range(100)]
+    for count, gain in ((99, .99), (100, 0)):
+        split = split_of([box(1, 1, 0)], [box(1, 1, 0, .1), *false[:count]])
+        assert split['Bkg'] == pytest.approx(gain, abs=1e-9)
+
+
+def test_the_better_scored_of_two_finds_the_box():
+    """Whatever their order in the file; the other one is a double."""
+    boxes = [box(1, 1, 0), box(1, 1, 200)]
+    found = [box(1, 1, 1, .3), box(1, 1, 0, .9), box(1, 1, 500, .6)]
+    split = split_of(boxes, found)
+    assert split['Bkg'] == split['Dupe'] == split['Loc'] == 0
+    found[0] = box(1, 1, 200, .3)
+    # precision 1 and, from the second box on, 2 of 3
+    assert split_of(boxes, found)['Bkg'] == pytest.approx(50 / 101 / 3)
+
+
 def test_a_perfect_detector_has_no_errors():
     split = split_of([box(1, 1, 0), box(1, 2, 50)],
                      [box(1, 1, 0, .9), box(1, 2, 50, .3)])
@@ -181,6 +300,7 @@ def test_a_perfect_detector_has_no_errors():
 def test_an_interval_leaves_out_what_is_unknown():
     values = np.array([np.nan, *np.linspace(0, 1, 41), np.nan])
     assert interval(values) == pytest.approx((0.025, 0.975))
+    assert np.isnan(interval(np.full(3, np.nan))).all()
 
 
 def test_results_are_in_pixels_with_labels_from_0():
@@ -196,3 +316,58 @@ def test_results_are_in_pixels_with_labels_from_0():
     assert result.true_boxes.tolist() == [[5, 0, 25, 20], [50, 0, 70, 20]]
     assert result.true_labels.tolist() == [1, 0]
     assert result.ignored.tolist() == [False, True]
+    result, = Evaluation(truth, []).results(Path('images'))
+    assert result.path == 'images/a.png'
+    assert result.boxes.shape == (0, 4) and len(result.scores) == 0
+
+
+# ------------------------------------------------------------------ the files
+DETECTION = dict(image_id=7, category_id=1, bbox=[1, 2, 3, 4], score=0.5)
+
+
+def test_a_truth_and_detections_are_read(tmp_path, capsys):
+    truth = dict(images=[dict(id=7)], annotations=[],
+                 categories=[dict(id=1, name='a')])
+    (tmp_path / 'truth.json').write_text(json.dumps(truth))
+    coco = read_truth(tmp_path / 'truth.json')
+    assert list(coco.imgs) == [7] and capsys.readouterr().out == ''
+    for found in ([], [DETECTION, dict(DETECTION, more=1)]):
+        (tmp_path / 'found.json').write_text(json.dumps(found))
+        assert read_detections(tmp_path / 'found.json', coco) == found
+
+
+@pytest.mark.parametrize('content, words', [
+    ('{"images": [', 'JSONDecodeError'),
+    ('[]', 'COCO json of annotations: AssertionError'),
+    ('{"images": [{"id": 1}], "annotations": [], "categories": []}',
+     'no images or no categories'),
+    ('{"images": [], "annotations": [], "categories": [{"id": 1}]}',
+     'no images or no categories'),
+    ('{"images": [{}], "annotations": [], "categories": []}', 'KeyError'),
+])
+def test_what_is_no_truth_is_named(content, words, tmp_path):
+    path = tmp_path / 'truth.json'
+    with pytest.raises(FileNotFoundError, match='not found: .*truth.json'):
+        read_truth(path)
+    path.write_text(content)
+    with pytest.raises(ValueError, match=f'truth.json is not.*{words}'):
+        read_truth(path)
+
+
+@pytest.mark.parametrize('content, words', [
+    ('[', 'is not a json file: '),
+    (dict(DETECTION), 'a list of objects with bbox, category_id, image_id, '),
+    ([DETECTION, 3], 'a list of objects'),
+    ([DETECTION, {k: v for k, v in DETECTION.items() if k != 'score'}],
+     'a list of objects'),
+    ([dict(DETECTION, image_id=99), dict(DETECTION, image_id=98)],
+     'image_id 98, which the annotations do not have'),
+])
+def test_what_is_no_detections_is_named(content, words, tmp_path):
+    truth = as_coco(dict(images=[dict(id=7)], annotations=[],
+                         categories=[dict(id=1)]))
+    path = tmp_path / 'found.json'
+    path.write_text(
+        content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(ValueError, match=f'found.json .*{words}'):
+        read_detections(path, truth)

@@ -52,6 +52,36 @@ def test_confusion_matrix_by_hand():
     assert scores == [(2 / 6, 1), (2 / 3, 0.8), (0, 0), (1, 0), (1, 0), (0, 0)]
 
 
+def test_what_is_just_enough_counts():
+    """A score and an overlap that are those asked for."""
+    result = image([(0, 0, 10, 5, 0, .25), (20, 0, 30, 4.9, 0, .9)],
+                   [(0, 0, 10, 10, 0, 0), (20, 0, 30, 10, 0, 0)])
+    found = match(result, 0.25, 0.5)
+    assert found.pairs.tolist() == [[0, 0]]
+    assert found.overlaps.tolist() == [0.5]
+    assert found.missed.tolist() == found.false.tolist() == [1]
+    # half of it in a crowd is enough, too
+    result = image([(0, 0, 10, 10, 0, .9), (40, 0, 50, 10, 0, .9)],
+                   [(0, 0, 5, 50, 0, 1), (40, 0, 44.9, 50, 0, 1)])
+    found = match(result, 0.25, 0.5)
+    assert found.false.tolist() == [1] and not len(found.missed)
+
+
+def test_the_larger_overlap_goes_first():
+    result = image([(0, 0, 10, 8, 0, .9), (0, 0, 10, 9, 0, .5)],
+                   [(0, 0, 10, 10, 0, 0)])
+    found = match(result, 0.3, 0.5)
+    assert found.pairs.tolist() == [[1, 0]] and found.false.tolist() == [0]
+
+
+@pytest.mark.parametrize('false, precision', [(99, 0.01), (100, 0)])
+def test_a_hundred_predictions_of_an_image_count(false, precision):
+    rows = [(100 + 30 * i, 0, 120 + 30 * i, 20, 0, .9) for i in range(false)]
+    result = image([*rows, (0, 0, 20, 20, 0, .1)], [(0, 0, 20, 20, 0, 0)])
+    np.testing.assert_allclose(
+        precision_curves([result], 1), np.full((101, 1), precision))
+
+
 def random_results(rng, num_images, num_classes):
     for _ in range(num_images):
         n = rng.integers(0, 5)

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import randomise
 from mmengine.registry import MODELS, DefaultScope
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -35,17 +36,6 @@ def count(model):
 def tiny(**kwargs):
     torch.manual_seed(0)
     return FasterNet(TINY, **kwargs)
-
-
-def randomise_norms(model):
-    """Weights and statistics that a mistake cannot hide behind."""
-    generator = torch.Generator().manual_seed(1)
-    for name, value in model.state_dict().items():
-        if 'running_var' in name:
-            value.uniform_(0.5, 2, generator=generator)
-        elif value.dim() == 1 and value.is_floating_point():
-            value.normal_(1, 0.5, generator=generator)
-    return model
 
 
 @pytest.mark.parametrize('arch', PUBLISHED)
@@ -102,7 +92,8 @@ def test_the_small_variant_is_smaller_than_t0():
 def test_activations_and_drop_path_are_the_published_ones():
     for arch, act, rate in (('t0', 'GELU', 0.), ('t1', 'GELU', 0.02),
                             ('t2', 'ReLU', 0.05), ('s', 'ReLU', 0.1),
-                            ('m', 'ReLU', 0.2), ('l', 'ReLU', 0.3)):
+                            ('m', 'ReLU', 0.2), ('l', 'ReLU', 0.3),
+                            ('n', 'ReLU', 0.), (TINY, 'ReLU', 0.)):
         with torch.device('meta'):
             blocks = [
                 block for stage in FasterNet(arch).stages[::2]
@@ -139,7 +130,7 @@ def test_state_dict_keys_are_the_authors():
             'head.bias'} == classifier - set(keys)
 
 
-@pytest.mark.parametrize('n_div', [1, 2, 4, 8])
+@pytest.mark.parametrize('n_div', [1, 2, 4, 8, 16])
 def test_partial_conv_is_a_dense_conv_with_an_identity_block(n_div):
     torch.manual_seed(0)
     dim = 16
@@ -169,6 +160,8 @@ def test_partial_conv_refuses_a_ratio_without_channels(n_div):
     (dict(embed_dim=8, depth=(1, 1, 1, 1)), ValueError,
      r"unknown: \['depth'\], missing: \['depths'\]"),
     (dict(embed_dim=8, depths=(1, 1, 1)), ValueError, 'four positive ints'),
+    (dict(embed_dim=8, depths=(1, 1, 1, 0)), ValueError, 'four positive ints'),
+    (dict(embed_dim=8, depths=(1, 1, 1.5, 1)), ValueError, 'four positive'),
 ])
 def test_wrong_arch(arch, error, words):
     with pytest.raises(error, match=words):
@@ -180,6 +173,10 @@ def test_wrong_arch(arch, error, words):
     (dict(out_indices=(2, 1)), ValueError),
     (dict(out_indices=()), ValueError),
     (dict(out_indices=3), TypeError),
+    (dict(out_indices=('1', )), TypeError),
+    (dict(out_indices=(1, 1)), ValueError),
+    (dict(out_indices=(-1, 1)), ValueError),
+    (dict(frozen_stages=-2), ValueError),
     (dict(frozen_stages=5), ValueError),
     (dict(depth=3), TypeError),
 ])
@@ -206,7 +203,7 @@ def test_every_parameter_gets_a_gradient(out_indices, kwargs):
 
 
 def test_without_output_norms():
-    model = randomise_norms(tiny()).eval()
+    model = randomise(tiny()).eval()
     plain = tiny(output_norm=False).eval()
     report = plain.load_state_dict(model.state_dict(), strict=False)
     assert report.missing_keys == []
@@ -359,6 +356,13 @@ def test_a_number_of_frozen_stages(stages, parts):
             assert module.training != frozen, name
 
 
+def test_a_classifier_is_frozen_without_output_norms():
+    model = tiny(frozen_stages=2, num_classes=5).train()
+    assert not model.patch_embed.training and not model.stages[2].training
+    assert {name.split('.')[0] for name, p in model.named_parameters()
+            if p.requires_grad} == {'stages', 'avgpool_pre_head', 'head'}
+
+
 def test_construction_leaves_the_random_state_to_the_weights():
     """No forward pass: batch statistics are untouched, meta device works."""
     model = tiny()
@@ -371,7 +375,7 @@ def test_construction_leaves_the_random_state_to_the_weights():
 
 
 def test_copies_are_independent_and_equal():
-    model = randomise_norms(tiny()).eval()
+    model = randomise(tiny()).eval()
     x = torch.rand(1, 3, 64, 64)
     copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
     buffer = io.BytesIO()
@@ -387,7 +391,7 @@ def test_copies_are_independent_and_equal():
 
 
 def test_compile_and_export():
-    model = randomise_norms(tiny()).eval()
+    model = randomise(tiny()).eval()
     x = torch.rand(2, 3, 64, 96)
     expected = model(x)
     compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
@@ -441,7 +445,7 @@ def test_equals_timm(arch):
                     'timm')
     timm = import_timm()
     torch.manual_seed(0)
-    model = randomise_norms(
+    model = randomise(
         FasterNet(arch, num_classes=1000, drop_path_rate=0.)).double()
     reference = timm.create_model(
         f'fasternet_{arch}', drop_path_rate=0.).double()

@@ -2,6 +2,7 @@
 """The detectors that need MMDetection alone."""
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -221,7 +222,11 @@ def small(name, root):
     return cfg
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name', [
+    # the others are wider or deeper, which the tests above look at
+    name if re.search('mask-rcnn.*-s_|-t0_', name) else pytest.param(
+        name, marks=pytest.mark.slow) for name in CONFIGS
+])
 def test_every_config_trains_and_predicts(name, shapes, tmp_path, monkeypatch):
     """The real pipelines and loops; each epoch is one iteration here."""
     cfg = small(name, shapes)

@@ -2,13 +2,12 @@
 """Comparisons: what is trained, and the tool as users run it."""
 import json
 import re
-import subprocess
-import sys
 
 import cv2
 import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
+from processes import run_script
 
 from mmfasternet.analysis.comparison.runs import (
     parse_detector,
@@ -60,13 +59,9 @@ def test_one_name_for_two_and_other_settings_are_refused(tmp_path):
     assert load_config(str(config)).train_cfg.max_epochs == 500
 
 
-def run(*arguments, check=True):
-    done = subprocess.run(
-        [sys.executable, 'tools/analysis_tools/compare.py',
-         *map(str, arguments)],
-        capture_output=True, text=True)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
+def run(*arguments, status=0):
+    return run_script('tools/analysis_tools/compare.py', *arguments,
+                      status=status)
 
 
 def test_result_files_are_compared_without_training(coco, tmp_path):
@@ -95,11 +90,11 @@ def test_result_files_are_compared_without_training(coco, tmp_path):
     assert page.count('src="data:image/png') == report.count('.png)') >= 3
     assert not re.search(r'(src|href)="(?!data:)', page)
 
-    done = run(files['foreign'], *options, check=False)
-    assert done.returncode == 1 and 'image_id 99' in done.stderr
+    done = run(files['foreign'], *options, status=1)
+    assert 'image_id 99' in done.stderr
     assert 'Traceback' not in done.stderr
-    done = run(files['all'], '--work-dir', tmp_path, check=False)
-    assert done.returncode == 1 and '--ann-file' in done.stderr
+    done = run(files['all'], '--work-dir', tmp_path, status=1)
+    assert '--ann-file' in done.stderr
 
 
 @pytest.mark.slow

@@ -2,13 +2,13 @@
 import importlib.util
 import json
 import shutil
-import subprocess
 import sys
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from processes import run_script
 
 from mmfasternet.config import load_config
 
@@ -34,11 +34,6 @@ def arguments(options):
     return ['--cfg-options', *(t.replace("'", '"') for t in text)]
 
 
-def run(path, *words):
-    return subprocess.run([sys.executable, path, *map(str, words)],
-                          capture_output=True, text=True)
-
-
 def run_here(monkeypatch, path, *words):
     """Exit status of the tool, run in this process."""
     monkeypatch.setattr(sys, 'argv', [path, *map(str, words)])
@@ -51,9 +46,8 @@ def run_here(monkeypatch, path, *words):
 
 # ------------------------------------------------------------ check_dataset
 def test_check_prints_and_draws(coco_options, tmp_path):
-    done = run(CHECK, CONFIG, '--out-dir', tmp_path / 'out',
-               *arguments(coco_options))
-    assert done.returncode == 0, done.stderr
+    done = run_script(CHECK, CONFIG, '--out-dir', tmp_path / 'out',
+                      *arguments(coco_options))
     assert done.stdout.splitlines()[-3:] == [
         'train: 5 images, 5 boxes: blue 2, red 3',
         'val: 5 images, 5 boxes: blue 2, red 3',
@@ -225,9 +219,8 @@ def test_browse_draws_boxes_and_names(browse):
 
 
 def test_browse_writes_a_sheet(coco_options, tmp_path):
-    done = run(BROWSE, CONFIG, '--number', 3, '--out', tmp_path / 'a/b.png',
-               *arguments(coco_options))
-    assert done.returncode == 0, done.stderr
+    done = run_script(BROWSE, CONFIG, '--number', 3, '--out',
+                      tmp_path / 'a/b.png', *arguments(coco_options))
     assert '3 images of train in' in done.stdout
     sheet = Image.open(tmp_path / 'a/b.png')
     assert sheet.size == (2 * (320 + 8), 2 * (320 + 2 * 13 + 8))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from conftest import randomise
 from mmdet.structures import DetDataSample
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
@@ -32,17 +33,6 @@ def tool(monkeypatch, capsys):
         return capsys.readouterr().out
 
     return call
-
-
-def randomise(model):
-    """Values that a wrong assignment or a wrong eps cannot hide behind."""
-    generator = torch.Generator().manual_seed(1)
-    for name, value in model.state_dict().items():
-        if 'running_var' in name:
-            value.uniform_(0.1, 0.5, generator=generator)
-        elif value.dim() == 1 and value.is_floating_point():
-            value.normal_(0.4, 0.4, generator=generator)
-    return model.eval()
 
 
 def assert_same_bits(a, b):
@@ -100,7 +90,7 @@ def pasted():
     torch.manual_seed(0)
     backbone = FasterNet('t1', out_indices=(0, 1, 2, 3))
     return randomise(
-        reference.YOLOv8([backbone], backbone.out_channels[1:], 3))
+        reference.YOLOv8([backbone], backbone.out_channels[1:], 3)).eval()
 
 
 @pytest.fixture
@@ -255,14 +245,14 @@ def test_weights_of_another_variant_are_refused(pasted, recipe, tool,
 @pytest.fixture(scope='module')
 def stock():
     torch.manual_seed(0)
-    return randomise(reference.stock(80))
+    return randomise(reference.stock(80)).eval()
 
 
 def mmyolo_stock():
     init_default_scope('mmyolo')
     from mmengine.hub import get_config
     cfg = get_config('mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py')
-    return randomise(MODELS.build(cfg.model))
+    return randomise(MODELS.build(cfg.model)).eval()
 
 
 # FasterNet-n gives the neck the widths that CSPDarknet does, T0 does not
@@ -350,7 +340,7 @@ def mmdet2_mask_rcnn(arch, widths):
     Written out from its FPN, RPNHead, Shared2FCBBoxHead and FCNMaskHead, for
     80 classes, with the authors' backbone below `backbone.`.
     """
-    backbone = randomise(FasterNet(arch, out_indices=(0, 1, 2, 3)))
+    backbone = randomise(FasterNet(arch, out_indices=(0, 1, 2, 3))).eval()
     tensors = {f'backbone.{k}': v for k, v in backbone.state_dict().items()}
     shapes = {}
     for i, width in enumerate(widths):

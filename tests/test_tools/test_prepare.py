@@ -4,63 +4,47 @@ import json
 import re
 import runpy
 import shutil
-import subprocess
 import sys
-import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from processes import run_script
+from trees import voc_xml, yolo_txt
 
 from mmfasternet.config import load_config, require_data
 
 
+def boxes_of(coco, split):
+    """{file name: boxes} of a split of the COCO-shaped folder."""
+    data = json.loads((coco / f'annotations/{split}.json').read_text())
+    names = {c['id']: c['name'] for c in data['categories']}
+    return {
+        image['file_name']:
+        [(names[a['category_id']], *a['bbox']) for a in data['annotations']
+         if a['image_id'] == image['id']]
+        for image in data['images']
+    }
+
+
 def to_voc(coco, root):
-    """The COCO-shaped folder with an xml beside each image."""
+    """The same with an xml beside each image."""
     for split in ('train', 'val'):
         shutil.copytree(coco / split, root / split)
-        data = json.loads((coco / f'annotations/{split}.json').read_text())
-        names = {c['id']: c['name'] for c in data['categories']}
-        for image in data['images']:
-            tree = ET.Element('annotation')
-            size = ET.SubElement(tree, 'size')
-            for key in ('width', 'height'):
-                ET.SubElement(size, key).text = str(image[key])
-            for ann in data['annotations']:
-                if ann['image_id'] != image['id']:
-                    continue
-                x, y, w, h = ann['bbox']
-                element = ET.SubElement(tree, 'object')
-                ET.SubElement(element, 'name').text = names[ann['category_id']]
-                box = ET.SubElement(element, 'bndbox')
-                for key, value in zip(('xmin', 'ymin', 'xmax', 'ymax'),
-                                      (x, y, x + w, y + h)):
-                    ET.SubElement(box, key).text = str(value + 1)
-            path = root / split / image['file_name']
-            ET.ElementTree(tree).write(path.with_suffix('.xml'))
+        for name, boxes in boxes_of(coco, split).items():
+            (root / split / name).with_suffix('.xml').write_text(
+                voc_xml(name, 80, 60, boxes))
     return root
 
 
 def to_yolo(coco, root):
-    names = []
     for split in ('train', 'val'):
         shutil.copytree(coco / split, root / 'images' / split)
         (root / 'labels' / split).mkdir(parents=True)
-        data = json.loads((coco / f'annotations/{split}.json').read_text())
-        names = [c['name'] for c in data['categories']]
-        ids = [c['id'] for c in data['categories']]
-        for image in data['images']:
-            lines = [
-                ' '.join(
-                    map(str, (ids.index(a['category_id']),
-                              (a['bbox'][0] + a['bbox'][2] / 2) / 80,
-                              (a['bbox'][1] + a['bbox'][3] / 2) / 60,
-                              a['bbox'][2] / 80, a['bbox'][3] / 60)))
-                for a in data['annotations'] if a['image_id'] == image['id']
-            ]
-            (root / 'labels' / split / image['file_name']).with_suffix(
-                '.txt').write_text('\n'.join(lines))
-    (root / 'data.yaml').write_text(
-        f'train: images/train\nval: images/val\nnames: {names}\n')
+        for name, boxes in boxes_of(coco, split).items():
+            (root / 'labels' / split / name).with_suffix('.txt').write_text(
+                yolo_txt(80, 60, boxes, ('blue', 'red')))
+    (root / 'data.yaml').write_text('train: images/train\nval: images/val\n'
+                                    'names: [blue, red]\n')
     return root
 
 
@@ -114,21 +98,15 @@ def test_every_format_gives_the_same_config_and_labels(make, coco, prepare,
 def test_the_three_commands_of_the_readme(coco, tmp_path):
     root = to_yolo(coco, tmp_path / 'data')
     config = tmp_path / 'mine.py'
-    done = subprocess.run(
-        [sys.executable, 'tools/prepare.py', root, config, *SMALL],
-        capture_output=True, text=True, check=True)
+    done = run_script('tools/prepare.py', root, config, *SMALL)
     commands = re.findall(r'(?:next|then): python (.*)', done.stdout)
     assert [c.split()[0] for c in commands] == [
         'tools/train.py', 'tools/test.py']
     train, test = (c.split() for c in commands)
     work_dir = tmp_path / 'work_dirs/mine'
-    subprocess.run(
-        [sys.executable, *train, '--work-dir', work_dir], check=True,
-        capture_output=True)
+    run_script(*train, '--work-dir', work_dir)
     test[-1] = test[-1].replace('work_dirs/mine', str(work_dir))
-    done = subprocess.run(
-        [sys.executable, *test, '--work-dir', tmp_path / 'test'], check=True,
-        capture_output=True, text=True)
+    done = run_script(*test, '--work-dir', tmp_path / 'test')
     assert 'bbox_mAP_copypaste' in done.stdout + done.stderr
 
 

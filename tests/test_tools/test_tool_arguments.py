@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from trees import voc_xml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import ultralytics_reference as reference  # noqa: E402
@@ -41,10 +42,6 @@ OUT = ('out', 'out_dir', 'dst', 'work_dir')
 NAMES = ('prefix', 'classes', 'target_layers', 'backbones', 'ap')
 SIZES = ('shape', 'batch_sizes', 'batch_size', 'img_scale', 'threads',
          'workers', 'number', 'seed', 'seeds', 'epochs')
-VOC = '''<annotation><size><width>64</width><height>48</height></size>
-<object><name>dog</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax>
-<ymax>9</ymax></bndbox></object></annotation>'''
-
 
 def load(tool):
     spec = importlib.util.spec_from_file_location('tool', ROOT / tool)
@@ -66,6 +63,7 @@ def parser_of(module):
         module.parse_args()
     return found[0]
 
+
 @pytest.fixture(scope='session')
 def good(small, coco, tmp_path_factory):
     """What each tool takes, by argument: enough to run it."""
@@ -78,7 +76,8 @@ def good(small, coco, tmp_path_factory):
         (voc / name).mkdir(parents=True)
     for i, split in enumerate(('train', 'val')):
         (voc / f'ImageSets/Main/{split}.txt').write_text(split)
-        (voc / f'Annotations/{split}.xml').write_text(VOC)
+        (voc / f'Annotations/{split}.xml').write_text(
+            voc_xml(f'{split}.jpg', 64, 48, [('dog', 0, 0, 8, 8)]))
         cv2.imwrite(str(voc / f'JPEGImages/{split}.jpg'),
                     np.full((48, 64, 3), 90 * i, np.uint8))
     recipe = folder / 'yolov8n-fasternet.yaml'

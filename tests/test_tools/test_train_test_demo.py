@@ -7,14 +7,16 @@ import re
 import resource
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import check_drawn, read_csv, table_rows
+from conftest import Payload, check_drawn, read_csv, table_rows
 from mmengine.runner import Runner
+from processes import run_script
 
 from mmfasternet.config import load_config
 from mmfasternet.engine.optimizers.cpu_amp_optim_wrapper import has_bfloat16
@@ -25,20 +27,17 @@ CONFIGS = sorted(
     if 'runner_type' not in p.read_text())
 
 
-def run(*command, check=True, **kwargs):
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, **kwargs)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
 def as_arguments(options):
     return ['--cfg-options'] + [
         f'{key}={value}'.replace(' ', '') for key, value in options.items()
     ]
 
 
-@pytest.mark.parametrize('config', CONFIGS)
+@pytest.mark.parametrize('config', [
+    # wider and deeper ones: test_fold.py has them in the default run
+    pytest.param(name, marks=pytest.mark.slow)
+    if re.search('_[mlx].py', name) else name for name in CONFIGS
+])
 def test_every_config_trains_and_predicts(config, coco_options, tmp_path):
     cfg = load_config(f'configs/{config}', coco_options)
     cfg.work_dir = str(tmp_path)
@@ -93,8 +92,8 @@ def trained(coco_options, tmp_path_factory):
     # with the AP of each class printed, as the digits config does
     arguments = as_arguments(dict(coco_options, max_epochs=2))
     arguments += ['val_evaluator.classwise=True']
-    run(sys.executable, 'tools/train.py', 'configs/yolov8_fasternet_n.py',
-        '--work-dir', work_dir, *arguments)
+    run_script('tools/train.py', 'configs/yolov8_fasternet_n.py',
+               '--work-dir', work_dir, *arguments)
     return work_dir, arguments
 
 
@@ -116,20 +115,19 @@ def test_train_writes_checkpoints_and_a_complete_config(trained):
 def test_test_and_resume(trained, tmp_path):
     work_dir, arguments = trained
     config = work_dir / 'yolov8_fasternet_n.py'
-    done = run(sys.executable, 'tools/test.py', config,
-               work_dir / 'epoch_2.pth', '--work-dir', tmp_path, '--tta',
-               '--out', tmp_path / 'results.pkl', '--split', 'test',
-               '--cfg-options', 'test_ann_file=annotations/train.json',
-               'test_data_prefix=train/')
+    done = run_script(
+        'tools/test.py', config, work_dir / 'epoch_2.pth', '--work-dir',
+        tmp_path, '--tta', '--out', tmp_path / 'results.pkl', '--split',
+        'test', '--cfg-options', 'test_ann_file=annotations/train.json',
+        'test_data_prefix=train/')
     assert 'bbox_mAP_copypaste' in done.stdout + done.stderr
     samples = pickle.loads((tmp_path / 'results.pkl').read_bytes())
     assert [Path(x['img_path']).parts[-2:] for x in samples] == [
         ('train', f'{i}.png') for i in range(1, 6)
     ]
     arguments = [a.replace('max_epochs=2', 'max_epochs=3') for a in arguments]
-    done = run(sys.executable, 'tools/train.py',
-               'configs/yolov8_fasternet_n.py', '--work-dir', work_dir,
-               '--resume', *arguments)
+    done = run_script('tools/train.py', 'configs/yolov8_fasternet_n.py',
+                      '--work-dir', work_dir, '--resume', *arguments)
     log = done.stdout + done.stderr
     assert 'resumed epoch: 2' in log
     assert re.findall(r'Epoch\(train\) +\[(\d)\]', log) == ['3']
@@ -137,10 +135,10 @@ def test_test_and_resume(trained, tmp_path):
 
 
 def test_benchmark_training(coco_options):
-    done = run(sys.executable, 'tools/analysis_tools/benchmark_training.py',
-               'configs/yolov8_fasternet_n.py', '--baseline',
-               'configs/yolov8_fasternet_n.py', '--steps', 1,
-               *as_arguments(coco_options))
+    done = run_script('tools/analysis_tools/benchmark_training.py',
+                      'configs/yolov8_fasternet_n.py', '--baseline',
+                      'configs/yolov8_fasternet_n.py', '--steps', 1,
+                      *as_arguments(coco_options))
     rows = table_rows(done.stdout)
     assert len(rows) == 2 + has_bfloat16()
     assert rows[0]['model'].startswith('baseline: ')
@@ -154,9 +152,9 @@ def test_benchmark_training(coco_options):
 def test_amp_trains_on_cpu(trained, tmp_path):
     """In bfloat16, or it says that this CPU has none."""
     _, arguments = trained
-    done = run(sys.executable, 'tools/train.py',
-               'configs/yolov8_fasternet_n.py', '--work-dir', tmp_path,
-               '--amp', *arguments, check=has_bfloat16())
+    done = run_script('tools/train.py', 'configs/yolov8_fasternet_n.py',
+                      '--work-dir', tmp_path, '--amp', *arguments,
+                      status=0 if has_bfloat16() else 1)
     if has_bfloat16():
         assert (tmp_path / 'epoch_2.pth').is_file()
         config = (tmp_path / 'yolov8_fasternet_n.py').read_text()
@@ -171,9 +169,9 @@ def test_image_demo_draws_and_writes_json(trained, coco, tmp_path):
     config = work_dir / 'yolov8_fasternet_n.py'
     for image, names in ((coco / 'val', '12345'), (coco / 'val/3.png', '3')):
         out = tmp_path / names
-        done = run(sys.executable, 'demo/image_demo.py', image, config,
-                   work_dir / 'epoch_2.pth', '--out-dir', out, '--score-thr',
-                   '0.0001', '--device', 'cpu')
+        done = run_script('demo/image_demo.py', image, config,
+                          work_dir / 'epoch_2.pth', '--out-dir', out,
+                          '--score-thr', '0.0001', '--device', 'cpu')
         assert f'{names[-1]}.png: ' in done.stdout
         for name in names:
             picture = cv2.imread(str(out / f'vis/{name}.png'))
@@ -194,23 +192,21 @@ def test_a_full_disk_stops_it_and_the_training_goes_on_later(
     (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_2.pth'))
     arguments = [a.replace('max_epochs=2', 'max_epochs=3') for a in arguments]
     command = [
-        sys.executable, 'tools/train.py', 'configs/yolov8_fasternet_n.py',
-        '--work-dir', work_dir, '--resume', *arguments
+        'tools/train.py', 'configs/yolov8_fasternet_n.py', '--work-dir',
+        work_dir, '--resume', *arguments
     ]
-    limit = 10 * 2**20
-    done = run(
-        *command,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE,
-                                              (limit, limit)))
-    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    done = run_script(
+        *command, status=1,
+        before=partial(resource.setrlimit, resource.RLIMIT_FSIZE,
+                       (10 * 2**20, 10 * 2**20)))
+    assert 'Traceback' not in done.stderr
     assert f'error: cannot write to {work_dir}: File too large' in done.stderr
     # nothing half written is left, and the note names what is whole
     assert not list(work_dir.glob('*epoch_3*'))
     assert not list(work_dir.glob('.*.part'))
     assert (work_dir / 'last_checkpoint').read_text() == str(
         work_dir / 'epoch_2.pth')
-    run(*command)
+    run_script(*command)
     last = torch.load(work_dir / 'epoch_3.pth', weights_only=False)
     assert last['meta']['epoch'] == 3
 
@@ -235,8 +231,7 @@ def test_a_checkpoint_of_another_model_is_refused(command, options, words,
     command = [paths.get(word, word) for word in command]
     kept = [a for a in arguments if not a.startswith('classes=')]
     kept += ['classes=[blue,red]'] if 'classes' not in options[0] else []
-    done = run(sys.executable, *command, *kept, *options, check=False)
-    assert done.returncode == 1
+    done = run_script(*command, *kept, *options, status=1)
     assert re.search(words, done.stderr) and 'Traceback' not in done.stderr
 
 
@@ -253,8 +248,7 @@ def test_a_mistake_is_one_message(command, words):
     options = [] if command[-1] == 'no.py' else [
         '--cfg-options', 'data_root=data/nowhere/'
     ]
-    done = run(sys.executable, *command, *options, check=False)
-    assert done.returncode == 1
+    done = run_script(*command, *options, status=1)
     assert words in done.stderr and 'Traceback' not in done.stderr
 
 
@@ -286,8 +280,7 @@ def test_a_poisoned_checkpoint_runs_nothing(command, trained, coco, tmp_path):
     if command[0] == 'tools/train.py':
         # not where it would write its options into the config of the others
         command += ['--work-dir', str(tmp_path / 'run')]
-    done = run(sys.executable, *command, check=False, cwd='.')
-    assert done.returncode == 1
+    done = run_script(*command, status=1)
     assert f'error: {poison} is refused: it holds more than tensors and ' \
         'plain values (posix.mkdir)' in done.stderr
     assert 'Traceback' not in done.stderr
@@ -295,23 +288,13 @@ def test_a_poisoned_checkpoint_runs_nothing(command, trained, coco, tmp_path):
     assert not (tmp_path / 'out.pth').exists()
 
 
-class Payload:
-    """Makes a folder when pickle reads it."""
-
-    def __init__(self, folder):
-        self.folder = str(folder)
-
-    def __reduce__(self):
-        return os.mkdir, (self.folder, )
-
-
 def test_get_flops():
     """FasterNet-T0 at s: 8.65 M and 21.8 GFLOPs, a quarter of it at half."""
     for extra, macs in (([], '10.876'), (['--train'], '10.876'),
                         (['--shape', '320'], '2.719'),
                         (['--shape', '320', '640'], '5.438')):
-        done = run(sys.executable, 'tools/analysis_tools/get_flops.py',
-                   'configs/yolov8_fasternet_s.py', *extra)
+        done = run_script('tools/analysis_tools/get_flops.py',
+                          'configs/yolov8_fasternet_s.py', *extra)
         *parts, total = table_rows(done.stdout)
         assert total == {
             'module': 'total', 'parameters': '8,652,356', 'GMACs': macs,
@@ -325,8 +308,8 @@ def test_get_flops():
             2 * float(macs), abs=0.0011)
 
 
-def test_two_processes_end_with_equal_weights(tmp_path):
-    """dist_train.sh on CPU with gloo; both write and read the digits."""
+def test_two_processes_end_with_equal_weights(coco_options, tmp_path):
+    """dist_train.sh on CPU with gloo."""
     (tmp_path / 'save_rank.py').write_text('''
 import torch
 from mmengine.dist import get_rank
@@ -345,26 +328,24 @@ class SaveRank(Hook):
                        f'{runner.work_dir}/rank_{get_rank()}.pth')
 ''')
     config = tmp_path / 'two.py'
-    base = Path('configs/yolov8_fasternet_n_digits.py').resolve()
+    base = Path('configs/yolov8_fasternet_n.py').resolve()
     config.write_text(f'''
 _base_ = {str(base)!r}
 custom_imports = dict(imports=['mmfasternet.models', 'save_rank'])
 custom_hooks = [dict(type='mmengine.SaveRank')]
 ''')
     work_dir = tmp_path / 'work_dir'
-    options = dict(
-        data_root=f'{tmp_path}/digits/',
-        img_scale=[64, 64],
-        train_num_workers=0,
-        val_num_workers=0,
-        max_epochs=1)
-    run('bash', 'tools/dist_train.sh', config, 2, '--work-dir', work_dir,
-        *as_arguments(options),
+    done = subprocess.run(
+        ['bash', 'tools/dist_train.sh', config, '2', '--work-dir', work_dir,
+         *as_arguments(coco_options)],
+        capture_output=True,
+        text=True,
         env=dict(
             os.environ,
-            PYTHONPATH=str(tmp_path),
+            PYTHONPATH=f'{tmp_path}:{os.environ.get("PYTHONPATH", "")}',
             PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
             PORT='0'))  # a free one
+    assert done.returncode == 0, done.stdout + done.stderr
     ranks = [
         torch.load(work_dir / f'rank_{r}.pth', weights_only=True)
         for r in range(2)

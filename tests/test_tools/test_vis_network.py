@@ -2,12 +2,12 @@
 """The tools that look inside, as a user runs them."""
 import csv
 import importlib.util
-import subprocess
 import sys
 
 import cv2
 import numpy as np
 import pytest
+from processes import run_script
 
 VIS = 'tools/analysis_tools/vis_network.py'
 LAYERS = 'tools/analysis_tools/layer_stats.py'
@@ -41,10 +41,8 @@ def test_all_views_of_a_folder(small, tmp_path):
         noise = rng.integers(0, 256, (64, 48, 3), dtype=np.uint8)
         cv2.imwrite(str(images / f'{i}.png'), noise)
     out = tmp_path / 'out'
-    done = subprocess.run(
-        [sys.executable, VIS, images, small.config, small.checkpoint,
-         '--out-dir', out], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = run_script(VIS, images, small.config, small.checkpoint,
+                      '--out-dir', out)
     stages = ['backbone_stages_0', 'backbone_norm2', 'backbone_norm4',
               'backbone_norm6']
     names = {'erf.png', 'pconv.png'}

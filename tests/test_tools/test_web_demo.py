@@ -12,8 +12,6 @@ import re
 import shutil
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import urllib.request
 import zlib
@@ -26,6 +24,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import check_drawn, free_ports
+from processes import run_script
 
 from mmfasternet.config import load_config
 from mmfasternet.deploy import Predictor
@@ -119,10 +118,9 @@ def test_only_images_of_a_size_are_taken(demo, small, tmp_path):
 def test_gradio_is_asked_for(small):
     if importlib.util.find_spec('gradio'):
         pytest.skip('gradio is installed')
-    done = subprocess.run(
-        [sys.executable, 'demo/web_demo.py', small.config, small.checkpoint],
-        capture_output=True, text=True)
-    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    done = run_script('demo/web_demo.py', small.config, small.checkpoint,
+                      status=1)
+    assert 'Traceback' not in done.stderr
     assert 'pip install gradio' in done.stderr
 
 

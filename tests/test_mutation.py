@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests/mutation.py makes of a line, and that its lists are true."""
+from pathlib import Path
+
+import pytest
+from mutation import EQUIVALENT, ROOMS, ROOT, mutants_of, mutants_of_room
+
+
+@pytest.mark.parametrize('line, changed', [
+    ('a < b', ['(a <= b)', '(a >= b)']),
+    ('a == b in c', ['(a != b in c)', '(a == b not in c)']),
+    ('a and b', ['(a or b)']),
+    ('not a', ['(a)']),
+    ('a + b * c', ['(a - b * c)', 'a + (b / c)']),
+    ('"a" + b', []),
+    ('f"{a + 1}"', []),
+    ('x = 2', ['x = (3)', 'x = (1)']),
+    ('x = True', ['x = (False)']),
+    ('a.b = c', ['pass']),
+    ('f(a, b)', ['pass', '(f(b, a))']),
+    ('x = f(a, b=c)', ['x = (f(a))']),
+    ('x = isinstance(a, b)', []),
+    ('x = max(a, b)', ['x = (max(b, a))', 'x = (a)']),
+    ('x = a.abs()', ['x = (a)']),
+    ('a[b:c]', ['a[b + 1:c]', 'a[b:c + 1]']),
+    ('raise ValueError(a + b)', []),
+    ('x: Tuple[int, 2] = a', []),
+    ('é = a; b = c + d', ['é = a; b = (c - d)']),
+])
+def test_a_line_is_changed_in_these_ways(line, changed, monkeypatch,
+                                         tmp_path):
+    monkeypatch.setattr('mutation.ROOT', tmp_path)
+    path = tmp_path / 'a.py'
+    path.write_text(f'pass\n{line}\n')
+    found = [mutant.describe() for mutant in mutants_of(path)]
+    assert found == [('a.py:2', line, text) for text in changed]
+
+
+def test_a_function_may_return_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr('mutation.ROOT', tmp_path)
+    path = tmp_path / 'a.py'
+    path.write_text('def f(x: int = 1):\n    """1 + 1"""\n    return x\n')
+    assert [mutant.describe()[::2] for mutant in mutants_of(path)] == [
+        ('a.py:1', 'def f(x: int = (2)):'), ('a.py:1', 'def f(x: int = (0)):'),
+        ('a.py:3', 'return None')]
+
+
+@pytest.mark.parametrize('room', ROOMS)
+def test_the_files_of_a_room_are_there(room):
+    sources, tests = ROOMS[room]
+    assert all((ROOT / 'mmfasternet' / name).exists()
+               for name in sources.split())
+    assert all((Path('tests') / name).exists() for name in tests.split())
+
+
+def test_what_is_equivalent_is_a_mutant():
+    lines = {(path, line) for path, lines, _ in EQUIVALENT for line in lines}
+    for mutant in mutants_of_room('models'):
+        lines -= {(path, line) for path, line in lines
+                  if mutant.path.endswith(path)
+                  and line == mutant.describe()[2]}
+    assert not lines
