@@ -42,7 +42,8 @@ class ImageFiles(NamedTuple):
     Attributes:
         folder (str): What their names are relative to.
         test_mode (bool): Whether they are evaluated, not trained on.
-        entries (dict[str, dict]): The entry of the json by path.
+        entries (dict[str, dict]): The entry of the json by path, empty where
+            there are no labels.
         found (Findings): Of the split.
     """
 
@@ -108,6 +109,8 @@ def _describe(files: ImageFiles, pictures: Dict[str, Picture]) -> None:
     exif, size = [], []
     for path, picture in good.items():
         entry = files.entries[path]
+        if not entry:  # without labels, nothing is stated of it
+            continue
         stated = (entry['width'], entry['height'])
         if stated == picture.size:
             continue
