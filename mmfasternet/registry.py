@@ -4,6 +4,7 @@
 A child of the *root* is found from every scope (mmengine, mmdet, mmyolo) as
 ``type='mmfasternet.FasterNet'``; a child of mmyolo's registry would not be.
 """
+from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
@@ -24,6 +25,11 @@ MODELS = Registry(
 DATASETS = Registry(
     'dataset',
     parent=MMENGINE_DATASETS,
+    scope='mmfasternet',
+    locations=['mmfasternet.datasets'])
+DATA_SAMPLERS = Registry(
+    'data sampler',
+    parent=MMENGINE_DATA_SAMPLERS,
     scope='mmfasternet',
     locations=['mmfasternet.datasets'])
 FUNCTIONS = Registry(

@@ -19,7 +19,10 @@ import torch
 import mmfasternet
 from mmfasternet import cli
 from mmfasternet.checkpoint import whole_file
+from mmfasternet.checkpoint.layouts.detectors import read_detector
+from mmfasternet.config import load_config
 from mmfasternet.datasets.checks import SplitConfig, check_dataset
+from mmfasternet.datasets.images import images_in
 from mmfasternet.datasets.readers import account, read_dataset, write_splits
 
 CONFIGS = (Path(mmfasternet.__file__).parent / '.mim/configs').resolve()
@@ -33,6 +36,7 @@ ITERATIONS = dict(cpu=800, gpu=8000)
 EPOCHS = dict(cpu=(30, 100), gpu=(50, 300))  # fewest and most
 LONGEST_SIDE = dict(cpu=320, gpu=640)
 MAX_LINES = 10  # of boxes and the like that were dropped
+STOCK = 'mmyolo::yolov8/yolov8_{}_syncbn_fast_8xb16-500e_coco.py'
 LARGEST_BATCH = dict(cpu=8, gpu=16)
 
 TEMPLATE = '''\
@@ -45,7 +49,7 @@ train_ann_file = {train[0]!r}
 train_data_prefix = {train[1]!r}
 val_ann_file = {val[0]!r}
 val_data_prefix = {val[1]!r}
-{test}classes = {classes!r}
+{test}{unlabelled}classes = {classes!r}
 img_scale = {scale}  # width, height; multiples of 32
 train_batch_size_per_gpu = {batch}
 val_batch_size_per_gpu = {batch}
@@ -58,7 +62,7 @@ base_lr = 0.002
 total_batch_size = {batch}  # of all processes, for which base_lr is
 val_interval = {val_interval}
 log_interval = {log_interval}
-randomness = dict(seed=0)
+{teacher}randomness = dict(seed=0)
 '''
 
 
@@ -89,6 +93,18 @@ def parse_args():
         '32, instead of the proposal')
     parser.add_argument(
         '--batch-size', type=cli.positive_int, help='likewise')
+    parser.add_argument(
+        '--teacher',
+        help='config of a trained detector to learn from as well: a path, or '
+        'mmyolo::yolov8/... (default: that of YOLOv8 if it is in '
+        '--teacher-checkpoint)')
+    parser.add_argument(
+        '--teacher-checkpoint',
+        help='its weights, a file or URL, also of Ultralytics')
+    parser.add_argument(
+        '--unlabelled', type=Path,
+        help='folder of images without labels, of which the teacher says '
+        'what is in them')
     parser.add_argument(
         '--out-dir', type=Path,
         help='where to write converted labels (default: DATA)')
@@ -135,13 +151,51 @@ def propose(train, size, args):
         log_interval=max(min(iterations // 5, 50), 1))
 
 
+def find_teacher(args, classes):
+    """The lines of the config that name the teacher; says what it can do."""
+    if args.teacher_checkpoint is None:
+        if args.teacher or args.unlabelled:
+            raise ValueError(
+                f'{"--teacher" if args.teacher else "--unlabelled"} needs '
+                '--teacher-checkpoint, the weights of the teacher')
+        return ''
+    found = read_detector(args.teacher_checkpoint)
+    teacher = args.teacher
+    if teacher is None and found.stock_size:
+        teacher = STOCK.format(found.stock_size)
+    if teacher is None:
+        raise ValueError(f'{args.teacher_checkpoint} is not YOLOv8 with its '
+                         'own backbone: give its config as --teacher')
+    load_config(teacher)
+    if found.classes is None:
+        print(f'  teacher: {teacher}, the checkpoint does not name its '
+              'classes')
+    else:
+        same = found.classes == tuple(classes)
+        print(f'  teacher: {teacher}, its classes are ' +
+              ('the same' if same else
+               f'others, so only features are learnt: {found.classes}'))
+    return f'teacher = {teacher!r}\n' \
+        f'teacher_checkpoint = {args.teacher_checkpoint!r}\n'
+
+
+def find_unlabelled(args, source):
+    """The line of the config that names the images without labels."""
+    if args.unlabelled is None:
+        return ''
+    print(f'  unlabelled: {len(images_in(str(args.unlabelled)))} images in '
+          f'{args.unlabelled}, of which those with labels are left out')
+    return 'unlabelled_data_prefix = ' \
+        f'{relative(args.unlabelled, source.root)!r}\n'
+
+
 def relative(path, root):
     """A path below root as the config names it; '' for root itself."""
     name = os.path.relpath(path, root)
     return '' if name == '.' else name + '/' * Path(path).is_dir()
 
 
-def render(args, source, files, stats, size, values):
+def render(args, source, files, stats, size, values, teacher):
     """The text of the config."""
     root = Path(os.path.relpath(source.root.resolve(), Path.cwd()))
     if root.parts[:1] == ('..', ):  # out of here: where it is started counts
@@ -158,7 +212,8 @@ def render(args, source, files, stats, size, values):
         base=base if base.startswith('.') else f'./{base}',
         root=f'{root}/', classes=tuple(source.classes),
         test=f'test_ann_file = {test[0]!r}\ntest_data_prefix = {test[1]!r}\n'
-        if test else '', **paths, **values)
+        if test else '', teacher=teacher,
+        unlabelled=find_unlabelled(args, source), **paths, **values)
 
 
 def tell(source):
@@ -204,7 +259,9 @@ def main():
                  for split, part in source.splits.items()}
         size = args.model or ('s' if torch.cuda.is_available() else 'n')
         values = propose(stats['train'], size, args)
-        write(render(args, source, files, stats, size, values), args.config)
+        teacher = find_teacher(args, source.classes)
+        text = render(args, source, files, stats, size, values, teacher)
+        write(text, args.config)
     print(f'{args.config}: size {size}, images fitted into '
           f'{values["scale"][0]}x{values["scale"][1]}, {values["batch"]} per '
           f'iteration, {values["epochs"]} epochs')

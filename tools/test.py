@@ -86,6 +86,7 @@ def main():
 
     with cli.clear_errors():
         cfg = load_config(args.config, args.cfg_options)
+        cfg.get('model', {}).pop('teacher', None)  # that is for training
         if not osp.isfile(args.checkpoint) and '://' not in args.checkpoint:
             raise FileNotFoundError(f'checkpoint not found: {args.checkpoint}')
         if args.split is not None:

@@ -20,6 +20,7 @@ val_ann_file = 'annotations/instances_val2017.json'
 val_data_prefix = 'val2017/'
 test_ann_file = None  # of tools/test.py --split test; None: no such split
 test_data_prefix = None  # None: the images of val
+unlabelled_data_prefix = None  # more images, which the teacher labels
 classes = (
     'person', 'bicycle', 'car', 'motorcycle', 'airplane', 'bus', 'train',
     'truck', 'boat', 'traffic light', 'fire hydrant', 'stop sign',
@@ -69,6 +70,13 @@ head_module = 'mmfasternet.YOLOv8HeadModule'
 initial_distance = 2.5
 tal_topk = 10  # candidates per object in the assigner
 
+# ---------------------------------------------------------------- teacher
+# a trained detector to learn from, see docs/en/distillation.md: its config,
+# a path or like 'mmyolo::yolov8/yolov8_s_syncbn_fast_8xb16-500e_coco.py', and
+# its weights, a file or URL, also of Ultralytics; None: only labels teach
+teacher = None
+teacher_checkpoint = None
+
 # ------------------------------------------------- the rest follows from these
 mmfasternet.config.knobs.bind_knobs(
     globals(),
@@ -86,6 +94,9 @@ mmfasternet.config.knobs.bind_knobs(
     ranges=dict(
         test_ann_file='text or None',
         test_data_prefix='text or None',
+        unlabelled_data_prefix='text or None',
+        teacher='text or None',
+        teacher_checkpoint='text or None',
         pretrained='text or None',
         img_scale='whole [32, 16384]',
         train_batch_size_per_gpu='whole [1, inf)',
@@ -394,6 +405,9 @@ custom_hooks = [
         switch_epoch=switch_epoch,
         switch_pipeline=train_pipeline_stage2)
 ]
+if teacher or teacher_checkpoint or unlabelled_data_prefix:
+    import mmfasternet.config.distillation
+    mmfasternet.config.distillation.teach(globals())
 visualizer = dict(
     vis_backends=[dict(type='LocalVisBackend')] +
     [dict(type='TensorboardVisBackend')] * tensorboard)

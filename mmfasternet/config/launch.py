@@ -98,6 +98,8 @@ def use_scope(cfg: Config) -> None:
 def build_model(cfg: Config) -> nn.Module:
     """The model of a config, in the scope of that config.
 
+    Of one that is distilled it is the student alone.
+
     Args:
         cfg (Config): With a ``model``.
 
@@ -109,8 +111,10 @@ def build_model(cfg: Config) -> nn.Module:
     if not isinstance(cfg.get('model'), dict):
         raise ValueError(f'{cfg.filename} has no `model`: it is not a '
                          'complete config')
+    model = cfg.model.copy()
+    model.pop('teacher', None)  # which only training needs
     try:
-        return MODELS.build(cfg.model)
+        return MODELS.build(model)
     except (ArithmeticError, AssertionError, AttributeError, LookupError,
             RuntimeError, TypeError) as error:
         # str() of a KeyError is in quotes

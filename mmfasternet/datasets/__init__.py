@@ -8,4 +8,8 @@ if find_spec('mmyolo') is not None:
     import_mmyolo()
     from .collate import yolov5_collate
     from .digits import DigitsDataset
-    __all__ += ['DigitsDataset', 'yolov5_collate']
+    from .unlabelled import MixedSampler, UnlabelledImages, WithUnlabelled
+    __all__ += [
+        'DigitsDataset', 'MixedSampler', 'UnlabelledImages', 'WithUnlabelled',
+        'yolov5_collate'
+    ]

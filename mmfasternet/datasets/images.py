@@ -2,6 +2,7 @@
 """What image files are, as training loads them."""
 import hashlib
 import io
+import json
 import multiprocessing
 import os
 import os.path as osp
@@ -9,7 +10,16 @@ import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import (
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import cv2
 import mmcv
@@ -54,6 +64,31 @@ def images_in(path: str) -> List[str]:
         raise FileNotFoundError(
             f'no image in the folder {path}' if path and Path(path).is_dir()
             else f'no such file or folder: {path}')
+    return found
+
+
+def unlabelled_images(folder: str,
+                      listed: Sequence[Tuple[str, str]]) -> List[str]:
+    """The images in a folder that no annotation file lists.
+
+    Args:
+        folder (str): The folder, looked through with those in it.
+        listed (Sequence[tuple[str, str]]): COCO json files, each with the
+            folder that its names of images are relative to.
+
+    Raises:
+        FileNotFoundError: If there is none, or no such json.
+    """
+    known = set()
+    for ann_file, prefix in listed:
+        with open(ann_file, encoding='utf-8') as file:
+            names = [entry['file_name'] for entry in json.load(file)['images']]
+        known.update(osp.realpath(osp.join(prefix, name)) for name in names)
+    found = [p for p in images_in(folder) if osp.realpath(p) not in known]
+    if not found:
+        raise FileNotFoundError(
+            f'unlabelled_data_prefix: all images in {folder} have labels, or '
+            'are in the validation or test split. Name a folder with others')
     return found
 
 

@@ -3,6 +3,7 @@ from mmfasternet.checkpoint import secure_mmengine
 
 from .flexible_runner import FlexibleRunner
 from .hooks import (
+    DistillationHook,
     EvaluationFiguresHook,
     InterruptHook,
     LevelAssignmentHook,
@@ -15,10 +16,10 @@ from .hooks import (
 from .optimizers import CPUAmpOptimWrapper, require_bfloat16
 
 __all__ = [
-    'CPUAmpOptimWrapper', 'EvaluationFiguresHook', 'FlexibleRunner',
-    'InterruptHook', 'LevelAssignmentHook', 'NonFiniteLossError',
-    'NonFiniteLossHook', 'ProgressBarHook', 'ResultsHook', 'ResumeHook',
-    'require_bfloat16'
+    'CPUAmpOptimWrapper', 'DistillationHook', 'EvaluationFiguresHook',
+    'FlexibleRunner', 'InterruptHook', 'LevelAssignmentHook',
+    'NonFiniteLossError', 'NonFiniteLossHook', 'ProgressBarHook',
+    'ResultsHook', 'ResumeHook', 'require_bfloat16'
 ]
 
 # for programs of others that train by our configs

@@ -13,11 +13,11 @@ with diagnosed():
         from mmfasternet.compat import import_mmyolo
         import_mmyolo()
         from .dense_heads import YOLOv8HeadModule, YOLOv8PConvHeadModule
-        from .detectors import AnyBackboneYOLODetector
+        from .detectors import AnyBackboneYOLODetector, DistilledYOLODetector
         from .necks import ProjectedNeck, YOLOv8SPPFPAFPN
         from .task_modules import SparseTaskAlignedAssigner
         __all__ += [
-            'AnyBackboneYOLODetector', 'ProjectedNeck',
-            'SparseTaskAlignedAssigner', 'YOLOv8HeadModule',
+            'AnyBackboneYOLODetector', 'DistilledYOLODetector',
+            'ProjectedNeck', 'SparseTaskAlignedAssigner', 'YOLOv8HeadModule',
             'YOLOv8PConvHeadModule', 'YOLOv8SPPFPAFPN'
         ]

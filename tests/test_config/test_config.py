@@ -227,7 +227,8 @@ def test_a_derived_name_that_would_change_nothing_is_refused(tmp_path):
     after = ast.parse(text[text.index('bind_knobs('):].partition(')\n')[2])
     read = {*inspect.signature(Runner).parameters, 'auto_scale_lr',
             'tta_model', 'tta_pipeline'}
-    derived = {node.targets[0].id for node in after.body} - read
+    derived = {node.targets[0].id for node in after.body
+               if isinstance(node, ast.Assign)} - read
     assert {'num_classes', 'metainfo', 'neck_channels'} < derived
     mine = tmp_path / 'mine.py'
     for name in derived:
@@ -261,8 +262,19 @@ def test_a_knob_changed_where_it_no_longer_counts_is_refused(tmp_path):
         load_config(str(copy))
 
 
+# one needs the other
+TEACHER = dict(
+    teacher='mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py',
+    teacher_checkpoint='x.pth',
+    unlabelled_data_prefix='x')
 # every knob: a value, and where it must be seen
 KNOBS = dict(
+    teacher=(TEACHER['teacher'], {
+        'model.type': 'mmfasternet.DistilledYOLODetector'}),
+    teacher_checkpoint=('x.pth', {}),  # test_distilled_runs.py
+    unlabelled_data_prefix=('x', {
+        'train_dataloader.dataset.type': 'mmfasternet.WithUnlabelled',
+        'train_dataloader.sampler.type': 'mmfasternet.MixedSampler'}),
     dataset_type=('CocoDataset', dict.fromkeys([
         'train_dataloader.dataset.type', 'val_dataloader.dataset.type',
         'test_dataloader.dataset.type'], 'CocoDataset')),
@@ -380,9 +392,9 @@ def test_all_knobs_are_tested(plain):
 def test_a_knob_is_seen_in_every_place(name, plain, tmp_path):
     """From a config that inherits ours, and from the command line."""
     value, places = KNOBS[name]
-    mine = write(tmp_path / 'mine.py', str(Path(FAMILY).resolve()),
-                 **{name: value})
-    for cfg in (load_config(mine), load_config(FAMILY, {name: value})):
+    values = {**(TEACHER if name in TEACHER else {}), name: value}
+    mine = write(tmp_path / 'mine.py', str(Path(FAMILY).resolve()), **values)
+    for cfg in (load_config(mine), load_config(FAMILY, values)):
         assert cfg[name] == value
         for place, expected in places.items():
             assert at(cfg, place) == expected, place
@@ -424,7 +436,7 @@ def test_a_value_that_means_nothing_is_refused_by_name(name, plain):
         wrong += [10**9]
     if isinstance(old, str):
         wrong += [None, 7, ['x']]
-    if name in ('pretrained', 'test_ann_file', 'test_data_prefix'):
+    if name in ('pretrained', 'test_ann_file', 'test_data_prefix', *TEACHER):
         wrong = [7, True, ['x'], 0]
     if name == 'classes':
         wrong = ['cat', 7, None, [], [0, 1], [['a']]]

@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from processes import run_script
 from trees import voc_xml, yolo_txt
 
 from mmfasternet.config import load_config, require_data
+from mmfasternet.models import FasterNet
 
 
 def boxes_of(coco, split):
@@ -218,3 +220,66 @@ def test_the_batch_fits_into_half_of_the_memory(monkeypatch):
     monkeypatch.setattr(os, 'sysconf', size.get)
     args = argparse.Namespace(img_scale=None, epochs=None, batch_size=None)
     assert propose(dict(images=205, side=500), 'n', args)['batch'] == 4
+
+
+@pytest.fixture(scope='module')
+def yolov8n(tmp_path_factory):
+    """Weights of mmyolo's, for the classes of the COCO-shaped folder."""
+    from mmengine.hub import get_config
+    from mmengine.registry import MODELS, init_default_scope
+    init_default_scope('mmyolo')
+    cfg = get_config(f'mmyolo::{YOLOV8N}').model
+    cfg.bbox_head.head_module.num_classes = 2
+    path = tmp_path_factory.mktemp('teacher') / 'best.pth'
+    torch.save(
+        dict(meta=dict(dataset_meta=dict(classes=('blue', 'red'))),
+             state_dict=MODELS.build(cfg).state_dict()), path)
+    return path
+
+
+YOLOV8N = 'yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py'
+
+
+def test_a_teacher_and_images_without_labels(coco, prepare, yolov8n,
+                                             tmp_path):
+    (tmp_path / 'more').mkdir()
+    shutil.copy(coco / 'train/1.png', tmp_path / 'more/new.png')
+    out = prepare(coco, tmp_path / 'mine.py', *SMALL, '--teacher-checkpoint',
+                  yolov8n, '--unlabelled', tmp_path / 'more')
+    assert f'teacher: mmyolo::{YOLOV8N}, its classes are the same' in out
+    assert f'unlabelled: 1 images in {tmp_path}/more' in out
+    cfg = load_config(str(tmp_path / 'mine.py'))
+    require_data(cfg, 'train', 'val')
+    assert cfg.model.type == 'mmfasternet.DistilledYOLODetector'
+    assert cfg.default_hooks.distillation.checkpoint == str(yolov8n)
+    images = cfg.train_dataloader.dataset.unlabelled
+    folder = Path(images.data_root) / images.data_prefix.img
+    assert folder.resolve() == (tmp_path / 'more').resolve()
+    # also a config of one's own, of other classes
+    data = torch.load(yolov8n)
+    data['meta']['dataset_meta']['classes'] = ('cat', 'dog')
+    torch.save(data, tmp_path / 'other.pth')
+    out = prepare(coco, tmp_path / 'mine.py', *SMALL, '--force', '--teacher',
+                  f'mmyolo::{YOLOV8N}', '--teacher-checkpoint',
+                  tmp_path / 'other.pth')
+    assert "others, so only features are learnt: ('cat', 'dog')" in out
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (['--teacher', f'mmyolo::{YOLOV8N}'], '--teacher needs --teacher-check'),
+    (['--unlabelled', '.'], '--unlabelled needs --teacher-checkpoint'),
+    (['--teacher-checkpoint', 'no/such.pt'], 'no/such.pt'),
+    (['--teacher-checkpoint', 'FASTERNET'], 'give its config as --teacher'),
+    (['--teacher-checkpoint', 'YOLOV8N', '--teacher', 'no/such.py'],
+     'no/such.py'),
+    (['--teacher-checkpoint', 'YOLOV8N', '--unlabelled', 'no/such'],
+     'no such file or folder: no/such'),
+])
+def test_a_mistaken_teacher_writes_no_config(arguments, words, coco, prepare,
+                                             yolov8n, tmp_path):
+    torch.save(FasterNet('n').state_dict(), tmp_path / 'backbone.pth')
+    files = dict(YOLOV8N=yolov8n, FASTERNET=tmp_path / 'backbone.pth')
+    with pytest.raises(SystemExit, match=words):
+        prepare(coco, tmp_path / 'mine.py', *SMALL,
+                *(files.get(a, a) for a in arguments))
+    assert not (tmp_path / 'mine.py').exists()

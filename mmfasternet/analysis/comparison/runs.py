@@ -140,7 +140,26 @@ def with_model_of(recipe: Config,
     for part in () if unmodified else (model, model.train_cfg.assigner):
         part.type = SAME_BUT_FASTER.get(part.type, part.type)
     cfg.model = model
+    _take_teacher(cfg, other)
     return cfg
+
+
+def _take_teacher(cfg: Config, other: Config) -> None:
+    """That, and images without labels, belong to a detector, not a recipe."""
+    hook = other.get('default_hooks', {}).get('distillation')
+    cfg.setdefault('default_hooks', {}).pop('distillation', None)
+    if hook:
+        cfg.default_hooks.distillation = hook
+    loader, theirs = cfg.train_dataloader, other.train_dataloader
+    if 'unlabelled' in loader.dataset:
+        loader.dataset = loader.dataset.labelled
+        loader.sampler = dict(type='DefaultSampler', shuffle=True)
+    if 'unlabelled' in theirs.dataset:
+        labelled = loader.dataset
+        loader.dataset = theirs.dataset.copy()
+        loader.dataset.labelled = labelled
+        loader.dataset.unlabelled.pipeline = labelled.pipeline
+        loader.sampler = theirs.sampler
 
 
 def prepare(detectors: Sequence[str], recipe: Optional[str],

@@ -7,12 +7,14 @@ mmyolo; detectors of MMDetection 2. Only names are known here: nothing of
 Ultralytics is needed.
 """
 import re
-from typing import Dict, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
 
-from mmfasternet.checkpoint import CheckpointError
+from mmfasternet.checkpoint import CheckpointError, get_checkpoint
+
+from .fasternet import find_tensors
 
 # Layers by position in the pasted recipe, where FasterNet is the first one.
 # In YOLOv8 itself nine layers of CSPDarknet stand there, so from SPPF on the
@@ -29,17 +31,82 @@ _LAYERS = {
 }
 _DETECT = 14
 _STOCK_SHIFT = 8
+# mmyolo's names of them; it keeps SPPF, which is layer 9, in the backbone
+_STOCK_BACKBONE = dict(
+    enumerate(f'backbone.{layer}' for layer in (
+        'stem', *(f'stage{i}.{j}' for i in range(1, 5) for j in (0, 1)),
+        'stage4.2')))
 _DFL = re.compile(r'(?:model\.)+(\d+)\.dfl\.conv\.weight')
 # C2f, its bottlenecks, SPPF and Detect; first match counts
-_C2F = r'(neck\.(?:top_down|bottom_up)_layers\.\d)'
+_C2F = r'(neck\.(?:top_down|bottom_up)_layers\.\d|backbone\.stage\d\.1)'
+_SPPF = r'(neck\.reduce_layers\.2|backbone\.stage4\.2)'
 _PARTS = (
     (_C2F + r'\.cv1\.', r'\1.main_conv.'),
     (_C2F + r'\.cv2\.', r'\1.final_conv.'),
     (_C2F + r'\.m\.(\d+)\.cv([12])\.', r'\1.blocks.\2.conv\3.'),
-    (r'(neck\.reduce_layers\.2)\.cv([12])\.', r'\1.conv\2.'),
+    (_SPPF + r'\.cv([12])\.', r'\1.conv\2.'),
     (r'(bbox_head\.head_module)\.cv2\.', r'\1.reg_preds.'),
     (r'(bbox_head\.head_module)\.cv3\.', r'\1.cls_preds.'),
 )
+
+
+class TrainedDetector(NamedTuple):
+    """A detector as it was found in a checkpoint.
+
+    Attributes:
+        tensors (dict[str, Tensor]): By the names they have in mmyolo or here.
+        classes (tuple[str], optional): Their names in order, None where the
+            file does not tell.
+    """
+    tensors: Dict[str, Tensor]
+    classes: Optional[Tuple[str, ...]]
+
+    @property
+    def num_classes(self) -> Optional[int]:
+        """Of the head of YOLOv8, None of any other."""
+        last = self.tensors.get('bbox_head.head_module.cls_preds.0.2.weight')
+        return None if last is None else len(last)
+
+    @property
+    def stock_size(self) -> Optional[str]:
+        """n, s, m, l or x of YOLOv8 with its own backbone, else None."""
+        stem = self.tensors.get('backbone.stem.conv.weight')
+        if self.num_classes is None or stem is None:
+            return None
+        return {16: 'n', 32: 's', 48: 'm', 64: 'l', 80: 'x'}.get(len(stem))
+
+
+def read_detector(name: str) -> TrainedDetector:
+    """Read a trained detector of Ultralytics, mmyolo or ours, as data.
+
+    Args:
+        name (str): A path or URL, see
+            :func:`mmfasternet.checkpoint.checkpoint_path`.
+
+    Raises:
+        FileNotFoundError, CheckpointError: If it cannot be had or read.
+    """
+    data = get_checkpoint(name, modules=True)
+    tensors, _ = _rename(find_tensors(data))
+    return TrainedDetector(tensors, _class_names(data))
+
+
+def _class_names(data: Any) -> Optional[Tuple[str, ...]]:
+    """As MMEngine notes them, or Ultralytics in its pickled module."""
+    if not isinstance(data, dict):
+        data = dict(model=data)
+    meta = data.get('meta')
+    meta = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    names = (meta.get('classes') or meta.get('CLASSES')) if isinstance(
+        meta, dict) else None
+    for key in ('ema', 'model'):
+        names = names or getattr(data.get(key), '__dict__', {}).get('names')
+    if isinstance(names, dict) and all(isinstance(n, int) for n in names):
+        names = [names[number] for number in sorted(names)]
+    if not isinstance(names, (list, tuple)) or not names or not all(
+            isinstance(name, str) for name in names):
+        return None
+    return tuple(names)
 
 
 def rename_detector(
@@ -57,6 +124,21 @@ def rename_detector(
         CheckpointError: If it is of Ultralytics, and the layers are not where
             YOLOv8 has them.
     """
+    tensors, is_stock = _rename(tensors)
+    if not is_stock:
+        return tensors, False
+    sppf = {
+        name.replace('backbone.stage4.2.', 'neck.reduce_layers.2.'): value
+        for name, value in tensors.items()
+    }
+    return {
+        name: value
+        for name, value in sppf.items() if not name.startswith('backbone.')
+    }, True
+
+
+def _rename(tensors: Dict[str, Tensor]) -> Tuple[Dict[str, Tensor], bool]:
+    """All of them by the names of mmyolo, and whether it is stock YOLOv8."""
     heads = [int(m[1]) for m in map(_DFL.fullmatch, tensors) if m]
     if heads:
         return _of_ultralytics(tensors, heads[0] - _DETECT)
@@ -64,18 +146,12 @@ def rename_detector(
         raise CheckpointError(
             'no layer of this state dict is the head of YOLOv8 (no tensor is '
             'called model.N.dfl.conv.weight)')
-    if 'backbone.stem.conv.weight' in tensors and any(
-            name.startswith('backbone.stage4.2.') for name in tensors):
-        # mmyolo keeps SPPF in the backbone
-        sppf = {
-            name.replace('backbone.stage4.2.', 'neck.reduce_layers.2.'): value
-            for name, value in tensors.items()
-        }
-        return {name: value for name, value in sppf.items()
-                if not name.startswith('backbone.')}, True
     # mmdet 2 with the EMA hook of that time keeps a copy of every tensor
-    return {name: value for name, value in tensors.items()
-            if not name.startswith('ema_')}, False
+    return {
+        name: value
+        for name, value in tensors.items() if not name.startswith('ema_')
+    }, 'backbone.stem.conv.weight' in tensors and any(
+        name.startswith('backbone.stage4.2.') for name in tensors)
 
 
 def _of_ultralytics(tensors: Dict[str, Tensor],
@@ -85,21 +161,23 @@ def _of_ultralytics(tensors: Dict[str, Tensor],
             f'the detection head is layer {shift + _DETECT}: it is '
             f'{_DETECT + _STOCK_SHIFT} in YOLOv8 and {_DETECT} with FasterNet '
             'as the backbone, other models are not known')
+    layers = {k + shift: v for k, v in _LAYERS.items()}
+    layers.update(_STOCK_BACKBONE if shift else {})
     renamed = {}
     for name, value in tensors.items():
         match = re.fullmatch(r'(?:model\.)+(\d+)\.(.+)', name)
         if not match:
             raise CheckpointError(
                 f'{name} is not a name of a layer: expected model.N....')
-        position, rest = int(match[1]) - shift, match[2]
+        position, rest = int(match[1]), match[2]
         if _DFL.fullmatch(name):
             # a constant: the bin numbers, of which the mean is taken
             bins = value.flatten().float()
             if not torch.equal(bins, torch.arange(len(bins)).float()):
                 raise CheckpointError('dfl.conv.weight is not 0, 1, 2, ...: '
                                       'this head is not that of YOLOv8')
-        elif position in _LAYERS:
-            full = f'{_LAYERS[position]}.{rest}'
+        elif position in layers:
+            full = f'{layers[position]}.{rest}'
             for pattern, replacement in _PARTS:
                 full, found = re.subn('^' + pattern, replacement, full)
                 if found:
@@ -107,8 +185,8 @@ def _of_ultralytics(tensors: Dict[str, Tensor],
             renamed[full] = value
         elif position > 0:
             raise CheckpointError(
-                f'{name}: layer {position + shift} has weights, but it has '
+                f'{name}: layer {position} has weights, but it has '
                 'none in YOLOv8. Other necks than its own are not known')
-        elif not shift:
+        else:
             renamed[f'backbone.{rest}'] = value
     return renamed, bool(shift)

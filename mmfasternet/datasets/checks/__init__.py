@@ -48,7 +48,9 @@ def check_dataset(splits: Dict[str, Sequence],
                   images: bool = True,
                   workers: Optional[int] = None,
                   progress: bool = True,
-                  cache: Optional[Dict[str, Any]] = None) -> Report:
+                  cache: Optional[Dict[str, Any]] = None,
+                  unlabelled: Optional[Dict[str, Sequence[str]]] = None
+                  ) -> Report:
     """Say what training and evaluation will make of a COCO data set.
 
     Args:
@@ -65,6 +67,8 @@ def check_dataset(splits: Dict[str, Sequence],
             terminal. Defaults to True.
         cache (dict, optional): Gets each json that is read, by path, so that
             it is read once. Defaults to None, one for this call.
+        unlabelled (dict, optional): Paths of images to train on that have no
+            labels, by name. Defaults to None.
 
     Returns:
         Report: What was found.
@@ -84,6 +88,13 @@ def check_dataset(splits: Dict[str, Sequence],
             checked.append(_check_split(coco, split.classes is not None))
     found += [_compare(checked[0], other) for other in checked[1:]]
     files = [part.files for part in checked if part.files.folder_exists()]
+    for name, paths in (unlabelled or {}).items():
+        found.append(Findings(name))
+        found[-1].note('unlabelled', paths,
+                       'no labels: what the teacher says of it is learnt')
+        files.append(
+            ImageFiles(
+                SplitConfig('', ''), found[-1], {path: {} for path in paths}))
     if images:
         found.append(decode_images(files, workers, progress))
     else:
@@ -113,7 +124,7 @@ def _check_split(coco: Annotations, explicit: bool) -> _Checked:
         len(rows), int(kept.sum()), dict(zip(classes, count)),
         boxes.xywh[kept, 2:] * boxes.ratio[kept, None])
     images = [coco.images[i] for i in rows]
-    files = ImageFiles(coco, {
+    files = ImageFiles(coco.split, coco.found, {
         osp.join(coco.split.image_folder, e['file_name']): e for e in images})
     return _Checked(coco, classes, explicit, summary, files)
 

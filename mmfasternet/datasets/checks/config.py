@@ -12,6 +12,7 @@ from mmfasternet.datasets.checks.report import (
     Findings,
 )
 from mmfasternet.datasets.files import file_error
+from mmfasternet.datasets.images import unlabelled_images
 
 
 def check_config(cfg: Any,
@@ -34,9 +35,15 @@ def check_config(cfg: Any,
     splits: Dict[str, SplitConfig] = {}
     findings: List[Finding] = []
     cache: Dict[str, Any] = {}
+    unlabelled: Dict[str, List[str]] = {}
     for phase in phases:
         loader = cfg.get(f'{phase}_dataloader') or {}
-        leaves = list(leaf_datasets(loader.get('dataset')))
+        leaves = []
+        for leaf in leaf_datasets(loader.get('dataset')):
+            if 'listed' in leaf:
+                unlabelled['unlabelled'] = _unlabelled(leaf, findings)
+            else:
+                leaves.append(leaf)
         for i, leaf in enumerate(leaves):
             name = phase if len(leaves) == 1 else f'{phase}[{i}]'
             cls = dataset_class(leaf, cfg.get('default_scope'))
@@ -47,7 +54,13 @@ def check_config(cfg: Any,
                                         f'data set {reason}: not checked'))
             else:
                 splits[name] = split
-    report = check_dataset(splits, None, images, workers, progress, cache)
+    if unlabelled and not (cfg.get('model') or {}).get('teacher'):
+        findings.append(
+            Finding('unlabelled', 'model', REFUSED, 1, (),
+                    'without a teacher they would count as background: set '
+                    '`teacher`, or unlabelled_data_prefix=None'))
+    report = check_dataset(splits, None, images, workers, progress, cache,
+                           unlabelled)
     findings += _check_heads(cfg, splits)
     for phase in ('val', 'test'):
         findings += _check_evaluators(cfg, splits, phase, cache)
@@ -66,6 +79,8 @@ def leaf_datasets(dataset: Optional[dict]) -> Iterator[dict]:
     if not dataset:
         return
     inner = dataset.get('datasets') or dataset.get('dataset')
+    if 'unlabelled' in dataset:
+        inner = [dataset['labelled'], dataset['unlabelled']]
     if inner is None:
         yield dataset
         return
@@ -98,6 +113,21 @@ def writes_itself(cls: Optional[type]) -> bool:
             static method ``write_if_missing(data_root)``.
     """
     return hasattr(cls, 'write_if_missing')
+
+
+def _unlabelled(leaf: dict, findings: List[Finding]) -> List[str]:
+    """The images of a data set without labels."""
+    root = leaf.get('data_root') or ''
+    (folder, ), *listed = (
+        [osp.join(root, path) for path in paths]
+        for paths in ([leaf['data_prefix']['img']], *leaf['listed']))
+    try:
+        return unlabelled_images(folder, listed)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        findings.append(
+            Finding('unlabelled', 'unlabelled', REFUSED, 1, (folder, ),
+                    f'cannot be used: {error}'))
+        return []
 
 
 def _why_not(leaf: dict, cls: Optional[type], split: SplitConfig) -> str:
@@ -150,7 +180,11 @@ def _check_heads(cfg: Any, splits: Dict[str, SplitConfig]) -> Findings:
     classes = next((s.classes for s in splits.values()), None)
     if not classes or isinstance(classes, str):
         return found
-    heads = _values(cfg.get('model'), ('bbox_head', 'mask_head'))
+    student = {
+        key: value
+        for key, value in (cfg.get('model') or {}).items() if key != 'teacher'
+    }
+    heads = _values(student, ('bbox_head', 'mask_head'))
     for number in sorted({*_values(list(heads), ('num_classes', ))}):
         if number != len(classes):
             found.refuse('num-classes', [f'num_classes={number}'],

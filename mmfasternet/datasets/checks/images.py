@@ -5,7 +5,7 @@ import os.path as osp
 from concurrent.futures.process import BrokenProcessPool
 from typing import Dict, NamedTuple, Optional, Sequence
 
-from mmfasternet.datasets.checks.annotations import Annotations
+from mmfasternet.datasets.checks.annotations import SplitConfig
 from mmfasternet.datasets.checks.report import MAX_EXAMPLES, REFUSED, Findings
 from mmfasternet.datasets.files import file_error
 from mmfasternet.datasets.images import (
@@ -35,19 +35,22 @@ class ImageFiles(NamedTuple):
     """The image files that a split uses.
 
     Attributes:
-        coco (Annotations): Where they are listed; gets the findings.
-        entries (dict[str, dict]): The entry of the json by path.
+        split (SplitConfig): Where they are.
+        found (Findings): Of the split.
+        entries (dict[str, dict]): The entry of the json by path, empty where
+            there are no labels.
     """
 
-    coco: Annotations
+    split: SplitConfig
+    found: Findings
     entries: Dict[str, dict]
 
     def folder_exists(self) -> bool:
         """Look for the folder; there is a finding if it is missing."""
-        folder = self.coco.split.image_folder
+        folder = self.split.image_folder
         exists = not folder or osp.isdir(folder) or all(
             osp.isabs(e['file_name']) for e in self.entries.values())
-        self.coco.found.refuse('image-folder', [] if exists else [folder],
+        self.found.refuse('image-folder', [] if exists else [folder],
                                'no such folder: reading the first image fails')
         return exists
 
@@ -83,7 +86,7 @@ def decode_images(splits: Sequence[ImageFiles], workers: Optional[int],
 
 
 def _describe(files: ImageFiles, pictures: Dict[str, Picture]) -> None:
-    found = files.coco.found
+    found = files.found
     _add_missing(files, {k: p.missing for k, p in pictures.items()},
                  len(pictures))
     found.refuse('image-broken',
@@ -94,6 +97,8 @@ def _describe(files: ImageFiles, pictures: Dict[str, Picture]) -> None:
     exif, size = [], []
     for path, picture in good.items():
         entry = files.entries[path]
+        if not entry:  # without labels, nothing is stated of it
+            continue
         stated = (entry['width'], entry['height'])
         if stated != picture.size:
             turned = picture.orientation >= 5 and stated == picture.size[::-1]
@@ -124,12 +129,12 @@ def _describe(files: ImageFiles, pictures: Dict[str, Picture]) -> None:
 def _add_missing(files: ImageFiles, errors: Dict[str, str],
                  total: int) -> None:
     bad = [path for path, text in errors.items() if text]
-    folder = files.coco.split.image_folder
+    folder = files.split.image_folder
     hints = [f'{p}: {errors[p]}{_name_hint(folder, p)}'
              for p in bad[:MAX_EXAMPLES]]
     some = f', {len(errors)} of {total} were looked for' if len(
         errors) < total else ''
-    files.coco.found.add(
+    files.found.add(
         REFUSED, 'image-missing', hints,
         f'cannot be opened{some}: training stops at the first one; '
         'correct file_name or the image folder, or remove the '
@@ -157,7 +162,7 @@ def _leaks(splits: Sequence[ImageFiles],
     """Images to train on that are evaluated too, or look alike."""
     train, val = ({
         path: pictures[path]
-        for files in splits if files.coco.split.test_mode == mode
+        for files in splits if files.split.test_mode == mode
         for path in files.entries if path in pictures and pictures[path].digest
     } for mode in (False, True))
     first = {p.digest: path for path, p in reversed(train.items())}

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+from .distillation_hook import DistillationHook
 from .evaluation_figures_hook import EvaluationFiguresHook
 from .interrupt_hook import InterruptHook
 from .level_assignment_hook import LevelAssignmentHook
@@ -8,7 +9,7 @@ from .results_hook import ResultsHook
 from .resume_hook import ResumeHook
 
 __all__ = [
-    'EvaluationFiguresHook', 'InterruptHook', 'LevelAssignmentHook',
-    'NonFiniteLossError', 'NonFiniteLossHook', 'ProgressBarHook',
-    'ResultsHook', 'ResumeHook'
+    'DistillationHook', 'EvaluationFiguresHook', 'InterruptHook',
+    'LevelAssignmentHook', 'NonFiniteLossError', 'NonFiniteLossHook',
+    'ProgressBarHook', 'ResultsHook', 'ResumeHook'
 ]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 # GPL because it extends a class of mmyolo, which is GPL-3.0.
 """mmyolo's detectors for a backbone of any widths."""
-from typing import Optional, Union
+from typing import List, Optional, Sequence, Union
 
 import torch
 from mmdet.utils import ConfigType
@@ -77,22 +77,42 @@ class AnyBackboneYOLODetector(YOLODetector):
         Returns:
             dict: Losses by name.
         """
-        device = batch_inputs.device.type
         head = self.bbox_head
         if isinstance(head, RTMDetInsSepBNHead):
             raise NotImplementedError(
                 'mmyolo cannot train RTMDet-Ins, it only predicts with it. '
                 'The configs in configs/rtmdet train it, on MMDetection')
-        if not (type(head) is YOLOv8Head and head.head_module.reg_max > 1
-                and isinstance(batch_data_samples, dict)
-                and torch.is_autocast_enabled(device)):
+        if not (type(head) is YOLOv8Head
+                and isinstance(batch_data_samples, dict)):
             return super().loss(batch_inputs, batch_data_samples)
-        scores, boxes, bins = head(self.extract_feat(batch_inputs))
+        return self.loss_by_outs(
+            head(self.extract_feat(batch_inputs)),
+            batch_data_samples['bboxes_labels'],
+            batch_data_samples['img_metas'])
+
+    def loss_by_outs(self, outs: Sequence, bboxes_labels: Tensor,
+                     img_metas: List[dict]) -> dict:
+        """Losses of what the head of YOLOv8 gives for a batch.
+
+        Args:
+            outs (Sequence): Class scores, box distances and, if there are
+                any, box distributions, each of all levels.
+            bboxes_labels (Tensor): ``(boxes, 6)``: number of the image,
+                label, x1, y1, x2, y2.
+            img_metas (list[dict]): One of each image.
+
+        Returns:
+            dict: Losses by name.
+        """
+        head, device = self.bbox_head, bboxes_labels.device.type
+        if head.head_module.reg_max == 1 or not torch.is_autocast_enabled(
+                device):
+            return head.loss_by_feat(*outs, bboxes_labels, img_metas)
+        scores, boxes, bins = outs
         with torch.autocast(device, enabled=False):
             scores, bins = ([x.float() for x in xs] for xs in (scores, bins))
             # bins: (N, H * W, 4, reg_max)
             boxes = [(b.softmax(3) @ head.head_module.proj).transpose(
                 1, 2).reshape_as(old) for b, old in zip(bins, boxes)]
-            return head.loss_by_feat(scores, boxes, bins,
-                                     batch_data_samples['bboxes_labels'],
-                                     batch_data_samples['img_metas'])
+            return head.loss_by_feat(scores, boxes, bins, bboxes_labels,
+                                     img_metas)

@@ -107,6 +107,15 @@ def backbone_levels(backbone: ConfigType) -> Levels:
                 f'out_strides, and a dry run failed with: {error}') from error
 
 
+def output_levels(model: torch.nn.Module) -> Levels:
+    """Channels and strides of what the neck of a built detector gives.
+
+    Args:
+        model (nn.Module): In eval mode, on the meta device.
+    """
+    return Levels.of(model.extract_feat(torch.zeros(1, 3, _SIZE, _SIZE)))
+
+
 def _fit_neck(levels: Levels, neck: ConfigType,
               strides: Tuple[int, ...]) -> Tuple[ConfigType, Levels]:
     """The neck's config for these levels, and what it gives."""
