@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.evaluation import CocoMetric
+from mmengine.registry import init_default_scope
 from PIL import Image
 from trees import coco_json, write_image
 
@@ -127,6 +128,12 @@ def truth(data):
     files = {i['id']: i['file_name'] for i in data['images']}
     return sorted((files[a['image_id']], names[a['category_id']],
                    *map(float, a['bbox'])) for a in data['annotations'])
+
+
+@pytest.fixture(scope='module', autouse=True)
+def mmdets_scope():
+    """Whatever another test left."""
+    init_default_scope('mmdet')
 
 
 @pytest.fixture(scope='module', autouse=True)
