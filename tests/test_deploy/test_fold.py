@@ -277,11 +277,14 @@ def test_stock_yolov8():
     assert_near(deployed(noise()), expected(model, noise()), 1e-12)
 
 
-@pytest.mark.parametrize('head_module', ['YOLOv8HeadModule',
-                                         'mmfasternet.YOLOv8PConvHeadModule'])
+@pytest.mark.parametrize('head_module', [
+    dict(type='YOLOv8HeadModule'),
+    dict(type='mmfasternet.YOLOv8PConvHeadModule'),
+    dict(type='mmfasternet.YOLOv8PConvHeadModule', cls_convs=(0, 1),
+         reg_convs=(0, 1)),
+])
 def test_heads(head_module):
-    model = build(
-        backbone=TINY, bbox_head=dict(head_module=dict(type=head_module)))
+    model = build(backbone=TINY, bbox_head=dict(head_module=head_module))
     model = randomise_for(model, noise()).double()
     assert_near(
         deploy_form(model)(noise()), expected(model, noise()), 1e-12)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-only
 # GPL because it extends a class of mmyolo, which is GPL-3.0.
-"""YOLOv8's head with a partial convolution in the classification branch."""
+"""YOLOv8's head with partial convolutions in its branches."""
+from typing import Sequence
+
 from mmcv.cnn import ConvModule
 from torch import nn
 
@@ -12,14 +14,14 @@ from .yolov8_head_module import YOLOv8HeadModule
 
 @MODELS.register_module()
 class YOLOv8PConvHeadModule(YOLOv8HeadModule):
-    """YOLOv8's head whose classification branch costs less.
+    """YOLOv8's head with partial convolutions where it has 3x3 ones.
 
-    The head is a third of the multiply-accumulates of the small models, and
-    more than half of that is classification, the easier of its two tasks.
-    Here the second of its two 3x3 convolutions per level is what FasterNet
-    makes of one: a PConv and a 1x1 convolution, ``n_div**-2 + 1/9`` of the
-    multiply-accumulates (0.17 at ``n_div=4``). The other branch is YOLOv8's.
-    docs/en/comparison.md has what it costs in accuracy.
+    The head is a third of the multiply-accumulates of the small models. Each
+    of its branches, of the classes and of the boxes, has two 3x3 convolutions
+    per level. Those named here become what FasterNet makes of one: a PConv and
+    a 1x1 convolution, ``n_div**-2 + 1/9`` of the multiply-accumulates (0.17
+    at ``n_div=4``) where the channels stay. docs/en/comparison.md has what it
+    costs in accuracy.
 
     Args:
         num_classes (int): Number of classes.
@@ -27,22 +29,48 @@ class YOLOv8PConvHeadModule(YOLOv8HeadModule):
             scaling by ``widen_factor``.
         n_div (int): Inverse of the partial ratio. Defaults to 4, as in the
             backbone.
+        cls_convs (Sequence[int]): Which of the convolutions 0 and 1 of the
+            classification branch are partial. Defaults to ``(1, )``.
+        reg_convs (Sequence[int]): Likewise of the box branch. Defaults to
+            none.
         **kwargs: See :class:`.YOLOv8HeadModule`.
+
+    Raises:
+        ValueError: If a convolution other than 0 and 1 is named.
     """
 
-    def __init__(self, *args, n_div: int = 4, **kwargs) -> None:
+    def __init__(self,
+                 *args,
+                 n_div: int = 4,
+                 cls_convs: Sequence[int] = (1, ),
+                 reg_convs: Sequence[int] = (),
+                 **kwargs) -> None:
+        for name, convs in (('cls_convs', cls_convs), ('reg_convs',
+                                                       reg_convs)):
+            if not {0, 1}.issuperset(convs):
+                raise ValueError(
+                    f'bbox_head.head_module.{name} names convolutions of a '
+                    f'branch, 0 and 1, got {tuple(convs)}')
         self.n_div = n_div
+        self.cls_convs = tuple(cls_convs)
+        self.reg_convs = tuple(reg_convs)
         super().__init__(*args, **kwargs)
 
     def _init_layers(self) -> None:
         super()._init_layers()
-        for layers in self.cls_preds:
-            channels = layers[1].out_channels
-            layers[1] = nn.Sequential(
-                PartialConv(channels, self.n_div),
-                ConvModule(
-                    channels,
-                    channels,
-                    1,
-                    norm_cfg=self.norm_cfg,
-                    act_cfg=self.act_cfg))
+        for branches, convs in ((self.cls_preds, self.cls_convs),
+                                (self.reg_preds, self.reg_convs)):
+            for layers in branches:
+                for i in convs:
+                    layers[i] = self._partial(layers[i].in_channels,
+                                              layers[i].out_channels)
+
+    def _partial(self, in_channels: int, out_channels: int) -> nn.Sequential:
+        return nn.Sequential(
+            PartialConv(in_channels, self.n_div),
+            ConvModule(
+                in_channels,
+                out_channels,
+                1,
+                norm_cfg=self.norm_cfg,
+                act_cfg=self.act_cfg))
