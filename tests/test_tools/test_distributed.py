@@ -393,19 +393,26 @@ def test_fsdp_trains_on_as_if_nobody_had_killed_it(sharded, saved, plain,
 
 
 @pytest.mark.slow
-def test_fsdp_trains_as_ddp_does(config, sharded, saved, plain, tmp_path):
-    """But for the order of sums, averaged weights and clipping included."""
+def test_fsdp_trains_as_ddp_does(config, sharded, tmp_path):
+    """But for the order of sums, averaged weights and clipping included.
 
-    def assert_like_ddp(work_dir):
-        found, expected = result(work_dir), result(plain(2))
+    By SGD: a bias in front of a batch norm has a gradient of zero but for
+    rounding, of which AdamW makes whole steps.
+    """
+    sgd = ('--cfg-options', 'optim_wrapper.optimizer.type=SGD',
+           'optim_wrapper.optimizer.momentum=0.9')
+    train(config, tmp_path / 'ddp', 2, *sgd)
+    train(sharded, tmp_path / 'fsdp', 2, *sgd)
+    train(sharded, tmp_path / 'killed', 2, *sgd, ACT='0 4 self 9', status=1)
+    # DDP goes on from its checkpoint as if it had begun
+    train(config, tmp_path / 'on', 2, '--resume',
+          tmp_path / 'killed/iter_4.pth', *sgd)
+    expected = result(tmp_path / 'ddp')
+    for name in 'fsdp', 'on':
+        found = result(tmp_path / name)
         for key in 'state_dict', 'ema_state_dict', 'losses', 'ap':
             torch.testing.assert_close(
                 found[key], expected[key], rtol=1e-4, atol=1e-5)
-
-    assert_like_ddp(plain(2, sharded))
-    # DDP goes on from its checkpoint as if it had begun
-    train(config, tmp_path, 2, '--resume', saved)
-    assert_like_ddp(tmp_path)
 
 
 def test_fsdp_that_would_not_save_one_file_is_refused(tmp_path):
