@@ -37,8 +37,7 @@ ROOMS = dict(
             'test_mmyolo_detectors.py test_models/test_mmdet_detectors.py'),
     checkpoint=('checkpoint', 'test_checkpoint test_tools/'
                 'test_verify_weights.py test_tools/test_model_converters.py'),
-    fold=('deploy/fold.py deploy/modules.py', 'test_deploy/test_fold.py '
-          'test_deploy/test_export.py'),
+    fold=('deploy/fold.py deploy/modules.py', 'test_deploy/test_fold.py'),
     evaluation=('evaluation', 'test_evaluation test_visualization/'
                 'test_figures.py test_tools/test_compare.py'),
     readers=('datasets/readers', 'test_datasets/test_readers.py test_datasets/'

@@ -68,6 +68,8 @@ def test_a_training_checkpoint_is_read(legacy, tmp_path):
     torch.testing.assert_close(data['state_dict'], TENSORS, rtol=0, atol=0)
     assert data['meta'] == saved['meta']
     assert data['message_hub']['loss'].mean() == 0.5
+    for method in ('min', 'max', 'current', 'mean'):
+        assert data['message_hub']['loss'].statistics(method) == 0.5
     assert data['flags'].tolist() == [True, False]
 
 
