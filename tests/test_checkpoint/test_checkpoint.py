@@ -7,6 +7,7 @@ import pickle
 import socket
 import subprocess
 import sys
+import time
 import zipfile
 
 import pytest
@@ -25,6 +26,7 @@ from mmfasternet.checkpoint import (
     load_model_weights,
     newest_checkpoint,
     read_checkpoint,
+    refusal,
     require_fit,
     save_checkpoint,
     secure_mmengine,
@@ -276,6 +278,29 @@ def test_a_file_that_is_being_written_is_read_again(tmp_path):
         load_model_weights(model, path)
         assert torch.equal(model.weight, TENSORS['weight'] + i)
         require_fit(model, path)
+
+
+def test_what_may_still_change_is_not_kept(tmp_path):
+    """A time that has not passed says nothing of what is written then."""
+    path, now = tmp_path / 'a.pth', time.time_ns()
+    for seconds, kept in ((3600, False), (-3600, True)):
+        when = now + seconds * 10**9
+        for x in (1, 2):  # of one size
+            torch.save(dict(x=x), path)
+            os.utime(path, ns=(when, when))
+            found = read_checkpoint(path, keep=x == 1)
+        assert found['x'] == (1 if kept else 2)
+
+
+@pytest.mark.parametrize('words, named', [
+    ('one\ntwo\n\nthree\n', 'three'),
+    ('GLOBAL os.system was\nGLOBAL x.y was', 'os.system, x.y'),
+    ('\n'.join(f'GLOBAL a.b{i} not' for i in range(7)),
+     'a.b0, a.b1, a.b2, a.b3, a.b4'),
+])
+def test_a_refusal_names_what_it_can(words, named):
+    error = refusal('none.pth', pickle.UnpicklingError(words))
+    assert f'plain values ({named}), and reading that' in str(error)
 
 
 def test_the_newest_checkpoint_is_read_once(reads, tmp_path):
