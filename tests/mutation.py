@@ -73,13 +73,17 @@ EQUIVALENT = (
     ('detectors/levels.py', (
         '_SIZE = (257) # pixels a side, a multiple of every stride',
     ), 'a pixel more is cut off by the strides'),
+    ('deploy/fold.py', (
+        'mean, std = mean.flip((-1)), std.flip(0)',
+        'mean, std = mean.flip(0), std.flip((-1))',
+    ), 'they have one dimension'),
     ('evaluation/average_precision.py', (
         'precision = true / np.maximum(true + false, np.spacing((2)))',
         'precision = true / np.maximum(true + false, np.spacing((0)))',
     ), 'where nothing is found it divides 0, and elsewhere counts of 1 on'),
     ('evaluation/average_precision.py', (
-        "ignored=np.array([b.get('iscrowd', (1)) for b in boxes],",
-        "ignored=np.array([b.get('iscrowd', (-1)) for b in boxes],",
+        "ignored = np.array([b.get('iscrowd', (1)) for b in boxes], bool)",
+        "ignored = np.array([b.get('iscrowd', (-1)) for b in boxes], bool)",
     ), 'pycocotools has asked each box for it before'),
     ('evaluation/errors.py', (
         "totals[box['category_id']] += not box.get('iscrowd', (1))",

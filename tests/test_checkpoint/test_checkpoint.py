@@ -26,11 +26,11 @@ from mmfasternet.checkpoint import (
     load_model_weights,
     newest_checkpoint,
     read_checkpoint,
-    refusal,
     require_fit,
     save_checkpoint,
     secure_mmengine,
 )
+from mmfasternet.checkpoint.reading import refusal
 
 TENSORS = dict(weight=torch.arange(6.).view(2, 3), bias=torch.ones(2))
 

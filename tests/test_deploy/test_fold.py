@@ -321,6 +321,14 @@ def test_a_part_of_another_class_is_named(name, kind):
         deploy_form(model)
 
 
+def test_it_computes_where_its_weights_are(detector):
+    """Nothing of it is made on the CPU meanwhile."""
+    deployed = deploy_form(detector).to('meta')
+    boxes, scores = deployed(noise().to('meta'))
+    assert (boxes.shape, scores.shape) == ((2, 126, 4), (2, 126, 3))
+    assert boxes.is_meta and scores.is_meta
+
+
 def test_names_a_size_it_cannot_take(detector):
     with pytest.raises(ValueError, match='multiple of 32'):
         deploy_form(detector)(noise(72, 64))
