@@ -98,7 +98,6 @@ def _download(url: str, file: str, sha256: Optional[str]) -> Path:
     try:
         # one process per machine; the file appears when it is complete
         if os.environ.get('LOCAL_RANK', '0') == '0' and not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
             _fetch(url, path, sha256)
     finally:
         barrier()
@@ -112,6 +111,7 @@ def _fetch(url: str, path: Path, sha256: Optional[str]) -> None:
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             part = Path(folder) / path.name
             download_url_to_file(url, part, progress=sys.stderr.isatty())

@@ -547,7 +547,6 @@ def test_a_download_has_half_a_minute_and_leaves_the_rest_alone(
 
 def test_one_process_of_a_machine_fetches(cache, mirror, monkeypatch):
     """The others wait, and fetch what has not come to their machine."""
-    cache.mkdir(parents=True)
     release = mirror / RELEASES['s']['file']
     torch.save(TENSORS, release)
     there = []
