@@ -154,10 +154,10 @@ def propose(train, size, args):
 def find_teacher(args, classes):
     """The lines of the config that name the teacher; says what it can do."""
     if args.teacher_checkpoint is None:
-        if args.teacher or args.unlabelled:
-            raise ValueError(
-                f'{"--teacher" if args.teacher else "--unlabelled"} needs '
-                '--teacher-checkpoint, the weights of the teacher')
+        for name in ('teacher', 'unlabelled'):
+            if getattr(args, name) is not None:
+                raise ValueError(f'--{name} needs --teacher-checkpoint, the '
+                                 'weights of the teacher')
         return ''
     found = read_detector(args.teacher_checkpoint)
     teacher = args.teacher

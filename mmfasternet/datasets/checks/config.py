@@ -54,7 +54,8 @@ def check_config(cfg: Any,
                                         f'data set {reason}: not checked'))
             else:
                 splits[name] = split
-    if unlabelled and not (cfg.get('model') or {}).get('teacher'):
+    model = cfg.get('model')
+    if unlabelled and not (isinstance(model, dict) and model.get('teacher')):
         findings.append(
             Finding('unlabelled', 'model', REFUSED, 1, (),
                     'without a teacher they would count as background: set '
@@ -180,10 +181,9 @@ def _check_heads(cfg: Any, splits: Dict[str, SplitConfig]) -> Findings:
     classes = next((s.classes for s in splits.values()), None)
     if not classes or isinstance(classes, str):
         return found
-    student = {
-        key: value
-        for key, value in (cfg.get('model') or {}).items() if key != 'teacher'
-    }
+    model = cfg.get('model')
+    student = {key: value for key, value in model.items() if key != 'teacher'
+               } if isinstance(model, dict) else {}
     heads = _values(student, ('bbox_head', 'mask_head'))
     for number in sorted({*_values(list(heads), ('num_classes', ))}):
         if number != len(classes):

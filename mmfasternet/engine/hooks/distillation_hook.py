@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-only
 # GPL because it builds mmyolo's detectors, and mmyolo is GPL-3.0.
-from typing import Dict, Optional, Sequence
+from typing import TYPE_CHECKING, Dict, Optional, Sequence
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -18,9 +18,10 @@ from mmfasternet.checkpoint.layouts.detectors import (
     rename_detector,
 )
 from mmfasternet.compat.mmengine_runner import is_training, resume_request
-from mmfasternet.models.detectors import DistilledYOLODetector
-from mmfasternet.models.detectors.teacher import is_yolov8
 from mmfasternet.registry import HOOKS
+
+if TYPE_CHECKING:  # MMDetection's own detectors train without mmyolo
+    from mmfasternet.models.detectors import DistilledYOLODetector
 
 _KEY = 'distillation'  # in a checkpoint: what is not of the detector
 
@@ -83,9 +84,10 @@ class DistillationHook(Hook):
              f'only features are imitated, because {reason}'))
 
     def _why_without_head(self, runner: Runner,
-                          student: DistilledYOLODetector,
+                          student: 'DistilledYOLODetector',
                           found: TrainedDetector) -> str:
         """Why scores and boxes cannot be compared, '' if they can."""
+        from mmfasternet.models.detectors.teacher import is_yolov8
         own, theirs = (model.bbox_head.head_module
                        for model in (student, self._teacher))
         if not is_yolov8(theirs) or own.reg_max != theirs.reg_max:
@@ -152,7 +154,8 @@ class DistillationHook(Hook):
             tensor.copy_(saved[name])
 
 
-def _student(runner: Runner) -> DistilledYOLODetector:
+def _student(runner: Runner) -> 'DistilledYOLODetector':
+    from mmfasternet.models.detectors import DistilledYOLODetector
     model = getattr(runner, 'model', None)
     if is_model_wrapper(model):
         model = model.module
