@@ -410,9 +410,13 @@ def test_fsdp_trains_as_ddp_does(config, sharded, tmp_path):
     expected = result(tmp_path / 'ddp')
     for name in 'fsdp', 'on':
         found = result(tmp_path / name)
-        for key in 'state_dict', 'ema_state_dict', 'losses', 'ap':
-            torch.testing.assert_close(
-                found[key], expected[key], rtol=1e-4, atol=1e-5)
+        for key in 'losses', 'ap':
+            assert found[key] == pytest.approx(expected[key], rel=1e-4)
+        for key in 'state_dict', 'ema_state_dict':
+            for tensor, value in expected[key].items():
+                away = (found[key][tensor] - value).double().norm()
+                # 1e-6: of those biases, which stay that small
+                assert away <= 1e-3 * value.double().norm() + 1e-6, tensor
 
 
 def test_fsdp_that_would_not_save_one_file_is_refused(tmp_path):
