@@ -142,6 +142,16 @@ def _work(rank, ranks, function, folder, arguments):
     distributed.destroy_process_group()
 
 
+@pytest.fixture(scope='module')
+def one_thread():
+    """For networks so small that more gain nothing, and lose on a busy
+    machine: `pytest.mark.usefixtures('one_thread')`."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope='session')
 def coco(tmp_path_factory):
     """A COCO-shaped folder: bright squares of two classes on noise."""

@@ -34,15 +34,7 @@ IMAGENET = sorted(
     path.name for path in Path(FOLDER).glob('fasternet-*_in1k.py'))
 MEAN = np.array([123.675, 116.28, 103.53])  # RGB
 STD = np.array([58.395, 57.12, 57.375])
-
-
-@pytest.fixture(autouse=True, scope='module')
-def one_thread():
-    """A second one gains nothing here, and on a busy machine loses much."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 @pytest.fixture(autouse=True)

@@ -28,15 +28,7 @@ from mmfasternet.datasets.checks.config import check_config
 from mmfasternet.engine import DistillationHook
 
 STOCK = 'mmyolo::yolov8/yolov8_{}_syncbn_fast_8xb16-500e_coco.py'
-
-
-@pytest.fixture(autouse=True, scope='module')
-def one_thread():
-    """So small a model is slower with more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 @pytest.fixture(scope='module')

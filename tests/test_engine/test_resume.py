@@ -23,15 +23,7 @@ from mmfasternet.engine.hooks.seeded_batches import SeededBatches
 
 IMAGES, EPOCHS, ITERATIONS = 11, 3, 4  # of 3 images, the last of 2
 LAST = EPOCHS * ITERATIONS
-
-
-@pytest.fixture(autouse=True, scope='module')
-def one_thread():
-    """So small a model is slower with more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 @pytest.fixture(autouse=True)
