@@ -5,9 +5,8 @@ from typing import Any, Dict, List, Optional
 import torch
 from mmyolo.datasets import yolov5_collate as collate
 
+from mmfasternet.models.detectors.distilled_yolo_detector import UNLABELLED
 from mmfasternet.registry import FUNCTIONS
-
-UNLABELLED = -1  # the label of a row that marks an image without labels
 
 
 @FUNCTIONS.register_module()

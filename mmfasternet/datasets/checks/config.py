@@ -54,8 +54,7 @@ def check_config(cfg: Any,
                                         f'data set {reason}: not checked'))
             else:
                 splits[name] = split
-    model = cfg.get('model')
-    if unlabelled and not (isinstance(model, dict) and model.get('teacher')):
+    if unlabelled and not _model(cfg).get('teacher'):
         findings.append(
             Finding('unlabelled', 'model', REFUSED, 1, (),
                     'without a teacher they would count as background: set '
@@ -175,15 +174,20 @@ def _values(node: Any, keys: Sequence[str]) -> Iterator[Any]:
             yield from _values(child, keys)
 
 
+def _model(cfg: Any) -> dict:
+    """Its model, nothing where that is not one."""
+    model = cfg.get('model')
+    return model if isinstance(model, dict) else {}
+
+
 def _check_heads(cfg: Any, splits: Dict[str, SplitConfig]) -> Findings:
     """Heads that were built for another number of classes."""
     found = Findings('model')
     classes = next((s.classes for s in splits.values()), None)
     if not classes or isinstance(classes, str):
         return found
-    model = cfg.get('model')
-    student = {key: value for key, value in model.items() if key != 'teacher'
-               } if isinstance(model, dict) else {}
+    student = {key: value for key, value in _model(cfg).items()
+               if key != 'teacher'}
     heads = _values(student, ('bbox_head', 'mask_head'))
     for number in sorted({*_values(list(heads), ('num_classes', ))}):
         if number != len(classes):

@@ -63,22 +63,22 @@ class DistillationHook(Hook):
         except (CheckpointError, FileNotFoundError) as error:
             raise type(error)(f'teacher_checkpoint: {error}') from None
         self._teacher = student.build_teacher(found.num_classes)
-        fit = compare_tensors(self._teacher.state_dict(), found.tensors)
         try:
-            require_fitting(self._teacher.state_dict(), found.tensors,
-                            f'teacher_checkpoint {self.checkpoint}')
+            tensors = require_fitting(
+                self._teacher.state_dict(), found.tensors,
+                f'teacher_checkpoint {self.checkpoint}')
         except CheckpointError as error:
             size = found.stock_size
             raise CheckpointError(
                 f'{error}. `teacher` must be the config of what is in '
                 'teacher_checkpoint' +
                 (f', which is YOLOv8{size}' if size else '')) from None
-        self._teacher.load_state_dict(found.tensors, strict=False)
+        self._teacher.load_state_dict(tensors, strict=False)
         reason = self._why_without_head(runner, student, found)
         self._with_head = not reason
         self._tensors = found.tensors
         runner.logger.info(
-            f'teacher: {len(fit.fitting)} of {len(fit.fitting)} tensors from '
+            f'teacher: {len(tensors)} of {len(tensors)} tensors from '
             f'{self.checkpoint}; ' +
             ('features, scores and boxes are imitated' if not reason else
              f'only features are imitated, because {reason}'))

@@ -27,7 +27,9 @@ from .teacher import (
     teacher_levels,
 )
 
-UNLABELLED = -1  # as mmfasternet.datasets.yolov5_collate marks an image
+# the label of a row that marks an image without labels, which
+# mmfasternet.datasets.yolov5_collate adds
+UNLABELLED = -1
 
 
 @MODELS.register_module()
