@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Detect objects in images: draws the boxes and writes them as json."""
-import argparse
 import os.path as osp
 import sys
 
@@ -10,7 +9,7 @@ from mmfasternet.deploy.engines import EXPORTED
 
 def image_parser(description):
     """What every demo of images takes."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = cli.tool_parser(description)
     parser.add_argument('img', help='image file, folder of images, or URL')
     cli.add_checkpoint(parser)
     parser.add_argument(

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Detect objects in a video file, a camera or a stream, in the deploy form."""
-import argparse
 import json
 import sys
 import time
@@ -10,7 +9,7 @@ from mmfasternet import cli
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.tool_parser(__doc__)
     parser.add_argument(
         'video',
         help='video file, URL (rtsp://..., http://...), or the number of a '

@@ -34,9 +34,7 @@ KEPT = 600  # seconds, after which uploads are deleted
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.tool_parser(__doc__)
     cli.add_checkpoint(parser)
     parser.add_argument(
         '--compare',

@@ -4,7 +4,12 @@ import errno
 import os
 import os.path as osp
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import (
+    ArgumentParser,
+    ArgumentTypeError,
+    Namespace,
+    RawDescriptionHelpFormatter,
+)
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator, Optional, Type
@@ -123,6 +128,16 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise ArgumentTypeError(f'{text!r} is not a number from 0 to 1')
     return value
+
+
+def tool_parser(description: str) -> ArgumentParser:
+    """The parser of each tool and demo; a flag that all share belongs here.
+
+    Args:
+        description (str): What the tool does, shown as it is broken in lines.
+    """
+    return ArgumentParser(
+        description=description, formatter_class=RawDescriptionHelpFormatter)
 
 
 class _Options(DictAction):

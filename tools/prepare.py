@@ -8,7 +8,6 @@ annotations/mmfasternet_{train,val,test}.json, under a new name if other
 labels stand there. The exit status is 1 if there are images that cannot be
 read, though the config of the others is written.
 """
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -79,7 +78,7 @@ def gb_per_image(size):
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.tool_parser(__doc__)
     parser.add_argument('data', type=Path, help='folder or data.yaml')
     parser.add_argument('config', type=Path, help='config file to write')
     parser.add_argument(

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Test (and evaluate) a detector."""
-import argparse
 import os.path as osp
 
 # first: it makes mmyolo importable, or says what is missing
@@ -25,8 +24,7 @@ from mmfasternet.deploy.engines import EXPORTED
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description='Test (and evaluate) a detector')
+    parser = cli.tool_parser('Test (and evaluate) a detector')
     cli.add_checkpoint(parser)
     cli.add_engine(parser, exported_only=True, threads=False)
     parser.add_argument(

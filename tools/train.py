@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Train a detector."""
-import argparse
 import os
 import os.path as osp
 from glob import escape, glob
@@ -27,7 +26,7 @@ RESTARTS = ('SLURM_RESTART_COUNT', 'TORCHELASTIC_RESTART_COUNT')
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description='Train a detector')
+    parser = cli.tool_parser('Train a detector')
     parser.add_argument('config', help='train config file path')
     parser.add_argument('--work-dir', help='the dir to save logs and models')
     parser.add_argument(

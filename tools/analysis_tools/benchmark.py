@@ -11,7 +11,6 @@ holds even where the machine's speed drifts.
 NETWORK@SETTING fixes how it is run: a backend, a precision, threads=N,
 batch=N, [no-]channels-last, [no-]compile; e.g. as a baseline.
 """
-import argparse
 import json
 from pathlib import Path
 
@@ -24,9 +23,7 @@ from mmfasternet.visualization import benchmark as pictures
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.tool_parser(__doc__)
     parser.add_argument(
         'networks', nargs='*', metavar='NETWORK', help='what to time')
     parser.add_argument(

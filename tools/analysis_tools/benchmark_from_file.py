@@ -4,7 +4,6 @@
 Beside it MMDetection's inference_detector, which mmyolo's image demo calls,
 with another config if one is given. Their runs are interleaved.
 """
-import argparse
 import itertools
 from dataclasses import replace
 
@@ -23,7 +22,7 @@ from mmfasternet.deploy import Predictor
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = cli.tool_parser(__doc__.split('\n')[0])
     parser.add_argument('model', help='what tools/deploy/export.py wrote')
     parser.add_argument('images', help='image or folder')
     parser.add_argument(

@@ -6,7 +6,6 @@ their steps are interleaved. It is the CPU time of one thread that is measured,
 which other programs on the machine disturb little; the averaged weights (EMA)
 and the validation are not in it.
 """
-import argparse
 import copy
 import itertools
 import time
@@ -27,7 +26,7 @@ from mmfasternet.engine.optimizers.cpu_amp_optim_wrapper import has_bfloat16
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = cli.tool_parser(__doc__.split('\n')[0])
     parser.add_argument('config', help='train config file path')
     parser.add_argument(
         '--baseline', required=True,

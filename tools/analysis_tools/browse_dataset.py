@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Draw images with their boxes as the network gets them, on one sheet."""
-import argparse
 import math
 import random
 from pathlib import Path
@@ -23,7 +22,7 @@ GAP = 8
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.tool_parser(__doc__)
     parser.add_argument('config', help='config file path')
     parser.add_argument(
         '--phase', '-p', choices=['train', 'val'], default='train',

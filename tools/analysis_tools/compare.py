@@ -8,7 +8,6 @@ for it follow as ,KEY=VALUE), the work directory of a training run, or a
 The report is report.md with pictures and report.html, one file, in the work
 directory. What was interrupted goes on with the same command.
 """
-import argparse
 import shlex
 import sys
 from pathlib import Path
@@ -31,9 +30,7 @@ from mmfasternet.evaluation.average_precision import (
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.tool_parser(__doc__)
     parser.add_argument(
         'detectors', nargs='+', metavar='DETECTOR', help='what to compare')
     parser.add_argument(

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """Count the parameters and multiply-accumulates (MACs) of a detector."""
-import argparse
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet import cli
@@ -12,7 +11,7 @@ PARTS = ('backbone', 'neck', 'bbox_head')
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.tool_parser(__doc__)
     parser.add_argument('config', help='config file path')
     parser.add_argument(
         '--shape', type=cli.positive_int, nargs='+', default=[640, 640],

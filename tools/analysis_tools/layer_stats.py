@@ -4,7 +4,6 @@
 The batch is the first of the config's training set. Dead channels, and
 gradients that vanish or explode, are what to look for.
 """
-import argparse
 import csv
 import math
 from pathlib import Path
@@ -19,9 +18,7 @@ from mmfasternet.visualization import network as pictures
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.tool_parser(__doc__)
     parser.add_argument('config', help='config file path')
     parser.add_argument(
         'checkpoint', nargs='?',

@@ -7,7 +7,6 @@ that they convolve and leave; `erf`, the effective receptive field; `cam`,
 class activation maps (Eigen-CAM); `levels`, which stride of a detector finds
 boxes of which size. Pictures are written, tables printed.
 """
-import argparse
 import math
 from collections import defaultdict
 from pathlib import Path
@@ -29,9 +28,7 @@ VIEWS = ('features', 'redundancy', 'pconv', 'erf', 'cam', 'levels')
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.tool_parser(__doc__)
     parser.add_argument('img', help='image file, folder of images, or URL')
     parser.add_argument('config', help='config of any model with a backbone')
     parser.add_argument(

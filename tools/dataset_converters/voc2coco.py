@@ -4,7 +4,6 @@
 Reads ``Annotations``, ``JPEGImages`` and ``ImageSets/Main`` of VOC_DIR and
 writes ``annotations/SPLIT.json`` and a link ``JPEGImages`` into OUT_DIR.
 """
-import argparse
 import os
 from collections import Counter
 from pathlib import Path
@@ -14,7 +13,7 @@ from mmfasternet.datasets.readers import read_voc_lists, write_coco
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = cli.tool_parser(__doc__.split('\n')[0])
     parser.add_argument('voc_dir', type=Path, help='the Pascal VOC folder')
     parser.add_argument('out_dir', type=Path, help='where to write')
     parser.add_argument(

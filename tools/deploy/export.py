@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Export a trained detector, and compare the files with it on real images."""
-import argparse
 import sys
 import time
 from itertools import cycle, islice
@@ -18,7 +17,7 @@ from mmfasternet.deploy.predictor import Letterbox
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.tool_parser(__doc__)
     cli.add_checkpoint(parser, exported=False)
     parser.add_argument(
         'out',

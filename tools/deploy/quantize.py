@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Quantise an exported detector to int8; print AP and speed of both."""
-import argparse
 import time
 from functools import partial
 from itertools import cycle, islice
@@ -19,7 +18,7 @@ from mmfasternet.deploy.quantization import parts, quantize, sensitivity
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.tool_parser(__doc__)
     parser.add_argument('config', help='config file path')
     parser.add_argument(
         'model',

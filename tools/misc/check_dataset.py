@@ -4,7 +4,6 @@
 Says what training would stop at, leave out or learn wrongly. The exit status
 is 1 if there is something that must be corrected first.
 """
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -24,7 +23,7 @@ from mmfasternet.visualization.fonts import use_fonts_for
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.tool_parser(__doc__)
     parser.add_argument('config', help='config file path')
     parser.add_argument(
         '--no-images', action='store_true',

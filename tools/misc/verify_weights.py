@@ -5,7 +5,6 @@ Variant, layout, hash, counts measured on the loaded network, and for an
 ImageNet classifier its outputs against the published classifier as timm
 implements it, independently, if timm is installed.
 """
-import argparse
 
 import torch
 
@@ -34,7 +33,7 @@ TOLERANCE = 1e-3
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.tool_parser(__doc__)
     parser.add_argument('file', help='path, URL or short name (fasternet://t0)')
     parser.add_argument(
         '--prefix', help='what stands before FasterNet in the file, if it is '

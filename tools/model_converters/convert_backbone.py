@@ -5,7 +5,6 @@ SRC is a path, a URL or a short name (fasternet://t0) of any layout that the
 backbone can load; of a detector only its FasterNet is taken. No value is
 changed, so converting back gives the same bits.
 """
-import argparse
 
 from mmfasternet import __version__, cli
 from mmfasternet.checkpoint import save_checkpoint
@@ -18,7 +17,7 @@ from mmfasternet.checkpoint.layouts.fasternet import (
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.tool_parser(__doc__)
     parser.add_argument('src', help='source: path, URL or short name')
     parser.add_argument(
         'dst', help='destination: .pth, or .safetensors for plain tensors')

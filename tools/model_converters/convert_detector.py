@@ -8,7 +8,6 @@ detector with FasterNet, such as the authors' Mask R-CNN. Of the last two
 everything must fit. Files are read as data: Ultralytics is not needed, and no
 code in them is run.
 """
-import argparse
 import re
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
@@ -27,7 +26,7 @@ from mmfasternet.config import build_model, load_config
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.tool_parser(__doc__)
     parser.add_argument('src', help='weights of a detector')
     parser.add_argument('config', help='config of the detector they are for')
     parser.add_argument('dst', help='checkpoint to write')

@@ -4,7 +4,6 @@
 The weights of such a model follow with convert_detector.py and that config;
 outputs are equal.
 """
-import argparse
 import os
 import re
 from pathlib import Path
@@ -205,7 +204,7 @@ def _match_graph(path: Path, layers: Sequence[list]) -> Dict[str, list]:
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.tool_parser(__doc__)
     parser.add_argument('recipe', help='YAML file of the model')
     parser.add_argument('config', help='config file to write')
     parser.add_argument(
