@@ -18,7 +18,7 @@ from mmfasternet.config import (
     require_sound_data,
     use_split,
 )
-from mmfasternet.datasets.checks.config import leaf_datasets
+from mmfasternet.datasets.in_config import leaf_datasets
 from mmfasternet.deploy import use_exported
 from mmfasternet.deploy.engines import EXPORTED
 

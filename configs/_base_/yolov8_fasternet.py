@@ -8,7 +8,7 @@ custom_imports = dict(
         'mmfasternet.models', 'mmfasternet.datasets', 'mmfasternet.engine'
     ],
     allow_failed_imports=False)
-import mmfasternet.config.hooks  # noqa: E402
+import mmfasternet.config.default_hooks  # noqa: E402
 import mmfasternet.config.knobs  # noqa: E402
 
 # ---------------------------------------------------------------- data
@@ -391,7 +391,7 @@ default_hooks = dict(
     # the objects' priors on each level, and whether one gets none
     level_assignment=dict(type='mmfasternet.LevelAssignmentHook'),
     # progress, results, figures, checks, saving at a signal, exact resume
-    **mmfasternet.config.hooks.our_hooks())
+    **mmfasternet.config.default_hooks.our_hooks())
 custom_hooks = [
     dict(
         type='EMAHook',

@@ -6,7 +6,7 @@ _base_ = 'mmpretrain::_base_/default_runtime.py'
 custom_imports = dict(
     imports=['mmfasternet.models', 'mmfasternet.classification'],
     allow_failed_imports=False)
-import mmfasternet.config.hooks  # noqa: E402
+import mmfasternet.config.default_hooks  # noqa: E402
 import mmfasternet.config.knobs  # noqa: E402
 
 # ---------------------------------------------------------------- data
@@ -208,7 +208,7 @@ default_hooks = dict(
     logger=dict(interval=log_interval),
     checkpoint=dict(
         interval=val_interval, save_best='accuracy/top1', max_keep_ckpts=1),
-    **mmfasternet.config.hooks.our_hooks())
+    **mmfasternet.config.default_hooks.our_hooks())
 custom_hooks = [
     dict(
         type='SwitchRecipeHook',

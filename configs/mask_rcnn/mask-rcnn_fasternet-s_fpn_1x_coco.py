@@ -10,7 +10,7 @@ _base_ = [
 custom_imports = dict(
     imports=['mmfasternet.models', 'mmfasternet.engine'],
     allow_failed_imports=False)
-import mmfasternet.config.hooks  # noqa: E402
+import mmfasternet.config.default_hooks  # noqa: E402
 
 model = dict(
     backbone=dict(
@@ -23,4 +23,4 @@ model = dict(
     neck=dict(in_channels=[128, 256, 512, 1024]))
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=2e-4, weight_decay=1e-4))
-default_hooks = mmfasternet.config.hooks.our_hooks()
+default_hooks = mmfasternet.config.default_hooks.our_hooks()

@@ -3,7 +3,7 @@ _base_ = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
 custom_imports = dict(
     imports=['mmfasternet.models', 'mmfasternet.engine'],
     allow_failed_imports=False)
-import mmfasternet.config.hooks  # noqa: E402
+import mmfasternet.config.default_hooks  # noqa: E402
 
 model = dict(
     # RTMDet feeds BGR; FasterNet's ImageNet weights expect RGB
@@ -18,4 +18,4 @@ model = dict(
         arch='t0',
         init_cfg=dict(type='Pretrained', checkpoint='fasternet://auto')),
     neck=dict(in_channels=[80, 160, 320]))
-default_hooks = mmfasternet.config.hooks.our_hooks()
+default_hooks = mmfasternet.config.default_hooks.our_hooks()

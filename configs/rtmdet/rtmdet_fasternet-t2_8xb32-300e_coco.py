@@ -3,7 +3,7 @@ _base_ = 'mmdet::rtmdet/rtmdet_m_8xb32-300e_coco.py'
 custom_imports = dict(
     imports=['mmfasternet.models', 'mmfasternet.engine'],
     allow_failed_imports=False)
-import mmfasternet.config.hooks  # noqa: E402
+import mmfasternet.config.default_hooks  # noqa: E402
 
 model = dict(
     # RTMDet feeds BGR; FasterNet's ImageNet weights expect RGB
@@ -17,4 +17,4 @@ model = dict(
         type='mmfasternet.FasterNet',
         arch='t2',
         init_cfg=dict(type='Pretrained', checkpoint='fasternet://auto')))
-default_hooks = mmfasternet.config.hooks.our_hooks()
+default_hooks = mmfasternet.config.default_hooks.our_hooks()

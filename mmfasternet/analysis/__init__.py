@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 _WHERE = dict(
-    levels=('detect_by_level', 'has_levels', 'levels_of', 'shares'),
+    level_shares=('detect_by_level', 'has_levels', 'levels_of', 'shares'),
     measures=('LayerStatistics', 'PConvStatistics', 'Redundancy',
               'channel_correlation', 'channel_redundancy', 'eigen_cam',
               'layer_statistics', 'middle_of', 'pconv_statistics',

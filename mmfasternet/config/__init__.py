@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configs: reading them with options, checks before a run, the launch."""
-from .data import (
+from .default_hooks import add_our_hooks, our_hooks
+from .launch import (
+    build_model,
     image_pipeline,
-    require_data,
-    require_loader,
-    require_sound_data,
+    prepare_launch,
+    use_scope,
+    use_split,
 )
-from .hooks import add_our_hooks, our_hooks
-from .launch import build_model, prepare_launch, use_scope, use_split
 from .loading import load_config
+from .requirements import require_data, require_loader, require_sound_data
 
 __all__ = [
     'add_our_hooks', 'build_model', 'image_pipeline', 'load_config',

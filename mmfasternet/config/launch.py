@@ -2,14 +2,17 @@
 """What a config needs between reading it and building its runner."""
 import copy
 import os.path as osp
+from typing import Callable, Optional
 
+import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dataset import Compose
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmfasternet.compat import import_mmpretrain
-from mmfasternet.datasets.checks.config import leaf_datasets
+from mmfasternet.datasets.in_config import leaf_datasets
 
 
 def prepare_launch(cfg: Config, launcher: str) -> None:
@@ -121,3 +124,33 @@ def build_model(cfg: Config) -> nn.Module:
         text = error.args[0] if type(error) is KeyError else error
         raise ValueError(f'the model of {cfg.filename} cannot be built: '
                          f'{text}') from error
+
+
+def image_pipeline(cfg: Config) -> Callable[[np.ndarray, Optional[str]], dict]:
+    """The test pipeline of a config, for images that are in memory.
+
+    Args:
+        cfg (Config): With a ``test_dataloader``.
+
+    Returns:
+        Callable: Of an image, uint8 ``(H, W, 3)``, BGR, and its path; gives
+        ``inputs`` and ``data_samples``.
+
+    Raises:
+        ValueError: If there is no ``test_dataloader``.
+    """
+    loader = cfg.get('test_dataloader')
+    if not isinstance(loader, dict) or 'dataset' not in loader:
+        raise ValueError(f'{cfg.filename} has no test_dataloader, whose '
+                         'pipeline prepares the images')
+    dataset = next(leaf_datasets(loader['dataset']))
+    pipeline = Compose([step for step in dataset['pipeline']
+                        if 'Load' not in str(step['type'])])
+
+    def pack(image: np.ndarray, path: Optional[str]) -> dict:
+        size = image.shape[:2]
+        return pipeline(
+            dict(img=image, img_path=path, img_id=0, img_shape=size,
+                 ori_shape=size, height=size[0], width=size[1]))
+
+    return pack

@@ -8,18 +8,16 @@ import json
 import sys
 from pathlib import Path
 
-from matplotlib.figure import Figure  # without pyplot: no display, no state
-
 from mmfasternet import cli
 from mmfasternet.config import load_config
 from mmfasternet.datasets.checks import Report
-from mmfasternet.datasets.checks.config import (
-    check_config,
+from mmfasternet.datasets.checks.config import check_config
+from mmfasternet.datasets.in_config import (
     dataset_class,
     leaf_datasets,
     writes_itself,
 )
-from mmfasternet.visualization.fonts import use_fonts_for
+from mmfasternet.visualization.datasets import plot_box_sizes, plot_classes
 
 
 def parse_args():
@@ -71,54 +69,8 @@ def main():
 def write(report: Report, folder: Path, strides: list) -> None:
     (folder / 'report.json').write_text(
         json.dumps(report.to_dict(), indent=2) + '\n')
-    draw_classes(report).savefig(folder / 'class_histogram.png')
-    draw_boxes(report, strides).savefig(folder / 'boxes.png')
-
-
-def draw_classes(report: Report) -> Figure:
-    names = list(dict.fromkeys(
-        n for s in report.summaries.values() for n in s.classes))
-    use_fonts_for(names)
-    bars = max(len(report.summaries), 1)
-    figure = Figure(figsize=(7, 1.5 + 0.2 * bars * len(names)),
-                    layout='constrained')
-    axes = figure.subplots()
-    for i, (split, summary) in enumerate(report.summaries.items()):
-        axes.barh([n + (i + 0.5) / (bars + 1) for n in range(len(names))],
-                  [summary.classes.get(name, 0) for name in names],
-                  height=0.9 / (bars + 1), label=f'{split}: {summary.boxes}')
-    axes.set_yticks([n + bars / 2 / (bars + 1) for n in range(len(names))],
-                    names)
-    axes.invert_yaxis()
-    axes.set_xlabel('boxes')
-    if report.summaries:
-        axes.legend()
-    return figure
-
-
-def draw_boxes(report: Report, strides: list) -> Figure:
-    figure = Figure(figsize=(12, 5), layout='constrained')
-    sizes, ratios = figure.subplots(1, 2)
-    for split, summary in report.summaries.items():
-        width, height = summary.sizes.T
-        sizes.scatter(width, height, s=4, alpha=0.4, label=split)
-        ratios.hist(width / height, [2**(n / 4) for n in range(-20, 21)],
-                    histtype='step', label=split)
-    for stride in strides:
-        sizes.axvline(stride, color='gray', linewidth=0.8)
-        sizes.axhline(stride, color='gray', linewidth=0.8)
-        sizes.annotate(f'stride {stride}', (stride, 1), fontsize=8,
-                       xycoords=('data', 'axes fraction'), rotation=90,
-                       ha='right', va='top')
-    sizes.set(xscale='log', yscale='log',
-              xlabel='box width, pixels of the network input',
-              ylabel='box height, pixels of the network input')
-    ratios.set_xscale('log', base=2)
-    ratios.set(xlabel='box width / height', ylabel='boxes')
-    if report.summaries:
-        sizes.legend()
-        ratios.legend()
-    return figure
+    plot_classes(report).savefig(folder / 'class_histogram.png')
+    plot_box_sizes(report, strides).savefig(folder / 'boxes.png')
 
 
 if __name__ == '__main__':

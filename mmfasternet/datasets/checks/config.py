@@ -13,6 +13,11 @@ from mmfasternet.datasets.checks.report import (
 )
 from mmfasternet.datasets.files import file_error
 from mmfasternet.datasets.images import unlabelled_images
+from mmfasternet.datasets.in_config import (
+    dataset_class,
+    leaf_datasets,
+    writes_itself,
+)
 
 
 def check_config(cfg: Any,
@@ -30,7 +35,7 @@ def check_config(cfg: Any,
 
     Returns:
         Report: What was found. Data that is not COCO json, not on this
-        machine or not written yet (:func:`writes_itself`) is a note.
+        machine or not written yet (:func:`.writes_itself`) is a note.
     """
     splits: Dict[str, SplitConfig] = {}
     findings: List[Finding] = []
@@ -65,54 +70,6 @@ def check_config(cfg: Any,
     for phase in ('val', 'test'):
         findings += _check_evaluators(cfg, splits, phase, cache)
     return Report(report.findings + findings, report.summaries)
-
-
-def leaf_datasets(dataset: Optional[dict]) -> Iterator[dict]:
-    """The data sets inside RepeatDataset, ConcatDataset and the like.
-
-    Args:
-        dataset (dict, optional): ``dataset`` of a data loader's config.
-
-    Yields:
-        dict: The config of each data set that reads a file itself.
-    """
-    if not dataset:
-        return
-    inner = dataset.get('datasets') or dataset.get('dataset')
-    if 'unlabelled' in dataset:
-        inner = [dataset['labelled'], dataset['unlabelled']]
-    if inner is None:
-        yield dataset
-        return
-    for child in inner if isinstance(inner, (list, tuple)) else [inner]:
-        yield from leaf_datasets(child)
-
-
-def dataset_class(leaf: dict, scope: Optional[str]) -> Optional[type]:
-    """The class of a data set, None if it is not known here.
-
-    Args:
-        leaf (dict): Of :func:`leaf_datasets`.
-        scope (str, optional): The config's ``default_scope``.
-    """
-    if not isinstance(leaf['type'], str):
-        return leaf['type']
-    from mmengine.registry import DATASETS
-    with DATASETS.switch_scope_and_registry(scope) as registry:
-        try:
-            return registry.get(leaf['type'])
-        except (KeyError, ImportError):
-            return None
-
-
-def writes_itself(cls: Optional[type]) -> bool:
-    """Whether a data set class writes its files where there are none.
-
-    Args:
-        cls (type, optional): Of :func:`dataset_class`. Such a class has a
-            static method ``write_if_missing(data_root)``.
-    """
-    return hasattr(cls, 'write_if_missing')
 
 
 def _unlabelled(leaf: dict, findings: List[Finding]) -> List[str]:

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The hooks; ``mmfasternet.config.default_hooks`` says which each run has."""
 from .distillation_hook import DistillationHook
 from .evaluation_figures_hook import EvaluationFiguresHook
 from .interrupt_hook import InterruptHook

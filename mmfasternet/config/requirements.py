@@ -2,15 +2,12 @@
 """Checks of the data that a config names, before anything runs."""
 import os
 from pathlib import Path
-from typing import Callable, Optional
 
-import numpy as np
 from mmengine.config import Config
-from mmengine.dataset import Compose
 
 from mmfasternet.datasets.checks import NOTE
-from mmfasternet.datasets.checks.config import (
-    check_config,
+from mmfasternet.datasets.checks.config import check_config
+from mmfasternet.datasets.in_config import (
     dataset_class,
     leaf_datasets,
     writes_itself,
@@ -50,36 +47,6 @@ def require_loader(cfg: Config, split: str) -> None:
     if 'dataset' not in (cfg.get(f'{split}_dataloader') or {}):
         raise ValueError(f'{cfg.filename} has no {split}_dataloader with a '
                          'dataset: it is not a complete config')
-
-
-def image_pipeline(cfg: Config) -> Callable[[np.ndarray, Optional[str]], dict]:
-    """The test pipeline of a config, for images that are in memory.
-
-    Args:
-        cfg (Config): With a ``test_dataloader``.
-
-    Returns:
-        Callable: Of an image, uint8 ``(H, W, 3)``, BGR, and its path; gives
-        ``inputs`` and ``data_samples``.
-
-    Raises:
-        ValueError: If there is no ``test_dataloader``.
-    """
-    loader = cfg.get('test_dataloader')
-    if not isinstance(loader, dict) or 'dataset' not in loader:
-        raise ValueError(f'{cfg.filename} has no test_dataloader, whose '
-                         'pipeline prepares the images')
-    dataset = next(leaf_datasets(loader['dataset']))
-    pipeline = Compose([step for step in dataset['pipeline']
-                        if 'Load' not in str(step['type'])])
-
-    def pack(image: np.ndarray, path: Optional[str]) -> dict:
-        size = image.shape[:2]
-        return pipeline(
-            dict(img=image, img_path=path, img_id=0, img_shape=size,
-                 ori_shape=size, height=size[0], width=size[1]))
-
-    return pack
 
 
 def _require_files(cfg: Config, split: str, dataset: dict) -> None:

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data sets that a config names."""
+from typing import Iterator, Optional
+
+
+def leaf_datasets(dataset: Optional[dict]) -> Iterator[dict]:
+    """The data sets inside RepeatDataset, ConcatDataset and the like.
+
+    Args:
+        dataset (dict, optional): ``dataset`` of a data loader's config.
+
+    Yields:
+        dict: The config of each data set that reads a file itself.
+    """
+    if not dataset:
+        return
+    inner = dataset.get('datasets') or dataset.get('dataset')
+    if 'unlabelled' in dataset:
+        inner = [dataset['labelled'], dataset['unlabelled']]
+    if inner is None:
+        yield dataset
+        return
+    for child in inner if isinstance(inner, (list, tuple)) else [inner]:
+        yield from leaf_datasets(child)
+
+
+def dataset_class(leaf: dict, scope: Optional[str]) -> Optional[type]:
+    """The class of a data set, None if it is not known here.
+
+    Args:
+        leaf (dict): Of :func:`leaf_datasets`.
+        scope (str, optional): The config's ``default_scope``.
+    """
+    if not isinstance(leaf['type'], str):
+        return leaf['type']
+    from mmengine.registry import DATASETS
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        try:
+            return registry.get(leaf['type'])
+        except (KeyError, ImportError):
+            return None
+
+
+def writes_itself(cls: Optional[type]) -> bool:
+    """Whether a data set class writes its files where there are none.
+
+    Args:
+        cls (type, optional): Of :func:`dataset_class`. Such a class has a
+            static method ``write_if_missing(data_root)``.
+    """
+    return hasattr(cls, 'write_if_missing')
