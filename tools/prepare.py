@@ -9,6 +9,7 @@ labels stand there. The exit status is 1 if there are images that cannot be
 read, though the config of the others is written.
 """
 import os
+import re
 import sys
 from pathlib import Path
 from statistics import median
@@ -65,16 +66,16 @@ log_interval = {log_interval}
 '''
 
 
-def sizes():
-    """The model sizes of which there is a config, smallest first."""
-    names = {path.stem.rpartition('_')[2]
-             for path in CONFIGS.glob('yolov8_fasternet_*.py')
-             if path.stem.count('_') == 2}
-    return sorted(names, key=lambda name: (gb_per_image(name), name))
+def models():
+    """The families and sizes of which there is a config, smallest first."""
+    names = {path.stem.removeprefix('yolov8_fasternet_')
+             for path in CONFIGS.glob('yolov8_fasternet_*.py')}
+    names = [name for name in names if re.fullmatch('(lite_)?[a-z]', name)]
+    return sorted(names, key=lambda name: (len(name), gb_per_image(name)))
 
 
-def gb_per_image(size):
-    return GB_PER_IMAGE.get(size, max(GB_PER_IMAGE.values()))
+def gb_per_image(model):
+    return GB_PER_IMAGE.get(model[-1], max(GB_PER_IMAGE.values()))
 
 
 def parse_args():
@@ -82,8 +83,9 @@ def parse_args():
     parser.add_argument('data', type=Path, help='folder or data.yaml')
     parser.add_argument('config', type=Path, help='config file to write')
     parser.add_argument(
-        '--model', '--letter', choices=sizes(),
-        help='size of the detector (default: s with a GPU, else n)')
+        '--model', '--letter', choices=models(),
+        help='size of the detector, lite_ before it for the faster family '
+        '(default: s with a GPU, else n)')
     parser.add_argument(
         '--epochs', type=cli.positive_int, help='instead of the proposal')
     parser.add_argument(

@@ -73,27 +73,20 @@ def test_a_distance_that_no_bin_has_is_refused(distance):
 def test_a_partial_ratio(n_div, convolved):
     head = YOLOv8PConvHeadModule(
         n_div=n_div,
-        reg_convs=(0, 1),
         **dict(SIZE, in_channels=[64, 64, 64]))
     for layers in head.cls_preds:
         assert layers[1][0].partial_conv3.weight.shape[:2] == (convolved, ) * 2
-    for layers in head.reg_preds:
-        for layer in layers[:2]:
-            assert layer[0].partial_conv3.weight.shape[:2] == (convolved, ) * 2
 
 
 @pytest.mark.parametrize('cls_convs', [(), (0, ), (1, ), (0, 1)])
-@pytest.mark.parametrize('reg_convs', [(), (0, ), (1, ), (0, 1)])
-def test_the_named_convolutions_are_partial_and_no_others(
-        cls_convs, reg_convs):
+def test_the_named_convolutions_are_partial_and_no_others(cls_convs):
     """64 channels throughout: 3x3 is 9 * 64^2, PConv and 1x1 are 9 * 16^2 and
     64^2, by the definition of the paper's section 3.2."""
     head = YOLOv8PConvHeadModule(
         cls_convs=cls_convs,
-        reg_convs=reg_convs,
         **dict(SIZE, in_channels=[64, 64, 64]))
-    for branches, convs in ((head.cls_preds, cls_convs), (head.reg_preds,
-                                                          reg_convs)):
+    for branches, convs in ((head.cls_preds, cls_convs),
+                            (head.reg_preds, ())):
         for layers in branches:
             for i in range(2):
                 weights = sum(
@@ -102,11 +95,10 @@ def test_the_named_convolutions_are_partial_and_no_others(
                                    if i in convs else 9 * 64**2)
 
 
-@pytest.mark.parametrize('name', ['cls_convs', 'reg_convs'])
-def test_a_convolution_that_no_branch_has_is_refused(name):
-    with pytest.raises(ValueError, match=f'head_module.{name} names '
+def test_a_convolution_that_no_branch_has_is_refused():
+    with pytest.raises(ValueError, match='head_module.cls_convs names '
                        r'convolutions of a branch, 0 and 1, got \(0, 2\)'):
-        YOLOv8PConvHeadModule(**{name: (0, 2)}, **SIZE)
+        YOLOv8PConvHeadModule(cls_convs=(0, 2), **SIZE)
 
 
 def test_without_bins_there_is_no_distribution_to_begin_with():

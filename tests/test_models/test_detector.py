@@ -81,25 +81,17 @@ def test_what_the_partial_convolutions_of_the_head_save(size, channels):
     [(64, 128, 256), (128, 256, 512), (192, 384, 576), (256, 512, 512),
      (320, 640, 640)],
     [80, 128, 192, 256, 320]))
-def test_what_partial_convolutions_in_both_branches_save(
-        size, levels, classes):
-    """The same sum over both branches, whose first 3x3 also changes the
-    channels; the box branch has 64, more in the wider sizes."""
-    light = config(size, 'mmfasternet.YOLOv8PConvHeadModule')
-    light.model.bbox_head.head_module.update(
-        cls_convs=(0, 1), reg_convs=(0, 1))
-    light, plain = (
+def test_what_the_lite_family_saves(size, levels, classes):
+    """The same sum over both convolutions of the branch, the first of which
+    also changes the channels; all else is the other family's."""
+    lite, plain = (
         count_complexity(cfg, (640, 640))['']
-        for cfg in (light, config(size)))
-    saved = []
-    for channels in levels:
-        saved.append(0)
-        for width in (classes, max(64, levels[0] // 4)):
-            for a in (channels, width):
-                saved[-1] += 9 * a * width - 9 * (a // 4)**2 - a * width
-    assert plain[0] - light[0] == sum(saved)
-    assert plain[1] - light[1] == sum(
-        weights * (640 // stride)**2
+        for cfg in (config(f'lite_{size}'), config(size)))
+    saved = [
+        sum(9 * a * classes - 9 * (a // 4)**2 - a * classes
+            for a in (channels, classes)) for channels in levels]
+    assert plain[0] - lite[0] == sum(saved)
+    assert plain[1] - lite[1] == sum(        weights * (640 // stride)**2
         for weights, stride in zip(saved, (8, 16, 32)))
 
 

@@ -152,9 +152,10 @@ def test_a_test_split_is_written_into_the_config(coco, prepare, tmp_path):
     with (root / 'data.yaml').open('a') as file:
         file.write('test: images/test\n')
     config = tmp_path / 'mine.py'
-    out = prepare(root, config, '--model', 'n')
+    out = prepare(root, config, '--model', 'lite_n')
     assert '--split test' in out
     cfg = load_config(str(config))
+    assert cfg.model.bbox_head.head_module.cls_convs == (0, 1)
     assert cfg.test_ann_file == 'annotations/mmfasternet_test.json'
     data = json.loads((root / cfg.test_ann_file).read_text())
     assert [i['file_name'] for i in data['images']] == ['images/test/9.png']
@@ -181,13 +182,13 @@ def test_a_damaged_image_is_named_and_counted_and_the_rest_done(
                                         for i in data['images']}
 
 
-def test_the_sizes_are_those_of_the_configs():
-    """A new config is offered at once; its memory has to be measured."""
+def test_the_models_are_those_of_the_configs():
+    """A new size is offered at once; its memory has to be measured."""
     tool = runpy.run_path('tools/prepare.py')
-    sizes = {path.stem[-1] for path in Path('configs').glob(
-        'yolov8_fasternet_?.py')}
-    assert len(sizes) > 3 and sizes == {*tool['sizes']()}
-    assert sizes == {*tool['GB_PER_IMAGE']}
+    sizes = 'nsmlx'
+    assert tool['models']() == [*sizes, *(f'lite_{size}' for size in sizes)]
+    assert {*sizes} == {*tool['GB_PER_IMAGE']}
+    assert tool['gb_per_image']('lite_s') == tool['gb_per_image']('s')
 
 
 @pytest.mark.parametrize('images, size, batch, epochs', [

@@ -14,14 +14,14 @@ from .yolov8_head_module import YOLOv8HeadModule
 
 @MODELS.register_module()
 class YOLOv8PConvHeadModule(YOLOv8HeadModule):
-    """YOLOv8's head with partial convolutions where it has 3x3 ones.
+    """YOLOv8's head with partial convolutions in its classification branch.
 
-    The head is a third of the multiply-accumulates of the small models. Each
-    of its branches, of the classes and of the boxes, has two 3x3 convolutions
-    per level. Those named here become what FasterNet makes of one: a PConv and
-    a 1x1 convolution, ``n_div**-2 + 1/9`` of the multiply-accumulates (0.17
-    at ``n_div=4``) where the channels stay. docs/en/comparison.md has what it
-    costs in accuracy.
+    The head is a third of the multiply-accumulates of the small models, and
+    the larger part of it is this branch, of two 3x3 convolutions per level.
+    Those named here become what FasterNet makes of one: a PConv and a 1x1
+    convolution, ``n_div**-2 + 1/9`` of the multiply-accumulates (0.17 at
+    ``n_div=4``) where the channels stay. The branch of the boxes is as it
+    was: docs/en/comparison.md has what either costs in accuracy.
 
     Args:
         num_classes (int): Number of classes.
@@ -30,9 +30,8 @@ class YOLOv8PConvHeadModule(YOLOv8HeadModule):
         n_div (int): Inverse of the partial ratio. Defaults to 4, as in the
             backbone.
         cls_convs (Sequence[int]): Which of the convolutions 0 and 1 of the
-            classification branch are partial. Defaults to ``(1, )``.
-        reg_convs (Sequence[int]): Likewise of the box branch. Defaults to
-            none.
+            classification branch are partial. Defaults to ``(1, )``; the
+            configs ``yolov8_fasternet_lite_*`` have both.
         **kwargs: See :class:`.YOLOv8HeadModule`.
 
     Raises:
@@ -43,27 +42,21 @@ class YOLOv8PConvHeadModule(YOLOv8HeadModule):
                  *args,
                  n_div: int = 4,
                  cls_convs: Sequence[int] = (1, ),
-                 reg_convs: Sequence[int] = (),
                  **kwargs) -> None:
-        for name, convs in (('cls_convs', cls_convs), ('reg_convs',
-                                                       reg_convs)):
-            if not {0, 1}.issuperset(convs):
-                raise ValueError(
-                    f'bbox_head.head_module.{name} names convolutions of a '
-                    f'branch, 0 and 1, got {tuple(convs)}')
+        if not {0, 1}.issuperset(cls_convs):
+            raise ValueError(
+                'bbox_head.head_module.cls_convs names convolutions of a '
+                f'branch, 0 and 1, got {tuple(cls_convs)}')
         self.n_div = n_div
         self.cls_convs = tuple(cls_convs)
-        self.reg_convs = tuple(reg_convs)
         super().__init__(*args, **kwargs)
 
     def _init_layers(self) -> None:
         super()._init_layers()
-        for branches, convs in ((self.cls_preds, self.cls_convs),
-                                (self.reg_preds, self.reg_convs)):
-            for layers in branches:
-                for i in convs:
-                    layers[i] = self._partial(layers[i].in_channels,
-                                              layers[i].out_channels)
+        for layers in self.cls_preds:
+            for i in self.cls_convs:
+                layers[i] = self._partial(layers[i].in_channels,
+                                          layers[i].out_channels)
 
     def _partial(self, in_channels: int, out_channels: int) -> nn.Sequential:
         return nn.Sequential(
