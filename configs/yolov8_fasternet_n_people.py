@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 _base_ = './_base_/yolov8_fasternet.py'
 
-# photographs of Pascal VOC 2007 with people, docs/en/comparison.md has the
+# photographs of Pascal VOC 2007 with people, docs/en/lite.md has the
 # commands that make them
 data_root = 'data/people/'
 train_ann_file = 'annotations/train.json'

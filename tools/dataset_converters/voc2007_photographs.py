@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make the photographs of docs/en/comparison.md from Pascal VOC 2007.
+"""Make the photographs of docs/en/lite.md from Pascal VOC 2007.
 
 VOC_DIR is VOCdevkit/VOC2007 of VOCtest_06-Nov-2007.tar
 (http://host.robots.ox.ac.uk/pascal/VOC/voc2007/). Its images that

@@ -21,7 +21,7 @@ class YOLOv8PConvHeadModule(YOLOv8HeadModule):
     Those named here become what FasterNet makes of one: a PConv and a 1x1
     convolution, ``n_div**-2 + 1/9`` of the multiply-accumulates (0.17 at
     ``n_div=4``) where the channels stay. The branch of the boxes is as it
-    was: docs/en/comparison.md has what either costs in accuracy.
+    was: docs/en/lite.md has what either costs in accuracy.
 
     Args:
         num_classes (int): Number of classes.
