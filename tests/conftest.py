@@ -311,11 +311,13 @@ class Exported(dict):
 
     def __missing__(self, name):
         from mmfasternet.deploy import DeployInfo, export, load_deployed
-        kind, suffix = name.split('.')
+        kind, _, suffix = name.partition('.')
         # of the extra [deploy], which the set-up installs and others may lack
         pytest.importorskip('onnxscript')
-        if suffix == 'xml':
-            pytest.importorskip('openvino')
+        for package in {'xml': ['openvino'], 'ncnn.param': ['ncnn', 'pnnx'],
+                        'tflite': ['ai_edge_litert', 'litert_torch']}.get(
+                            suffix, ()):
+            pytest.importorskip(package)
         path = self.folder / kind / name
         with open(self.folder / f'{name}.lock', 'w') as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -30,7 +30,7 @@ class ExportedDetector(BaseModel):
     """An exported file as a model that MMEngine's runner can test.
 
     Args:
-        file (str): ``.onnx``, or ``.xml`` of OpenVINO.
+        file (str): What :func:`.exporting.export` wrote.
         backend, precision, threads, device: See :func:`.load_backend`.
     """
 

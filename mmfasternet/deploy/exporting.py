@@ -12,12 +12,12 @@ from mmengine.structures import InstanceData
 
 from mmfasternet.checkpoint import save_checkpoint
 
-from .engines import EXPORTED, KEY, OPSET, engine_of
+from .engines import ENGINES, KEY, OPSET, Engine, engine_of
 from .engines.pytorch import PyTorchNetwork
 from .files import written_whole
 from .info import DeployInfo
 from .loading import load_backend
-from .modules import DeployedDetector
+from .modules import OFFSET, DeployedDetector, DeployedMaps
 from .onnx_model import STRIDE
 from .onnx_nms import OUTPUTS, append_nms
 from .postprocess import postprocess
@@ -39,14 +39,15 @@ def export(deployed: DeployedDetector,
         deployed (DeployedDetector): See :func:`.fold.deploy_form`.
         info (DeployInfo): About it.
         path (str | Path): The name decides on the format: ``.onnx``, ``.xml``
-            (OpenVINO, with a ``.bin`` beside it), or ``.pth`` (a checkpoint
-            of the deploy form).
+            (OpenVINO, with a ``.bin`` beside it), ``.ncnn.param`` (with
+            ``.ncnn.bin`` and ``.ncnn.json``), ``.tflite``, or ``.pth`` (a
+            checkpoint of the deploy form).
         shape (Sequence[int], optional): Height and width of the input.
             Defaults to those of ``info.img_scale``.
         batch_size (int): Images per run. Defaults to 1.
         dynamic (bool): Let all three vary instead, the sizes in multiples of
             32. Defaults to False.
-        nms (bool): End with NMS, not in ``.pth``. Defaults to False.
+        nms (bool): End with NMS, in ONNX and OpenVINO. Defaults to False.
         opset (int): Version of ONNX's operators. Defaults to 18.
 
     Returns:
@@ -57,9 +58,7 @@ def export(deployed: DeployedDetector,
     """
     path = Path(path)
     engine = None if path.suffix == '.pth' else engine_of(path)
-    if nms and engine is None:
-        raise ValueError(f'NMS can be part of {" and ".join(EXPORTED)}, not '
-                         f'of {path}')
+    _check_engine(engine, deployed, path, dynamic, nms)
     height, width = shape or info.img_scale[::-1]
     _check_input(batch_size, height, width)
     if dynamic:
@@ -76,12 +75,33 @@ def export(deployed: DeployedDetector,
     images = torch.randint(
         256, (max(batch_size, 2) if dynamic else batch_size, 3, height, width),
         dtype=torch.uint8)
-    with written_whole(path) as part:
-        engine.write(
-            deployed, images, part, info.dumps(), outputs=OUTPUTS,
-            dynamic=dynamic, opset=opset,
+    network, options = DeployedMaps(deployed), dict()
+    if engine.decodes:
+        network, options = deployed, dict(
+            outputs=OUTPUTS, opset=opset,
             edit=partial(append_nms, info=info) if nms else None)
+    with written_whole(path) as part:
+        engine.write(network, images, part, info.dumps(), dynamic=dynamic,
+                     **options)
     return info
+
+
+def _check_engine(engine: Optional[Engine], deployed: DeployedDetector,
+                  path: Path, dynamic: bool, nms: bool) -> None:
+    if nms and not (engine and engine.decodes):
+        able = [str(e.suffix) for e in ENGINES.values()
+                if e.suffix and e.decodes]
+        raise ValueError(f'NMS can be part of {" and ".join(able)}, not '
+                         f'of {path}')
+    if dynamic and engine and not engine.dynamic:
+        raise ValueError(f'{engine.title} takes one size: leave out --dynamic '
+                         f'for {path}, and give --shape')
+    offset = deployed.head.offset
+    if engine and not engine.decodes and offset != OFFSET:
+        raise ValueError(
+            f'boxes of {path} are decoded around the middle of a cell, and '
+            f'model.bbox_head.prior_generator.offset is {offset}, not '
+            f'{OFFSET}: take {ENGINES["onnxruntime"].suffix}')
 
 
 def _check_input(batch_size: int, height: int, width: int) -> None:

@@ -98,6 +98,6 @@ def written_whole(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         yield Path(folder) / path.name
-        # the .bin before the .xml that needs it
+        # the .bin before the .xml or .param that needs it
         for file in sorted(Path(folder).iterdir()):
             os.replace(file, path.parent / file.name)

@@ -15,7 +15,7 @@ from mmfasternet.config import build_model
 from .engines import ENGINES, KEY, Network, engine_of
 from .fold import deploy_form
 from .info import DeployInfo
-from .modules import DeployedDetector
+from .modules import DeployedDetector, decode_maps
 
 
 class Backend:
@@ -57,6 +57,8 @@ class Backend:
                     'export with --dynamic')
         begin = time.perf_counter()
         outs = self.network(images)
+        if outs[0].ndim == 4:  # of an engine that does not decode
+            outs = decode_maps(outs, images.shape[2])
         self.seconds += time.perf_counter() - begin
         return outs
 
@@ -69,9 +71,9 @@ def load_backend(path: Union[str, Path],
     """Load an exported file.
 
     Args:
-        path (str | Path): ``.onnx``, or ``.xml`` of OpenVINO.
-        backend (str, optional): ``'onnxruntime'`` or ``'openvino'``. Defaults
-            to None, by the name of the file.
+        path (str | Path): What :func:`.exporting.export` wrote.
+        backend (str, optional): The name of an engine. Defaults to None, by
+            the name of the file.
         precision, threads, device: See :meth:`.Engine.open`.
 
     Raises:

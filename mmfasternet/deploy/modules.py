@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The modules that a deployed detector consists of."""
-from typing import Dict, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +13,8 @@ from mmfasternet.models.backbones import (
 )
 
 from .folding import fold_pair
+
+OFFSET = 0.5  # of the priors of MMYOLO's YOLOv8, in cells
 
 
 class SwapChannels(nn.Module):
@@ -149,37 +152,75 @@ class DeployedHead(nn.Module):
     def decode(self, logits: Sequence[Tensor],
                distances: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
         """Boxes and scores of what :meth:`forward` gives."""
-        points, strides = self._priors(logits)
-        logits = self._per_prior(logits)
-        distances = self._per_prior(distances)
-        if self.reg_max > 1:
-            # the expectation of a distribution over the distances (DFL)
-            distances = distances.reshape(distances.shape[0], -1, 4,
-                                          self.reg_max)
-            distances = distances.softmax(3).matmul(self.bins).squeeze(3)
-        distances = distances * strides
-        boxes = torch.cat(
-            (points - distances[..., :2], points + distances[..., 2:]), 2)
-        return boxes, logits.sigmoid()
+        return decode(logits, distances, self.strides, self.bins, self.offset)
 
-    @staticmethod
-    def _per_prior(maps: Sequence[Tensor]) -> Tensor:
-        """Maps ``(N, C, H_i, W_i)`` as one ``(N, A, C)``."""
-        return torch.cat([x.flatten(2) for x in maps], 2).transpose(1, 2)
 
-    def _priors(self, maps: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
-        """Points ``(A, 2)`` as x, y in pixels and their strides ``(A, 1)``."""
-        points, strides = [], []
-        for x, stride in zip(maps, self.strides):
-            height, width = x.shape[-2:]
-            like = dict(dtype=x.dtype, device=x.device)
-            xs = (torch.arange(width, **like) + self.offset) * stride
-            ys = (torch.arange(height, **like) + self.offset) * stride
-            grid = torch.stack((xs[None].expand(height, width),
-                                ys[:, None].expand(height, width)), 2)
-            points.append(grid.reshape(-1, 2))
-            strides.append(torch.full_like(points[-1][:, :1], stride))
-        return torch.cat(points), torch.cat(strides)
+def decode(logits: Sequence[Tensor], distances: Sequence[Tensor],
+           strides: Sequence[int], bins: Tensor,
+           offset: float) -> Tuple[Tensor, Tensor]:
+    """Boxes and scores of the maps of a head.
+
+    Args:
+        logits, distances (Sequence[Tensor]): See
+            :meth:`DeployedDetector.maps`.
+        strides (Sequence[int]): Of the maps, in pixels.
+        bins (Tensor): Distances that the probabilities are of, in strides,
+            ``(reg_max, 1)``.
+        offset (float): The position of a prior within its cell.
+
+    Returns:
+        tuple[Tensor, Tensor]: See :meth:`DeployedDetector.forward`.
+    """
+    points, steps = _priors(logits, strides, offset)
+    distance = _per_prior(distances)
+    if len(bins) > 1:
+        # the expectation of a distribution over the distances (DFL)
+        distance = distance.reshape(distance.shape[0], -1, 4, len(bins))
+        distance = distance.softmax(3).matmul(bins).squeeze(3)
+    distance = distance * steps
+    boxes = torch.cat(
+        (points - distance[..., :2], points + distance[..., 2:]), 2)
+    return boxes, _per_prior(logits).sigmoid()
+
+
+def _per_prior(maps: Sequence[Tensor]) -> Tensor:
+    """Maps ``(N, C, H_i, W_i)`` as one ``(N, A, C)``."""
+    return torch.cat([x.flatten(2) for x in maps], 2).transpose(1, 2)
+
+
+def _priors(maps: Sequence[Tensor], strides: Sequence[int],
+            offset: float) -> Tuple[Tensor, Tensor]:
+    """Points ``(A, 2)`` as x, y in pixels and their strides ``(A, 1)``."""
+    points, steps = [], []
+    for x, stride in zip(maps, strides):
+        height, width = x.shape[-2:]
+        like = dict(dtype=x.dtype, device=x.device)
+        xs = (torch.arange(width, **like) + offset) * stride
+        ys = (torch.arange(height, **like) + offset) * stride
+        grid = torch.stack((xs[None].expand(height, width),
+                            ys[:, None].expand(height, width)), 2)
+        points.append(grid.reshape(-1, 2))
+        steps.append(torch.full_like(points[-1][:, :1], stride))
+    return torch.cat(points), torch.cat(steps)
+
+
+@torch.no_grad()
+def decode_maps(maps: Sequence[np.ndarray], height: int) -> List[np.ndarray]:
+    """Boxes and scores of what :class:`DeployedMaps` gives.
+
+    Args:
+        maps (Sequence[np.ndarray]): As many of logits as of distances.
+        height (int): Of the images, in pixels.
+
+    Returns:
+        list[np.ndarray]: See :meth:`DeployedDetector.forward`.
+    """
+    tensors = [torch.from_numpy(x) for x in maps]
+    logits = tensors[:len(maps) // 2]
+    bins = torch.arange(tensors[-1].shape[1] / 4)[:, None]
+    return [x.numpy() for x in decode(
+        logits, tensors[len(logits):],
+        [height // x.shape[2] for x in logits], bins, OFFSET)]
 
 
 class DeployedDetector(nn.Module):
@@ -232,3 +273,17 @@ class DeployedDetector(nn.Module):
                distances: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
         """Boxes and scores of what :meth:`maps` gives."""
         return self.head.decode(logits, distances)
+
+
+class DeployedMaps(nn.Module):
+    """A detector up to its maps, for an engine that may compute in 16 bits:
+    the next number to 640 is half a pixel away there."""
+
+    def __init__(self, detector: DeployedDetector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
+        """Those of :meth:`DeployedDetector.maps`, one after another."""
+        logits, distances = self.detector.maps(images)
+        return (*logits, *distances)

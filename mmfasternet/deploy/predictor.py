@@ -146,14 +146,16 @@ class Predictor:
     The results are those of ``tools/test.py`` with the same model.
 
     Args:
-        model (str | Path): An exported file (``.onnx``, or ``.xml`` of
-            OpenVINO), which needs nothing else, or a checkpoint.
+        model (str | Path): An exported file (``.onnx``, ``.xml`` of OpenVINO,
+            ``.ncnn.param`` or ``.tflite``), which needs nothing else, or a
+            checkpoint.
         config (str | Config, optional): The config of a checkpoint.
-        backend (str, optional): ``'pytorch'``, ``'onnxruntime'`` or
-            ``'openvino'``. Defaults to None, what the file is for. A
-            checkpoint is exported for the other two when it is loaded.
-        precision (str): ``'fp32'``; ``'bf16'`` for PyTorch and OpenVINO,
-            ``'fp16'`` for PyTorch on a GPU.
+        backend (str, optional): ``'pytorch'``, ``'onnxruntime'``,
+            ``'openvino'``, ``'ncnn'`` or ``'litert'``. Defaults to None, what
+            the file is for. A checkpoint is exported for all but the first
+            when it is loaded.
+        precision (str): ``'fp32'``; ``'bf16'`` for PyTorch, OpenVINO and
+            ncnn, ``'fp16'`` for PyTorch on a GPU and for ncnn.
         threads (int, optional): Threads of one run. Defaults to None, the
             engine's choice.
         device (str): Where to run.
@@ -188,7 +190,7 @@ class Predictor:
             raise ValueError(f'backend must be one of {", ".join(ENGINES)}, '
                              f'got {backend}')
         options = precision, threads, device
-        if Path(model).suffix in EXPORTED:
+        if str(model).endswith(EXPORTED):
             self.backend = load_backend(model, backend, *options)
         else:
             self.backend = _load_checkpoint(
@@ -336,10 +338,10 @@ def _load_checkpoint(checkpoint: str, config: Union[str, Config, None],
     cfg = config if isinstance(config, Config) else load_config(str(config))
     info = DeployInfo.from_config(cfg)
     deployed = load_deployed(cfg, checkpoint)
-    suffix = ENGINES[backend].suffix
-    if suffix is None:
+    engine = ENGINES[backend]
+    if engine.suffix is None:
         return Backend(PyTorchNetwork(deployed, *options), info)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f'detector{suffix}'
-        export(deployed, info, path, dynamic=True)
+        path = Path(folder) / f'detector{engine.suffix}'
+        export(deployed, info, path, dynamic=engine.dynamic)
         return load_backend(path, backend, *options)

@@ -12,7 +12,7 @@ from typing import Dict, List, Optional, Sequence, Union
 
 import numpy as np
 
-from .engines import EXPORTED, engine_of
+from .engines import QUANTISED, engine_of
 from .files import written_whole
 from .loading import Backend, load_backend
 
@@ -41,9 +41,9 @@ def quantize(path: Union[str, Path],
         ValueError: If a file or part is none of the above.
     """
     path, out = Path(path), Path(out)
-    if path.suffix not in EXPORTED or out.suffix != path.suffix:
+    if path.suffix not in QUANTISED or out.suffix != path.suffix:
         raise ValueError(f'{path} and {out} must both end in '
-                         f'{" or ".join(EXPORTED)}')
+                         f'{" or ".join(QUANTISED)}')
     if path.resolve() == out.resolve():
         raise ValueError(f'{out} would replace the file that it is made of: '
                          'give another name')

@@ -51,6 +51,7 @@ def assert_equal(got, wanted, height):
     ('any.onnx', None),
     ('any.onnx', 'openvino'),
     ('any.xml', None),
+    ('any.ncnn.param', None),
 ])
 def test_any_batch_and_size(exported, deployed, name, backend):
     network = load_backend(exported[name], backend)
@@ -62,7 +63,8 @@ def test_any_batch_and_size(exported, deployed, name, backend):
         assert_equal(network(images), wanted, max(shape))
 
 
-@pytest.mark.parametrize('name', ['fixed.onnx', 'fixed.xml'])
+@pytest.mark.parametrize('name', ['fixed.onnx', 'fixed.xml',
+                                  'fixed.ncnn.param'])
 def test_fixed_shape(exported, deployed, name):
     network = load_backend(exported[name])
     images = batch(2, 64, 64)

@@ -61,6 +61,8 @@ def assert_same(got, wanted):
     ('nms.onnx', None),
     ('nms.xml', None),
     ('fixed.onnx', None),
+    ('any.ncnn.param', None),
+    ('fixed.ncnn.param', None),
 ])
 def test_every_backend_finds_what_mmyolo_finds(small, exported, name, backend):
     if name.endswith('pth'):

@@ -103,9 +103,10 @@ def main():
 
 def describe(path, info, opset):
     """What was written, and the operators in it."""
-    size = sum(file.stat().st_size
-               for file in {Path(path), Path(path).with_suffix('.bin')}
-               if file.is_file())
+    files = [Path(path)]
+    if path.endswith(('.xml', '.param')):
+        files.append(files[0].with_suffix('.bin'))
+    size = sum(file.stat().st_size for file in files)
     batch, height, width = (s or 'any' for s in info.shape)
     kinds = node_counts(path)
     suffix = f', opset {opset}' if path.endswith('.onnx') else ''

@@ -59,13 +59,15 @@ class Candidate:
 
 def _exported_file(target: str) -> Optional[Path]:
     path = Path(target)
-    return path if path.suffix in EXPORTED else None
+    return path if target.endswith(EXPORTED) else None
 
 
 def allowed_precisions(target: str, backend: str) -> Tuple[str, ...]:
     """Of a network on an engine, the usual first; empty if it cannot."""
     engine, file = ENGINES[backend], _exported_file(target)
-    if file and file.suffix not in engine.reads:
+    # what does not read ONNX is timed by benchmark_from_file.py
+    if engine.suffix and '.onnx' not in engine.reads or \
+            file and file.suffix not in engine.reads:
         return ()
     return engine.quantised if is_quantised(target) else engine.precisions
 

@@ -16,7 +16,10 @@ import torch
 from tqdm import tqdm
 
 from mmfasternet.analysis.benchmark.build import build_network
-from mmfasternet.analysis.benchmark.candidates import Candidate
+from mmfasternet.analysis.benchmark.candidates import (
+    Candidate,
+    allowed_precisions,
+)
 from mmfasternet.analysis.benchmark.layers import (
     Layer,
     exported_layers,
@@ -227,7 +230,7 @@ def _yardsticks(candidates: Sequence[Candidate],
             channels_last=False, compile=False, options='{}')
         found += [
             replace(product, backend=name) for name, engine in ENGINES.items()
-            if candidate.precision in engine.precisions
+            if candidate.precision in allowed_precisions(product.target, name)
             and engine.is_installed and (name == 'pytorch' or kind == 'cpu')
         ]
         if profile:

@@ -2,9 +2,9 @@
 """The engines that run networks: one row each, read by every tool.
 
 A new engine is a row of :data:`ENGINES`, a test, and a module of its name
-beside this file with the functions ``open``, ``write``, ``operators`` and
-``quantize``, which :class:`Engine` calls. To import this package imports none
-of the engines, and no PyTorch.
+beside this file with the functions ``open``, ``write``, ``operators`` and, if
+it has int8, ``quantize``, which :class:`Engine` calls. To import this package
+imports none of the engines, and no PyTorch.
 """
 import logging
 import os
@@ -79,6 +79,10 @@ class Engine:
         quantised (tuple[str]): The same of a file in int8.
         packages (tuple[str]): What has to be importable to run.
         writers (tuple[str]): What has to be importable to write.
+        decodes (bool): Whether boxes, and NMS if it is asked for, are part of
+            its files; those of the others end with the maps that
+            :func:`.modules.decode_maps` makes boxes of.
+        dynamic (bool): Whether a file can be for any batch size and size.
     """
 
     name: str
@@ -89,6 +93,8 @@ class Engine:
     quantised: Tuple[str, ...] = ()
     packages: Tuple[str, ...] = ()
     writers: Tuple[str, ...] = ()
+    decodes: bool = True
+    dynamic: bool = True
 
     @property
     def module(self) -> ModuleType:
@@ -153,7 +159,8 @@ class Engine:
             images (Tensor): An input of it.
             path (str | Path): Where to, with the suffix of the engine.
             text (str, optional): To be found as :attr:`Network.text`.
-            **options: See :func:`.onnx_model.to_onnx`.
+            **options: Of the engine's ``write``, such as those of
+                :func:`.onnx_model.to_onnx`.
 
         Raises:
             ImportError: If what writes it is not installed.
@@ -161,10 +168,8 @@ class Engine:
         """
         for package in self.writers:
             require_package(package)
-        from mmfasternet.deploy.onnx_model import to_onnx
         with _quiet('torch.onnx', 'torch.export', 'onnxscript'):
-            self.module.write(
-                to_onnx(network, images, **options), Path(path), text)
+            self.module.write(network, images, Path(path), text, **options)
 
     def operators(self, path: Union[str, Path]) -> List[Tuple[str, str]]:
         """Name and kind of each operation of a file, in the order of runs."""
@@ -191,9 +196,15 @@ ENGINES: Dict[str, Engine] = {
         Engine('openvino', 'OpenVINO', '.xml', ('.xml', '.onnx'),
                ('fp32', 'bf16'), ('int8', 'int8-bf16'), ('openvino', ),
                ('onnx', 'onnxscript', 'openvino')),
+        # fp16 is what it stores and computes in on phones by default
+        Engine('ncnn', 'ncnn', '.ncnn.param', ('.ncnn.param', ),
+               ('fp32', 'fp16', 'bf16'), (), ('ncnn', ), ('pnnx', ),
+               decodes=False),
     )
 }
 EXPORTED = tuple(e.suffix for e in ENGINES.values() if e.suffix)
+# of the files that tools/deploy/quantize.py takes
+QUANTISED = tuple(e.suffix for e in ENGINES.values() if e.quantised)
 
 
 def engine_of(path: Union[str, Path]) -> Engine:
@@ -211,10 +222,10 @@ def readers_of(path: Union[str, Path]) -> List[Engine]:
     Raises:
         ValueError: If there is none.
     """
-    suffix = Path(path).suffix
-    found = [e for e in ENGINES.values() if suffix in e.reads]
+    name, suffix = str(path), Path(path).suffix
+    found = [e for e in ENGINES.values() if name.endswith(e.reads)]
     if found:
-        return sorted(found, key=lambda engine: engine.suffix != suffix)
+        return sorted(found, key=lambda e: not name.endswith(str(e.suffix)))
     hint = ''
     if suffix in ('.torchscript', '.pt2'):  # which were written once
         hint = f'. Nothing here runs {suffix}; if you need one, see ' \

@@ -1,7 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """``.onnx`` files, in ONNX Runtime."""
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 import onnxruntime
@@ -12,6 +20,9 @@ from mmfasternet.deploy.engines import (
     damaged,
     require_package,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class ONNXRuntimeNetwork(Network):
@@ -77,9 +88,13 @@ def open(path: Path, precision: str, threads: Optional[int],
     return ONNXRuntimeNetwork(open_session(path, threads, device), str(path))
 
 
-def write(model: Any, path: Path, text: Optional[str]) -> None:
-    """An ``onnx.ModelProto`` as a file."""
+def write(network: 'nn.Module', images: 'Tensor', path: Path,
+          text: Optional[str], **options: Any) -> None:
+    """See :meth:`.Engine.write` and :func:`.onnx_model.to_onnx`."""
     import onnx
+
+    from mmfasternet.deploy.onnx_model import to_onnx
+    model = to_onnx(network, images, **options)
     if text is not None:
         model.metadata_props.add(key=KEY, value=text)
     onnx.save(model, path)

@@ -3,7 +3,15 @@
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 import openvino
@@ -14,6 +22,9 @@ from mmfasternet.deploy.engines import (
     damaged,
     require_package,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 HINTS = {'fp32': 'f32', 'bf16': 'bf16', 'int8': 'f32', 'int8-bf16': 'bf16'}
 CONVOLUTIONS = ('Convolution', 'GroupConvolution')
@@ -108,9 +119,13 @@ def _text(path: Path) -> Optional[str]:
         model.has_rt_info(KEY) else None
 
 
-def write(model: Any, path: Path, text: Optional[str]) -> None:
-    """An ``onnx.ModelProto`` as a file."""
+def write(network: 'nn.Module', images: 'Tensor', path: Path,
+          text: Optional[str], **options: Any) -> None:
+    """See :meth:`.Engine.write` and :func:`.onnx_model.to_onnx`."""
     import onnx
+
+    from mmfasternet.deploy.onnx_model import to_onnx
+    model = to_onnx(network, images, **options)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / 'network.onnx'
         onnx.save(model, file)
