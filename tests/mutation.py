@@ -57,7 +57,8 @@ ROOMS = dict(
             'deploy/quantization.py deploy/trained.py deploy/video.py '
             'deploy/exported_detector.py',
             'test_deploy/test_predictor.py test_deploy/test_export.py '
-            'test_deploy/test_demos.py test_deploy/test_quantization.py'),
+            'test_deploy/test_demos.py test_deploy/test_quantization.py '
+            'test_deploy/test_ncnn.py test_deploy/test_litert.py'),
     visualization=('visualization', 'test_visualization '
                    'test_tools/test_vis_network.py'),
     analysis=('analysis', 'test_analysis test_tools/test_benchmark.py '

@@ -200,6 +200,9 @@ ENGINES: Dict[str, Engine] = {
         Engine('ncnn', 'ncnn', '.ncnn.param', ('.ncnn.param', ),
                ('fp32', 'fp16', 'bf16'), (), ('ncnn', ), ('pnnx', ),
                decodes=False),
+        Engine('litert', 'LiteRT', '.tflite', ('.tflite', ), ('fp32', ), (),
+               ('ai_edge_litert', ), ('litert_torch', ),
+               decodes=False, dynamic=False),
     )
 }
 EXPORTED = tuple(e.suffix for e in ENGINES.values() if e.suffix)

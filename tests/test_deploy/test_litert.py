@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""LiteRT: one file, of one size, with its text behind the network."""
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_export import assert_equal, batch
+from test_predictor import assert_same, expected
+
+from mmfasternet.checkpoint import CheckpointError
+from mmfasternet.deploy import (
+    DeployInfo,
+    Predictor,
+    export,
+    load_backend,
+    load_deployed,
+)
+from mmfasternet.deploy.engines import ENGINES
+from mmfasternet.deploy.exporting import compare, node_counts
+
+pytest.importorskip('ai_edge_litert', reason='pip install ai-edge-litert')
+pytest.importorskip('litert_torch', reason='pip install litert-torch')
+
+
+@pytest.fixture(scope='module')
+def deployed(small):
+    return load_deployed(small.cfg, small.checkpoint)
+
+
+def test_it_computes_what_pytorch_does(exported, deployed, small):
+    network = load_backend(exported['fixed.tflite'], threads=1)
+    assert network.network.shape == (2, 3, 64, 64)
+    images = batch(2, 64, 64)
+    wanted = [x.numpy() for x in deployed(torch.from_numpy(images))]
+    assert_equal(network(images), wanted, 64)
+    for path, sample in zip(small.images, Predictor(exported['fixed.tflite'])(
+            small.images)):
+        assert_same(sample.pred_instances, expected(small, path))
+    kinds = dict(node_counts(exported['fixed.tflite']))
+    assert kinds['CONV_2D'] == sum(
+        isinstance(m, torch.nn.Conv2d) for m in deployed.modules())
+    assert 'DELEGATE' not in kinds
+
+
+class Pair(torch.nn.Module):
+    """Two weights alike in all but their values, in channels_last."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(*(
+            torch.nn.Conv2d(8, 8, 3, padding=1) for _ in range(4)))
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def test_weights_in_another_order(tmp_path):
+    """litert-torch gave the second one the values of the first."""
+    torch.manual_seed(0)
+    network, images = Pair().eval(), torch.randn(1, 8, 6, 7)
+    path = tmp_path / 'a.tflite'
+    ENGINES['litert'].write(network, images, path)
+    opened = ENGINES['litert'].open(path)
+    assert (opened.shape, opened.dtype, opened.text) == (
+        (1, 8, 6, 7), 'float32', None)
+    np.testing.assert_allclose(opened(images.numpy())[0],
+                               network(images).detach(), atol=1e-5)
+    assert not network.layers[0].weight.is_contiguous()  # as it was
+
+
+def test_another_checkpoint_is_noticed(exported, deployed):
+    """What export.py fails by."""
+    info = load_backend(exported['fixed.tflite']).info
+    images = batch(4, 64, 64)
+    for worst, limit in compare(deployed, info, exported['fixed.tflite'],
+                                images).values():
+        assert worst <= limit
+    weight = deployed.head.cls_preds[0][-1].bias
+    weight += 0.1
+    try:
+        (worst, limit) = compare(deployed, info, exported['fixed.tflite'],
+                                 images)['scores']
+        assert worst > limit
+    finally:
+        weight -= 0.1
+
+
+def test_what_is_wrong_is_named(exported, deployed, small, tmp_path):
+    data = Path(exported['fixed.tflite']).read_bytes()
+    path = tmp_path / 'a.tflite'
+    for wrong in (b'', b'\0' * 999, data[:1000], data[:len(data) // 2],
+                  data[1:]):
+        path.write_bytes(wrong)
+        with pytest.raises(CheckpointError, match='a.tflite cannot be read'):
+            load_backend(path)
+    shutil.copy(exported['fixed.tflite'], path)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == ['mmfasternet.json']
+        end = len(data) - sum(i.compress_size for i in archive.infolist())
+    path.write_bytes(data[:end - 200])
+    with pytest.raises(CheckpointError):
+        load_backend(path)
+    with pytest.raises(ValueError, match='LiteRT runs on the CPU here'):
+        load_backend(exported['fixed.tflite'], device='cuda:0')
+    for options, words in ((dict(dynamic=True), 'leave out --dynamic for'),
+                           (dict(nms=True), 'NMS can be part of .onnx and')):
+        with pytest.raises(ValueError, match=words):
+            export(deployed, DeployInfo.from_config(small.cfg),
+                   tmp_path / 'b.tflite', **options)
+        assert not (tmp_path / 'b.tflite').exists()
