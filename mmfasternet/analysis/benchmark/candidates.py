@@ -211,8 +211,8 @@ def cross(spec: str,
     if not found:
         hint = '. int8 is a property of an exported, quantised file' if any(
             'int8' in note for note in notes) else ''
-        raise ValueError(f'{spec} cannot be run: '
-                         f'{"; ".join(notes) or "no backend reads it"}{hint}')
+        why = '; '.join(notes) or 'benchmark_from_file.py times it'
+        raise ValueError(f'{spec} cannot be run: {why}{hint}')
     return found, notes
 
 
