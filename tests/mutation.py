@@ -6,28 +6,35 @@ a part of the package at random, runs the tests of that part on each until one
 fails, and prints the share that was caught, and what was not. It is no part
 of the test suite: a mutant that survives costs as long as its tests do.
 
-Each runs in a process of its own on a copy of the working tree. The process is
-forked from this one, which has imported what is slow to import, but nothing of
-mmfasternet.
+Those are the tests that run a changed line, or start a process that may; the
+run without a change finds out which. Each run is in a process of its own on a
+copy of the working tree. The process is forked from this one, which has
+imported what is slow to import, but nothing of mmfasternet.
 """
 import argparse
-import ast
 import contextlib
 import importlib
+import json
 import os
 import random
 import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from types import ModuleType
+from typing import Dict, Iterator, List, Optional, Tuple
 
-ROOT = Path(__file__).parents[1]
-PRELOADED = ('torch', 'mmengine.runner', 'mmdet.datasets', 'mmdet.evaluation',
-             'mmdet.structures', 'matplotlib.pyplot', 'hypothesis', 'pytest')
+import pytest
+from mutants import ROOT, Mutant, mutants_of
+
+PRELOADED = ('mmyolo.models', 'mmyolo.datasets', 'mmdet.apis', 'pandas',
+             'matplotlib.pyplot', 'hypothesis', 'onnxruntime')
+STARTS = {'os.fork', 'os.posix_spawn', 'subprocess.Popen', 'socket.connect'}
 # The sources of a room below mmfasternet, and the tests that should notice
 # below tests, fast ones first.
 ROOMS = dict(
@@ -65,171 +72,6 @@ ROOMS = dict(
               'test_tools/test_compare.py test_tools/test_vis_network.py'),
     ops=('ops', 'test_ops/test_ops.py'),
 )
-# Mutants that change nothing that anybody could see: the end of the path, the
-# lines as they are changed, and why.
-EQUIVALENT = (
-    ('dense_heads/yolov8_head_module.py', (
-        'low, high = -(51.0), 50.', 'low, high = -(49.0), 50.',
-        'low, high = -50., (51.0)', 'low, high = -50., (49.0)',
-        'for _ in range((101)):', 'for _ in range((99)):',
-        'if ((-rate * bins).softmax(0) @ bins >= mean):',
-        'if (-rate * bins).softmax((-1)) @ bins > mean:',
-    ), 'the bisection ends at the same number'),
-    ('detectors/levels.py', (
-        '_SIZE = (257) # pixels a side, a multiple of every stride',
-    ), 'a pixel more is cut off by the strides'),
-    ('deploy/fold.py', (
-        'mean, std = mean.flip((-1)), std.flip(0)',
-        'mean, std = mean.flip(0), std.flip((-1))',
-    ), 'they have one dimension'),
-    ('evaluation/average_precision.py', (
-        'precision = true / np.maximum(true + false, np.spacing((2)))',
-        'precision = true / np.maximum(true + false, np.spacing((0)))',
-    ), 'where nothing is found it divides 0, and elsewhere counts of 1 on'),
-    ('evaluation/average_precision.py', (
-        "ignored = np.array([b.get('iscrowd', (1)) for b in boxes], bool)",
-        "ignored = np.array([b.get('iscrowd', (-1)) for b in boxes], bool)",
-    ), 'pycocotools has asked each box for it before'),
-    ('evaluation/errors.py', (
-        "totals[box['category_id']] += not box.get('iscrowd', (1))",
-        "totals[box['category_id']] += not box.get('iscrowd', (-1))",
-        "crowd = np.array([bool(box.get('iscrowd'"
-        ", (1))) for box in boxes], bool)",
-        "crowd = np.array([bool(box.get('iscrowd'"
-        ", (-1))) for box in boxes], bool)",
-    ), 'pycocotools has asked each box for it before'),
-)
-
-COMPARISONS = {
-    ast.Eq: [ast.NotEq], ast.NotEq: [ast.Eq], ast.Lt: [ast.LtE, ast.GtE],
-    ast.LtE: [ast.Lt, ast.Gt], ast.Gt: [ast.GtE, ast.LtE],
-    ast.GtE: [ast.Gt, ast.Lt], ast.In: [ast.NotIn], ast.NotIn: [ast.In],
-    ast.Is: [ast.IsNot], ast.IsNot: [ast.Is]
-}
-ARITHMETIC = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
-    ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult
-}
-DROPPED = ('abs', 'min', 'max', 'clamp', 'clip', 'round', 'sorted')
-
-
-class Mutant(NamedTuple):
-    """A file, a range of its bytes, and what stands there instead."""
-
-    path: str
-    start: int
-    end: int
-    text: str
-
-    def apply(self, source: bytes) -> bytes:
-        return source[:self.start] + self.text.encode() + source[self.end:]
-
-    def describe(self) -> Tuple[str, str, str]:
-        """Where it is, and the line or lines before and after."""
-        source = (ROOT / self.path).read_bytes()
-        first = source.rfind(b'\n', 0, self.start) + 1
-        last = source.find(b'\n', self.end)
-        new = self.apply(source)
-        lines = (source[first:last], new[first:len(new) - len(source) + last])
-        place = f'{self.path}:{source.count(b"%c" % 10, 0, first) + 1}'
-        return place, *(' '.join(x.decode().split()) for x in lines)
-
-    def is_equivalent(self) -> bool:
-        line = self.describe()[2]
-        return any(self.path.endswith(path) and line in lines
-                   for path, lines, _ in EQUIVALENT)
-
-
-def changed(node: ast.AST, **fields) -> ast.AST:
-    """A copy with other fields."""
-    return type(node)(**{**dict(ast.iter_fields(node)), **fields})
-
-
-def mutated(node: ast.AST) -> Iterator[ast.AST]:
-    """What may stand in the place of a node."""
-    if isinstance(node, ast.Compare):
-        for i, op in enumerate(node.ops):
-            for other in COMPARISONS[type(op)]:
-                yield changed(
-                    node, ops=[*node.ops[:i], other(), *node.ops[i + 1:]])
-    elif isinstance(node, ast.BoolOp):
-        yield changed(
-            node, op=ast.Or() if isinstance(node.op, ast.And) else ast.And())
-    elif isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
-        if not isinstance(getattr(node.left, 'value', 0), str):
-            yield changed(node, op=ARITHMETIC[type(node.op)]())
-    elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        yield ast.Constant(node.value + 1)
-        yield ast.Constant(node.value - 1)
-    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
-        yield ast.Constant(not node.value)
-    elif isinstance(node, ast.UnaryOp) and isinstance(
-            node.op, (ast.Not, ast.USub)):
-        yield node.operand
-    elif isinstance(node, ast.Call):
-        yield from _mutated_call(node)
-    elif isinstance(node, ast.Slice):
-        for end in ('lower', 'upper'):
-            if getattr(node, end) is not None:
-                yield changed(node, **{end: ast.BinOp(
-                    getattr(node, end), ast.Add(), ast.Constant(1))})
-    elif isinstance(node, ast.Return) and not isinstance(
-            node.value, (ast.Constant, type(None))):
-        yield ast.Return(ast.Constant(None))
-    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) or \
-            isinstance(node, ast.Assign) and all(
-                isinstance(t, (ast.Attribute, ast.Subscript))
-                for t in node.targets):
-        yield ast.Pass()
-
-
-def _mutated_call(node: ast.Call) -> Iterator[ast.AST]:
-    name = getattr(node.func, 'id', getattr(node.func, 'attr', None))
-    args, words = node.args, node.keywords
-    plain = not any(isinstance(a, ast.Starred) for a in args)
-    for i in range(len(args) - 1 if plain and name != 'isinstance' else 0):
-        yield changed(
-            node, args=[*args[:i], args[i + 1], args[i], *args[i + 2:]])
-    for i in range(len(words)):
-        yield changed(node, keywords=[*words[:i], *words[i + 1:]])
-    if name in DROPPED and isinstance(node.func, ast.Attribute):
-        yield node.func.value
-    elif name in DROPPED and args and plain:
-        yield args[0]
-
-
-def visited(node: ast.AST) -> Iterator[ast.AST]:
-    """What may be changed: neither annotations nor texts for people."""
-    yield node
-    for name, value in ast.iter_fields(node):
-        for child in value if isinstance(value, list) else [value]:
-            if name not in ('annotation', 'returns') and isinstance(
-                    child, ast.AST) and not isinstance(
-                    child, (ast.JoinedStr, ast.Raise)):
-                yield from visited(child)
-
-
-def mutants_of(path: Path) -> Iterator[Mutant]:
-    """All of a file, in its order."""
-    source = path.read_bytes()
-    starts = [0]
-    for line in source.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line))
-    for node in visited(ast.parse(source)):
-        for other in mutated(node):
-            text = ast.unparse(ast.fix_missing_locations(other))
-            if text == ast.unparse(node):  # two equal arguments
-                continue
-            is_value = isinstance(other, ast.expr) and not isinstance(
-                node, ast.Slice)
-            mutant = Mutant(
-                str(path.relative_to(ROOT)),
-                starts[node.lineno - 1] + node.col_offset,
-                starts[node.end_lineno - 1] + node.end_col_offset,
-                f'({text})' if is_value else text)
-            with contextlib.suppress(SyntaxError):
-                ast.parse(mutant.apply(source))
-                yield mutant
 
 
 def mutants_of_room(room: str) -> List[Mutant]:
@@ -239,7 +81,117 @@ def mutants_of_room(room: str) -> List[Mutant]:
             for mutant in mutants_of(file)]
 
 
-def start_tests(tree: Path, tests: List[str]) -> int:
+class Coverage:
+    """Of pytest: the lines of the package that each test runs, how long it
+    takes, and whether it starts a process, of which no line is known."""
+
+    def __init__(self, tree: Path) -> None:
+        self.package = f'{tree}/mmfasternet/'
+        self.tests: Dict[str, dict] = {}
+        self.fixtures: Dict[str, set] = {}
+        self.now: set = set()
+        sys.addaudithook(lambda event, args: event in STARTS
+                         and self.now.add(('', 0)))
+
+    def trace(self, frame, event, arg):
+        """Of functions only: who imports a module first is chance."""
+        code = frame.f_code
+        if code.co_filename.startswith(self.package) and code.co_flags & 1:
+            self.now.add((code.co_filename[len(self.package):],
+                          frame.f_lineno))
+            return self.trace
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_fixture_setup(self, fixturedef):
+        before, self.now = self.now, set()
+        yield
+        self.fixtures.setdefault(fixturedef.argname, set()).update(self.now)
+        before.update(self.now)
+        self.now = before
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_protocol(self, item):
+        self.now, begin = set(), time.monotonic()
+        threading.settrace(self.trace)
+        sys.settrace(self.trace)
+        yield
+        sys.settrace(None)
+        threading.settrace(None)
+        # what a fixture of a module does is done in its first test only
+        self.now.update(*(self.fixtures.get(name, ())
+                          for name in item.fixturenames))
+        lines: Dict[str, list] = {}
+        for path, line in sorted(self.now):
+            lines.setdefault(path, []).append(line)
+        self.tests[item.nodeid] = dict(
+            seconds=time.monotonic() - begin, lines=lines)
+
+
+class Selection:
+    """Of pytest: these tests in this order, after those that are new."""
+
+    def __init__(self, chosen: List[str], known: dict) -> None:
+        self.order = {name: i for i, name in enumerate(chosen)}
+        self.known = known
+
+    def pytest_collection_modifyitems(self, items):
+        items[:] = sorted(
+            (item for item in items if item.nodeid in self.order
+             or item.nodeid not in self.known),
+            key=lambda item: self.order.get(item.nodeid, -1))
+
+
+def tests_for(mutant: Mutant, known: Dict[str, dict]) -> List[str]:
+    """Those that run a line of it, file by file, the fast ones first; of a
+    line that none does, as that of a default, those that run its file."""
+    path = mutant.path[len('mmfasternet/'):]
+    first, last = mutant.lines()
+
+    def starts_process(test: dict) -> bool:
+        return '' in test['lines']
+
+    chosen = [name for name, test in known.items() if any(
+        first <= line <= last for line in test['lines'].get(path, ()))]
+    chosen = chosen or [n for n, x in known.items() if path in x['lines']]
+    chosen = list(dict.fromkeys(chosen + [
+        name for name, test in known.items() if starts_process(test)
+    ])) or list(known)
+    seconds: Dict[tuple, float] = {}
+    keys = {n: (starts_process(known[n]), n.split('::')[0]) for n in chosen}
+    for name, key in keys.items():
+        seconds[key] = seconds.get(key, 0) + known[name]['seconds']
+    return sorted(chosen, key=lambda name: (
+        keys[name][0], seconds[keys[name]], keys[name],
+        known[name]['seconds']))
+
+
+def preload() -> None:
+    """What is slow to import, as mmfasternet imports it, but not that."""
+    import mmcv
+    if find_spec('mmcv._ext') is None:
+        sys.modules['mmcv._ext'] = module = ModuleType('mmcv._ext')
+        module.__getattr__ = operator
+    mmcv.__version__, version = '2.0.1', mmcv.__version__
+    for name in PRELOADED:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    mmcv.__version__ = version
+
+
+def operator(name: str):
+    """One of mmfasternet, which is imported when it is called; where mmcv
+    has none, mmdet would not try again."""
+    if name.startswith('__'):
+        raise AttributeError(name)
+
+    def call(*args, **kwargs):
+        from mmfasternet.ops import extension
+        return getattr(extension, name)(*args, **kwargs)
+
+    return call
+
+
+def start_tests(tree: Path, tests: List[str], plugin: object) -> int:
     """The process id of a fork in which pytest runs on a copy of the tree."""
     child = os.fork()
     if child:
@@ -253,9 +205,10 @@ def start_tests(tree: Path, tests: List[str]) -> int:
     os.environ['PYTHONPATH'] = str(tree)
     status = 3
     with contextlib.suppress(BaseException):
-        import pytest
         status = pytest.main(['-x', '-q', '-p', 'no:cacheprovider',
-                              f'--basetemp={tree}.tmp', *tests])
+                              f'--basetemp={tree}.tmp', *tests], [plugin])
+        if isinstance(plugin, Coverage):
+            Path(f'{tree}.json').write_text(json.dumps(plugin.tests))
     sys.stdout.flush()
     os._exit(int(status))
 
@@ -275,60 +228,77 @@ def first_to_end(limits: dict) -> Tuple[int, int]:
         time.sleep(0.05)
 
 
-def tried(mutants: List[Optional[Mutant]], tests: List[str], jobs: int,
-          limit: float, folder: Path) -> Iterator[tuple]:
-    """Each mutant, the exit status of its tests, and what they said."""
+def copies(folder: Path, number: int) -> List[Path]:
+    """Of the working tree."""
     ignored = shutil.ignore_patterns('.git', '.venv*', '__pycache__',
                                      'work_dirs', 'data')
-    trees = deque(
-        shutil.copytree(ROOT, folder / f'{i}', symlinks=True, ignore=ignored)
-        for i in range(jobs))
+    return [shutil.copytree(ROOT, folder / f'{i}', symlinks=True,
+                            ignore=ignored) for i in range(number)]
+
+
+def covered(tests: List[str], limit: float, folder: Path) -> Optional[dict]:
+    """What each test runs; None if one fails, whose words are printed."""
+    tree, = copies(folder / 'plain', 1)
+    child = start_tests(tree, tests, Coverage(tree))
+    if first_to_end({child: time.monotonic() + limit})[1]:
+        print('the tests fail as they are\n'
+              + Path(f'{tree}.log').read_text()[-20000:])
+        return None
+    return json.loads(Path(f'{tree}.json').read_text())
+
+
+def tried(mutants: List[Mutant], tests: List[str], known: dict,
+          args: argparse.Namespace, folder: Path) -> Iterator[tuple]:
+    """Each mutant, and the exit status of its tests."""
+    trees = deque(copies(folder / 'mutants', args.jobs))
     waiting, running, serial = deque(mutants), {}, 10**9
     while waiting or running:
         if waiting and trees:
             mutant, tree, serial = waiting.popleft(), trees.popleft(), \
                 serial + 1
-            if mutant:
-                path = tree / mutant.path
-                path.write_bytes(mutant.apply(path.read_bytes()))
-                os.utime(path, (serial, serial))  # no old .pyc fits
-            running[start_tests(tree, tests)] = (mutant, tree,
-                                                 time.monotonic() + limit)
+            path = tree / mutant.path
+            path.write_bytes(mutant.apply(path.read_bytes()))
+            os.utime(path, (serial, serial))  # no old .pyc fits
+            chosen = tests_for(mutant, known)
+            limit = 60 + 3 * sum(known[name]['seconds'] for name in chosen)
+            child = start_tests(tree, tests, Selection(chosen, known))
+            running[child] = (mutant, tree,
+                              time.monotonic() + min(args.limit, limit))
             continue
         child, status = first_to_end({c: x[2] for c, x in running.items()})
         mutant, tree, _ = running.pop(child)
-        if mutant:
-            shutil.copy2(ROOT / mutant.path, tree / mutant.path)
+        shutil.copy2(ROOT / mutant.path, tree / mutant.path)
         trees.append(tree)
-        yield mutant, status, Path(f'{tree}.log').read_text()
+        yield mutant, status
 
 
-def try_room(room: str, args: argparse.Namespace) -> None:
+def try_room(room: str, args: argparse.Namespace, folder: Path) -> None:
     """Print the score of a room and its survivors."""
     mutants = mutants_of_room(room)
     random.Random(args.seed).shuffle(mutants)
     chosen = mutants[args.skip:args.skip + args.number]
     to_run = [mutant for mutant in chosen if not mutant.is_equivalent()]
     tests = [f'tests/{name}' for name in ROOMS[room][1].split()]
-    with tempfile.TemporaryDirectory(prefix='mutation') as folder:
-        begin = time.monotonic()
-        (_, status, log), = tried([None], tests, 1, args.limit,
-                                  Path(folder) / 'plain')
-        if status:
-            print(f'{room}: the tests fail as they are\n{log[-5000:]}')
-            return
-        seconds = time.monotonic() - begin
-        print(f'{room}: {len(mutants)} mutants; its tests take '
-              f'{seconds:.0f} s', flush=True)
-        caught = 0
-        for mutant, status, _ in tried(
-                to_run, tests, args.jobs, min(args.limit, 3 * seconds + 60),
-                Path(folder) / 'mutants'):
-            caught += status != 0
-            if status == 0 or args.verbose:
-                place, old, new = mutant.describe()
-                print(f'{"caught" if status else "SURVIVED"} {place}\n'
-                      f'  - {old}\n  + {new}', flush=True)
+    kept = args.coverage and args.coverage / f'{room}.json'
+    if kept and kept.exists():
+        known = json.loads(kept.read_text())
+    else:
+        known = covered(tests, args.limit, folder)
+    if known is None:
+        return
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(known))
+    seconds = sum(test['seconds'] for test in known.values())
+    print(f'{room}: {len(mutants)} mutants; its {len(known)} tests take '
+          f'{seconds:.0f} s', flush=True)
+    caught = 0
+    for mutant, status in tried(to_run, tests, known, args, folder):
+        caught += status != 0
+        if status == 0 or args.verbose:
+            place, old, new = mutant.describe()
+            print(f'{"caught" if status else "SURVIVED"} {place}\n'
+                  f'  - {old}\n  + {new}', flush=True)
     print(f'{room}: {caught} of {len(to_run)} caught '
           f'({caught / max(1, len(to_run)):.0%}), '
           f'{len(chosen) - len(to_run)} equivalent', flush=True)
@@ -346,7 +316,10 @@ def parse_args():
     parser.add_argument('--jobs', type=int, default=os.cpu_count(),
                         help='processes (default: one for each core)')
     parser.add_argument('--limit', type=float, default=900,
-                        help='seconds that a mutant may take (default: 900)')
+                        help='seconds that a run may take (default: 900)')
+    parser.add_argument('--coverage', type=Path,
+                        help='folder that keeps which test runs which line, '
+                        'from one call to the next (default: found out anew)')
     parser.add_argument('--list', action='store_true',
                         help='print the mutants and run nothing')
     parser.add_argument('--verbose', action='store_true',
@@ -362,11 +335,10 @@ def main():
                 print('{}\n  - {}\n  + {}'.format(*mutant.describe()))
         return
     os.environ.setdefault('OMP_NUM_THREADS', '1')
-    for name in PRELOADED:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+    preload()
     for room in args.room:
-        try_room(room, args)
+        with tempfile.TemporaryDirectory(prefix='mutation') as folder:
+            try_room(room, args, Path(folder))
 
 
 if __name__ == '__main__':

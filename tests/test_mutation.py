@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from mutation import EQUIVALENT, ROOMS, ROOT, mutants_of
+from mutants import EQUIVALENT, ROOT, mutants_of
+from mutation import ROOMS
 
 
 @pytest.mark.parametrize('line, changed', [
@@ -30,7 +31,7 @@ from mutation import EQUIVALENT, ROOMS, ROOT, mutants_of
 ])
 def test_a_line_is_changed_in_these_ways(line, changed, monkeypatch,
                                          tmp_path):
-    monkeypatch.setattr('mutation.ROOT', tmp_path)
+    monkeypatch.setattr('mutants.ROOT', tmp_path)
     path = tmp_path / 'a.py'
     path.write_text(f'pass\n{line}\n')
     found = [mutant.describe() for mutant in mutants_of(path)]
@@ -38,7 +39,7 @@ def test_a_line_is_changed_in_these_ways(line, changed, monkeypatch,
 
 
 def test_a_function_may_return_nothing(monkeypatch, tmp_path):
-    monkeypatch.setattr('mutation.ROOT', tmp_path)
+    monkeypatch.setattr('mutants.ROOT', tmp_path)
     path = tmp_path / 'a.py'
     path.write_text('def f(x: int = 1):\n    """1 + 1"""\n    return x\n')
     assert [mutant.describe()[::2] for mutant in mutants_of(path)] == [

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may be changed in a file, one small thing at a time.
+
+:mod:`mutation` runs the tests on it.
+"""
+import ast
+import contextlib
+from pathlib import Path
+from typing import Iterator, NamedTuple, Tuple
+
+ROOT = Path(__file__).parents[1]
+# Mutants that change nothing that anybody could see: the end of the path, the
+# lines as they are changed, and why.
+EQUIVALENT = (
+    ('dense_heads/yolov8_head_module.py', (
+        'low, high = -(51.0), 50.', 'low, high = -(49.0), 50.',
+        'low, high = -50., (51.0)', 'low, high = -50., (49.0)',
+        'for _ in range((101)):', 'for _ in range((99)):',
+        'if ((-rate * bins).softmax(0) @ bins >= mean):',
+        'if (-rate * bins).softmax((-1)) @ bins > mean:',
+    ), 'the bisection ends at the same number'),
+    ('detectors/levels.py', (
+        '_SIZE = (257) # pixels a side, a multiple of every stride',
+    ), 'a pixel more is cut off by the strides'),
+    ('deploy/fold.py', (
+        'mean, std = mean.flip((-1)), std.flip(0)',
+        'mean, std = mean.flip(0), std.flip((-1))',
+    ), 'they have one dimension'),
+    ('evaluation/average_precision.py', (
+        'precision = true / np.maximum(true + false, np.spacing((2)))',
+        'precision = true / np.maximum(true + false, np.spacing((0)))',
+    ), 'where nothing is found it divides 0, and elsewhere counts of 1 on'),
+    ('evaluation/average_precision.py', (
+        "ignored = np.array([b.get('iscrowd', (1)) for b in boxes], bool)",
+        "ignored = np.array([b.get('iscrowd', (-1)) for b in boxes], bool)",
+    ), 'pycocotools has asked each box for it before'),
+    ('evaluation/errors.py', (
+        "totals[box['category_id']] += not box.get('iscrowd', (1))",
+        "totals[box['category_id']] += not box.get('iscrowd', (-1))",
+        "crowd = np.array([bool(box.get('iscrowd'"
+        ", (1))) for box in boxes], bool)",
+        "crowd = np.array([bool(box.get('iscrowd'"
+        ", (-1))) for box in boxes], bool)",
+    ), 'pycocotools has asked each box for it before'),
+)
+
+COMPARISONS = {
+    ast.Eq: [ast.NotEq], ast.NotEq: [ast.Eq], ast.Lt: [ast.LtE, ast.GtE],
+    ast.LtE: [ast.Lt, ast.Gt], ast.Gt: [ast.GtE, ast.LtE],
+    ast.GtE: [ast.Gt, ast.Lt], ast.In: [ast.NotIn], ast.NotIn: [ast.In],
+    ast.Is: [ast.IsNot], ast.IsNot: [ast.Is]
+}
+ARITHMETIC = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult
+}
+DROPPED = ('abs', 'min', 'max', 'clamp', 'clip', 'round', 'sorted')
+
+
+class Mutant(NamedTuple):
+    """A file, a range of its bytes, and what stands there instead."""
+
+    path: str
+    start: int
+    end: int
+    text: str
+
+    def apply(self, source: bytes) -> bytes:
+        return source[:self.start] + self.text.encode() + source[self.end:]
+
+    def describe(self) -> Tuple[str, str, str]:
+        """Where it is, and the line or lines before and after."""
+        source = (ROOT / self.path).read_bytes()
+        first = source.rfind(b'\n', 0, self.start) + 1
+        last = source.find(b'\n', self.end)
+        new = self.apply(source)
+        lines = (source[first:last], new[first:len(new) - len(source) + last])
+        place = f'{self.path}:{source.count(b"%c" % 10, 0, first) + 1}'
+        return place, *(' '.join(x.decode().split()) for x in lines)
+
+    def lines(self) -> Tuple[int, int]:
+        """The numbers of its first and last line."""
+        source = (ROOT / self.path).read_bytes()
+        return tuple(source.count(b'\n', 0, at) + 1
+                     for at in (self.start, self.end))
+
+    def is_equivalent(self) -> bool:
+        line = self.describe()[2]
+        return any(self.path.endswith(path) and line in lines
+                   for path, lines, _ in EQUIVALENT)
+
+
+def changed(node: ast.AST, **fields) -> ast.AST:
+    """A copy with other fields."""
+    return type(node)(**{**dict(ast.iter_fields(node)), **fields})
+
+
+def mutated(node: ast.AST) -> Iterator[ast.AST]:
+    """What may stand in the place of a node."""
+    if isinstance(node, ast.Compare):
+        for i, op in enumerate(node.ops):
+            for other in COMPARISONS[type(op)]:
+                yield changed(
+                    node, ops=[*node.ops[:i], other(), *node.ops[i + 1:]])
+    elif isinstance(node, ast.BoolOp):
+        yield changed(
+            node, op=ast.Or() if isinstance(node.op, ast.And) else ast.And())
+    elif isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
+        if not isinstance(getattr(node.left, 'value', 0), str):
+            yield changed(node, op=ARITHMETIC[type(node.op)]())
+    elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        yield ast.Constant(node.value + 1)
+        yield ast.Constant(node.value - 1)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield ast.Constant(not node.value)
+    elif isinstance(node, ast.UnaryOp) and isinstance(
+            node.op, (ast.Not, ast.USub)):
+        yield node.operand
+    elif isinstance(node, ast.Call):
+        yield from _mutated_call(node)
+    elif isinstance(node, ast.Slice):
+        for end in ('lower', 'upper'):
+            if getattr(node, end) is not None:
+                yield changed(node, **{end: ast.BinOp(
+                    getattr(node, end), ast.Add(), ast.Constant(1))})
+    elif isinstance(node, ast.Return) and not isinstance(
+            node.value, (ast.Constant, type(None))):
+        yield ast.Return(ast.Constant(None))
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) or \
+            isinstance(node, ast.Assign) and all(
+                isinstance(t, (ast.Attribute, ast.Subscript))
+                for t in node.targets):
+        yield ast.Pass()
+
+
+def _mutated_call(node: ast.Call) -> Iterator[ast.AST]:
+    name = getattr(node.func, 'id', getattr(node.func, 'attr', None))
+    args, words = node.args, node.keywords
+    plain = not any(isinstance(a, ast.Starred) for a in args)
+    for i in range(len(args) - 1 if plain and name != 'isinstance' else 0):
+        yield changed(
+            node, args=[*args[:i], args[i + 1], args[i], *args[i + 2:]])
+    for i in range(len(words)):
+        yield changed(node, keywords=[*words[:i], *words[i + 1:]])
+    if name in DROPPED and isinstance(node.func, ast.Attribute):
+        yield node.func.value
+    elif name in DROPPED and args and plain:
+        yield args[0]
+
+
+def visited(node: ast.AST) -> Iterator[ast.AST]:
+    """What may be changed: neither annotations nor texts for people."""
+    yield node
+    for name, value in ast.iter_fields(node):
+        for child in value if isinstance(value, list) else [value]:
+            if name not in ('annotation', 'returns') and isinstance(
+                    child, ast.AST) and not isinstance(
+                    child, (ast.JoinedStr, ast.Raise)):
+                yield from visited(child)
+
+
+def mutants_of(path: Path) -> Iterator[Mutant]:
+    """All of a file, in its order."""
+    source = path.read_bytes()
+    starts = [0]
+    for line in source.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+    for node in visited(ast.parse(source)):
+        for other in mutated(node):
+            text = ast.unparse(ast.fix_missing_locations(other))
+            if text == ast.unparse(node):  # two equal arguments
+                continue
+            is_value = isinstance(other, ast.expr) and not isinstance(
+                node, ast.Slice)
+            mutant = Mutant(
+                str(path.relative_to(ROOT)),
+                starts[node.lineno - 1] + node.col_offset,
+                starts[node.end_lineno - 1] + node.end_col_offset,
+                f'({text})' if is_value else text)
+            with contextlib.suppress(SyntaxError):
+                ast.parse(mutant.apply(source))
+                yield mutant
