@@ -227,6 +227,21 @@ def test_a_mismatch_names_the_level_and_the_key(model, words):
         build(config('n', **model))
 
 
+@pytest.mark.parametrize('cuda, given, expected', [
+    (False, None, True), (True, None, False), (True, True, True),
+    (False, False, False)])
+def test_weights_lie_channels_last_on_a_cpu(cuda, given, expected,
+                                            monkeypatch):
+    init_default_scope('mmyolo')
+    from mmfasternet.models.detectors import any_backbone_yolo_detector
+    monkeypatch.setattr(any_backbone_yolo_detector, 'is_cuda_available',
+                        lambda: cuda)
+    weight = build(config('n', channels_last=given)).backbone.stages[
+        1].reduction.weight
+    assert weight.is_contiguous(
+        memory_format=torch.channels_last) == expected
+
+
 def test_channels_last_gives_the_same_features():
     init_default_scope('mmyolo')
     cfg = config('n')

@@ -92,6 +92,15 @@ def test_scores_and_boxes_lose_their_divergence():
                           Categorical(logits=bins_a)).mean(-1)
     assert box_imitation(bins_a, bins_b, b).item() == pytest.approx(
         ((sides * best).sum() / best.sum()).item(), rel=1e-5)
+    # where the teacher sees less than one object the sum is not divided
+    faint = b - 9
+    expected = kl_divergence(Bernoulli(logits=faint), Bernoulli(logits=a))
+    best = faint.sigmoid().amax(-1)
+    assert best.sum() < 0.1
+    assert score_imitation(a, faint).item() == pytest.approx(
+        expected.sum().item(), rel=1e-4)
+    assert box_imitation(bins_a, bins_b, faint).item() == pytest.approx(
+        (sides * best).sum().item(), rel=1e-4)
     assert abs(score_imitation(b, b).item()) < 1e-6
     assert abs(box_imitation(bins_b, bins_b, b).item()) < 1e-6
 
@@ -139,6 +148,7 @@ def test_it_is_a_part_of_nothing_and_its_layers_are_in_no_checkpoint(taught):
     assert extra == {f'projections.{i}.weight' for i in range(3)}
     taught.train()
     assert not any(m.training for m in taught.teacher.model.modules())
+    assert not any(p.requires_grad for p in taught.teacher.model.parameters())
     # who only tests builds no layers for it
     cfg = load_config('configs/yolov8_fasternet_n.py', OPTIONS)
     assert len(build_model(cfg).projections) == 0
@@ -261,6 +271,30 @@ def test_only_the_head_of_yolov8_learns():
             **{k: other[k] for k in ('backbone', 'neck', 'bbox_head')}))
 
 
+def test_what_is_not_there_yet_is_named():
+    model = student()
+    with pytest.raises(RuntimeError, match='no teacher to learn from: the ho'):
+        model.loss(torch.randn(1, 3, 64, 64), samples([0], 1))
+    plain = MODELS.build(dict(
+        type='mmfasternet.DistilledYOLODetector',
+        **{k: v for k, v in load_config(
+            'configs/yolov8_fasternet_n.py', dict(classes=['a', 'b'])
+        ).model.items() if k != 'type'}))
+    with pytest.raises(ValueError, match='was built without a teacher'):
+        plain.build_teacher()
+    # and trains as the one that it extends
+    assert list(plain.loss(torch.randn(1, 3, 64, 64), samples([0], 1))) == [
+        'loss_cls', 'loss_bbox', 'loss_dfl']
+
+
+def test_a_teacher_has_the_classes_of_its_weights_or_of_its_config():
+    model = student()
+    for asked, expected in ((2, 2), (7, 7), (None, 80)):
+        with torch.device('meta'):
+            head = model.build_teacher(asked).bbox_head.head_module
+        assert head.num_classes == expected
+
+
 def test_another_detector_of_mmyolo_teaches_features():
     model = student(teacher='mmyolo::rtmdet/rtmdet_tiny_syncbn_fast_8xb32-'
                     '300e_coco.py')
@@ -292,6 +326,36 @@ def test_every_parameter_of_the_student_learns(taught):
     sum(v for k, v in losses.items() if 'teacher' in k).backward()
     assert all(p.grad is not None for p in taught.parameters())
     assert all(p.grad is None for p in taught.teacher.model.parameters())
+
+
+@pytest.mark.parametrize('options, processes, weights', [
+    ({}, 1, (1, 0.5, 1.5)), ({}, 4, (1, 0.5, 1.5)),
+    (dict(feature_weight=3., score_weight=5., box_weight=7.), 1, (3, 5, 7))])
+def test_the_losses_are_weighted_and_count_all_images(
+        options, processes, weights, taught, monkeypatch):
+    """Twice the mean of the batch of two, as YOLOv8's are a sum over it."""
+    cfg = load_config('configs/yolov8_fasternet_n.py', OPTIONS)
+    model = MODELS.build(dict(cfg.model, **options)).train()
+    model.load_state_dict(taught.state_dict())
+    model.set_teacher(taught.teacher.model, with_head=True)
+    monkeypatch.setattr(
+        'mmfasternet.models.detectors.distilled_yolo_detector.get_world_size',
+        lambda: processes)
+    images = torch.randn(2, 3, 64, 64)
+    losses = model.loss(images, samples([0, 1]))
+    features = model.extract_feat(images)
+    scores, _, bins = model.bbox_head(features)
+    wanted = model.teacher(images)
+    expected = [
+        sum(feature_imitation(p(x), y) for p, x, y in zip(
+            model.projections, features, wanted.features)),
+        score_imitation(flatten(scores), wanted.scores),
+        box_imitation(torch.cat(bins, 1), wanted.bins, wanted.scores)
+    ]
+    for name, loss, weight in zip(('features', 'scores', 'boxes'), expected,
+                                  weights):
+        torch.testing.assert_close(
+            losses[f'loss_teacher_{name}'], 2 * processes * weight * loss)
 
 
 def test_amp_gives_the_same_within_its_precision(taught):
