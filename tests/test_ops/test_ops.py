@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmfasternet import ops
 from mmfasternet.ops import extension, torchvision
 
 COMPILED = sys.modules['mmcv._ext']
@@ -128,14 +129,15 @@ def test_batched_nms(class_agnostic, monkeypatch):
         assert kept.tolist() == expected
 
 
-def soft_nms_by_definition(boxes, scores, threshold, sigma, lowest, method):
+def soft_nms_by_definition(boxes, scores, threshold, sigma, lowest, method,
+                           offset=0):
     boxes, scores = boxes.numpy(), dict(enumerate(scores.tolist()))
     found = {}
     while scores:
         best = max(scores, key=scores.get)
         found[best] = scores.pop(best)
         for i in list(scores):
-            overlap, = iou(boxes[best], boxes[i:i + 1], 0)
+            overlap, = iou(boxes[best], boxes[i:i + 1], offset)
             if method == 'gaussian':
                 scores[i] *= math.exp(-overlap**2 / sigma)
             elif overlap >= threshold:
@@ -145,15 +147,16 @@ def soft_nms_by_definition(boxes, scores, threshold, sigma, lowest, method):
     return found
 
 
-@pytest.mark.parametrize('method', ['naive', 'linear', 'gaussian'])
-def test_soft_nms(method, monkeypatch):
+@pytest.mark.parametrize('method, offset', [
+    ('naive', 0), ('linear', 0), ('gaussian', 0), ('linear', 1)])
+def test_soft_nms(method, offset, monkeypatch):
     boxes, _ = random_boxes(200)
     boxes[:, 2:] += 1  # none is empty
     scores = torch.rand(200, generator=torch.Generator().manual_seed(0))
-    expected = soft_nms_by_definition(boxes, scores, 0.3, 0.4, 0.05, method)
+    arguments = (boxes, scores, 0.3, 0.4, 0.05, method, offset)
+    expected = soft_nms_by_definition(*arguments)
     for found, kept in both(
-            lambda: mmcv.ops.soft_nms(boxes, scores, 0.3, 0.4, 0.05, method),
-            monkeypatch):
+            lambda: mmcv.ops.soft_nms(*arguments), monkeypatch):
         assert kept.tolist() == list(expected)
         torch.testing.assert_close(found[:, 4],
                                    torch.tensor(list(expected.values())))
@@ -321,12 +324,86 @@ def test_deformable_convolution(stride, padding, dilation, groups, modulated,
                                    rtol=2e-2, atol=2e-2)
 
 
-def test_no_offset_is_a_convolution():
-    features, weight = torch.rand(2, 4, 5, 6), torch.randn(3, 4, 3, 3)
-    output = mmcv.ops.deform_conv2d(features, torch.zeros(2, 18, 5, 6), weight,
-                                    1, 1)
+@pytest.mark.parametrize('stride, padding, dilation', [
+    (1, 1, 1), ((2, 1), (1, 3), (1, 2)), ((1, 2), (0, 1), (2, 1))])
+def test_no_offset_is_a_convolution(stride, padding, dilation):
+    """Also where height and width are treated differently."""
+    torch.manual_seed(0)
+    features, weight = torch.rand(2, 4, 5, 6), torch.randn(3, 4, 3, 2)
+    arguments = stride, padding, dilation
+    expected = F.conv2d(features, weight, None, *arguments)
+    number, _, *size = expected.shape
+    offset = torch.zeros(number, 12, *size)
+    bias = torch.randn(3)
+    for output in (
+            mmcv.ops.deform_conv2d(features, offset, weight, *arguments),
+            mmcv.ops.modulated_deform_conv2d(
+                features, offset, torch.ones(number, 6, *size), weight, bias,
+                *arguments) - bias[:, None, None]):
+        torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_arguments_that_are_left_out():
+    """They are those of the docstrings."""
+    torch.manual_seed(0)
+    features, weight = torch.rand(1, 4, 5, 6), torch.randn(3, 4, 3, 3)
     torch.testing.assert_close(
-        output, F.conv2d(features, weight, padding=1), rtol=1e-4, atol=1e-4)
+        ops.deform_conv2d(features, torch.zeros(1, 18, 3, 4), weight),
+        F.conv2d(features, weight), rtol=1e-4, atol=1e-4)
+    rois = torch.tensor([[0, 0.5, 1, 5.5, 4.]])
+    torch.testing.assert_close(
+        ops.roi_align(features, rois, (2, 3)),
+        roi_align_by_definition(features, rois, (2, 3), 1., 0, True))
+    boxes, scores = random_boxes(40)
+    boxes[:, 2:] += 1
+    assert ops.nms(boxes, scores, 0.2).tolist() == nms_by_definition(
+        boxes, scores, 0.2, 0)
+    scores += torch.arange(40) / 1e4  # no two are the same
+    assert ops.soft_nms(boxes, scores, 0.3, 0.5, 0.01, 1)[1].tolist() == [
+        *soft_nms_by_definition(boxes, scores, 0.3, 0.5, 0.01, 'linear')]
+    logits = torch.randn(4, 3)
+    loss = ops.sigmoid_focal_loss(logits, torch.tensor([0, 1, 2, 3]))
+    p = logits.sigmoid()
+    torch.testing.assert_close(
+        loss, torch.where(torch.eye(4, 3) == 1, -.25 * (1 - p)**2 * p.log(),
+                          -.75 * p**2 * (1 - p).log()))
+
+
+def test_torchvision_is_asked_as_it_documents(monkeypatch):
+    """By functions of its signatures, which are here for those it lacks."""
+    asked = {}
+
+    class Documented:
+
+        def nms(boxes, scores, iou_threshold):
+            asked['nms'] = boxes, iou_threshold
+            assert (scores.diff() < 0).all()
+            return torch.tensor([0, 2])
+
+        def roi_align(input, boxes, output_size, spatial_scale=1.,
+                      sampling_ratio=-1, aligned=False):
+            asked['roi_align'] = (input, boxes, output_size, spatial_scale,
+                                  sampling_ratio, aligned)
+
+        def deform_conv2d(input, offset, weight, bias=None, stride=(1, 1),
+                          padding=(0, 0), dilation=(1, 1), mask=None):
+            asked['deform_conv2d'] = (input, offset, weight, bias, stride,
+                                      padding, dilation, mask)
+
+    assert extension.get_compiling_cuda_version() == 'none: ' + (
+        'PyTorch' if torchvision.OPS is None else 'torchvision')
+    monkeypatch.setattr(torchvision, 'OPS', Documented)
+    assert extension.get_compiling_cuda_version() == 'none: torchvision'
+    boxes, scores = torch.arange(12.).view(3, 4), torch.tensor([.2, .9, .5])
+    assert ops.nms(boxes, scores, 0.3).tolist() == [1, 0]
+    assert torch.equal(asked['nms'][0], boxes[[1, 2, 0]])
+    assert asked['nms'][1] == 0.3
+    assert ops.nms(boxes, scores, 2., offset=1).tolist() == [1, 2, 0]
+    for function, arguments in (
+        (ops.roi_align, (1, 2, (3, 4), 0.5, 6, True)),
+        (ops.deform_conv2d, (1, 2, 3, 4, (5, 6), (7, 8), (9, 10), 11))):
+        function(*arguments)
+        assert asked[function.__name__] == arguments
 
 
 def test_sigmoid_focal_loss():
