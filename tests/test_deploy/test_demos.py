@@ -18,6 +18,7 @@ from test_predictor import expected
 
 from mmfasternet.deploy import Predictor, frames, use_exported
 from mmfasternet.deploy.files import output_names
+from mmfasternet.deploy.video import video_file
 
 onnxruntime = pytest.importorskip('onnxruntime')
 
@@ -171,6 +172,24 @@ def test_image_demo_names_what_is_wrong(small, tmp_path, monkeypatch, capsys,
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('name, code', [('a.avi', 'MJPG'), ('a.mp4', 'mp4v')])
+def test_a_written_video_is_of_the_kind_of_its_name(name, code, video,
+                                                    tmp_path):
+    with video_file(str(tmp_path / name), video) as write:
+        for frame in frames(video):
+            write(frame)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    written = cv2.VideoCapture(str(tmp_path / name))
+    found = int(written.get(cv2.CAP_PROP_FOURCC)).to_bytes(
+        4, 'little').decode()
+    assert found.replace('FMP4', 'mp4v') == code
+    # of a source that does not say its rate
+    with video_file(str(tmp_path / name), str(tmp_path / 'none')) as write:
+        write(frame)
+    assert cv2.VideoCapture(str(tmp_path / name)).get(
+        cv2.CAP_PROP_FPS) == 25
+
+
 def test_video_demo(small, exported, video, tmp_path):
     out = tmp_path / 'out.avi'
     done, log = run('demo/video_demo.py', video, small.config,
@@ -186,6 +205,10 @@ def test_video_demo(small, exported, video, tmp_path):
         np.testing.assert_allclose(line['bboxes'], found.bboxes, atol=1e-3)
     assert re.search(r'video.avi: 12 frames, \d+ boxes, [\d.]+ frames/s', log)
     assert len([*frames(str(out))]) == 12
+    given, written = (cv2.VideoCapture(str(path)) for path in (video, out))
+    for what in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_WIDTH,
+                 cv2.CAP_PROP_FRAME_HEIGHT):
+        assert written.get(what) == given.get(what) > 0
     done, log = run('demo/video_demo.py', tmp_path / 'no.mp4', small.config,
                     exported['any.onnx'], status=1)
     assert 'Traceback' not in log

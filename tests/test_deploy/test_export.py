@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Exported files against the network that they were made of."""
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from processes import run_script
+from sklearn.datasets import load_sample_images
 
 from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.config import load_config
@@ -20,7 +23,8 @@ from mmfasternet.deploy import (
 )
 from mmfasternet.deploy.engines import ENGINES, engine_of
 from mmfasternet.deploy.engines.pytorch import PyTorchNetwork
-from mmfasternet.deploy.exporting import node_counts
+from mmfasternet.deploy.exporting import compare, node_counts
+from mmfasternet.deploy.images import example_images
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
@@ -189,6 +193,101 @@ def test_refuses_another_preparation(small, option, value, words):
     cfg = load_config(small.config, {option: value})
     with pytest.raises(ValueError, match=words):
         DeployInfo.from_config(cfg)
+
+
+def test_what_a_config_says(small):
+    """And what is meant where it says nothing."""
+    info = DeployInfo.from_config(small.cfg)
+    assert (info.classes, info.img_scale, info.pad_val) == (
+        ('blue', 'red'), (64, 64), 114)
+    assert (info.score_thr, info.iou_threshold) == (0.001, 0.7)
+    assert (info.nms_pre, info.max_per_img) == (30000, 300)
+    assert info.multi_label and not info.nms
+    assert info.shape == (None, None, None)
+    cfg = load_config(small.config)
+    for key in ('score_thr', 'nms_pre'):
+        cfg.model.test_cfg.pop(key)
+    cfg.pop('metainfo')
+    cfg.test_dataloader.dataset.metainfo = dict(classes=('a', 'b'))
+    cfg.test_dataloader.dataset.pipeline[2].update(pad_val=7, scale=(96, 64))
+    cfg.test_dataloader.dataset.pipeline[1].scale = (96, 64)
+    info = DeployInfo.from_config(cfg)
+    assert (info.score_thr, info.nms_pre) == (-1, 100000)
+    assert (info.classes, info.img_scale, info.pad_val) == (
+        ('a', 'b'), (96, 64), 7)
+    # one place cannot hold two classes of one
+    cfg.test_dataloader.dataset.pop('metainfo')
+    cfg.model.bbox_head.head_module.num_classes = 1
+    info = DeployInfo.from_config(cfg)
+    assert info.classes == ('0', ) and not info.multi_label
+    cfg.test_dataloader.dataset.pipeline[1].scale = (64, 64)
+    with pytest.raises(ValueError, match=r'one scale for .*\(64, 64\) and .*'
+                       r'\(96, 64\)'):
+        DeployInfo.from_config(cfg)
+    cfg.test_dataloader.dataset.pipeline[1].scale = (96, 64)
+    cfg.model.bbox_head.pop('head_module')
+    with pytest.raises(ValueError, match='not the config of a YOLOv8 detec'):
+        DeployInfo.from_config(cfg)
+
+
+@pytest.mark.parametrize('change', [
+    dict(classes=[]), dict(classes=[1]), dict(img_scale=[]),
+    dict(img_scale=[64., 64]), dict(pad_val='1'), dict(score_thr=None),
+    dict(iou_threshold='0.7'), dict(nms_pre=True), dict(max_per_img=[3]),
+    dict(shape=3)], ids=str)
+def test_the_text_of_a_file_is_believed_in_no_part(info, change):
+    assert DeployInfo.loads(info.dumps(), 'a.onnx') == info
+    text = json.dumps(dict(json.loads(info.dumps()), **change))
+    with pytest.raises(CheckpointError, match='a.onnx does not say how to'):
+        DeployInfo.loads(text, 'a.onnx')
+
+
+def test_how_far_a_file_is_from_its_network(small, exported, deployed, info):
+    """Of a network whose boxes or scores were moved, by how much."""
+    images = batch(5, 64, 64)
+    moved = load_deployed(small.cfg, small.checkpoint)
+    for branch in (moved.head.cls_preds, moved.head.reg_preds):
+        for layers in branch:
+            layers[-1].bias.data += torch.linspace(
+                0, 1, len(layers[-1].bias))
+    fixed = replace(info, shape=(2, 64, 64))
+    same = compare(deployed, fixed, exported['fixed.onnx'], images)
+    assert all(0 <= found < limit for found, limit in same.values())
+    found = compare(moved, fixed, exported['fixed.onnx'], images)
+    # of whole batches
+    wanted, got = ([x.numpy() for x in network(torch.from_numpy(images[:4]))]
+                   for network in (deployed, moved))
+    for name, a, b, limit in zip(('boxes', 'scores'), wanted, got,
+                                 (6.4e-3, 1e-4)):
+        assert found[name] == (pytest.approx(abs(a - b).max(), rel=1e-3),
+                               pytest.approx(limit))
+        assert found[name][0] > 10 * limit
+    name, with_nms = exported['nms.onnx'], replace(info, nms=True)
+    share, limit = compare(deployed, with_nms, name, images)['detections']
+    assert 0 <= share <= limit == 0.01
+    assert compare(moved, with_nms, name, images)['detections'][0] > 0.5
+
+
+def test_real_images_to_try_a_detector_on(small, coco, tmp_path):
+    """Those of a split of the config that are there, or of scikit-learn."""
+    val = [str(coco / f'val/{i}.png') for i in range(1, 6)]
+    assert example_images(small.cfg) == val
+    assert example_images(small.cfg, split='train') == [
+        path.replace('/val/', '/train/') for path in val]
+    assert example_images(small.cfg, val[1]) == [val[1]]
+    cfg = load_config(small.config, {
+        'test_dataloader.dataset.data_root': f'{tmp_path}/'})
+    photos = example_images(cfg)
+    assert [photo.shape for photo in photos] == [(427, 640, 3)] * 2
+    for photo, known in zip(photos, load_sample_images().images):
+        assert (photo[..., ::-1] == known).all()
+        assert photo.flags.c_contiguous
+    # of images that are listed, but not all there
+    (tmp_path / 'annotations').mkdir()
+    shutil.copy(coco / 'annotations/val.json', tmp_path / 'annotations')
+    (tmp_path / 'val').mkdir()
+    shutil.copy(val[3], tmp_path / 'val')
+    assert example_images(cfg) == [f'{tmp_path}/val/4.png']
 
 
 def test_names_what_is_wrong_with_a_file(exported, small, tmp_path):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Detections of every backend against mmyolo's own path from file to boxes."""
 import threading
+import time
 from itertools import count, islice
 
 import cv2
@@ -10,8 +11,10 @@ import torch
 from conftest import check_drawn
 from mmcv.transforms import Compose
 from mmdet.apis import inference_detector
+from mmdet.structures import DetDataSample
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import InstanceData
 from PIL import Image
 
 from mmfasternet.checkpoint import CheckpointError, save_checkpoint
@@ -146,10 +149,39 @@ def test_images_of_pillow(small, exported):
         predictor([torch.zeros(3, 8, 8)])
 
 
-def test_says_how_long_each_step_took(small, exported):
-    for sample in Predictor(exported['any.onnx'])(small.images, batch_size=3):
+@pytest.mark.parametrize('size', [1, 3])
+def test_says_how_long_each_step_took(small, exported, size):
+    """Each image has its share of what its batch took."""
+    predictor = Predictor(exported['any.onnx'])
+    before, begin = predictor.backend.seconds, time.perf_counter()
+    samples = predictor(small.images, batch_size=size)
+    whole = time.perf_counter() - begin
+    for sample in samples:
         assert {*sample.seconds} == {'prepare', 'network', 'boxes'}
         assert min(sample.seconds.values()) > 0
+    network, boxes = (sum(sample.seconds[name] for sample in samples)
+                      for name in ('network', 'boxes'))
+    assert network == pytest.approx(predictor.backend.seconds - before)
+    assert network + boxes <= whole
+
+
+def test_what_is_drawn_has_at_least_the_score(small, exported):
+    predictor = Predictor(exported['any.onnx'])
+    image = np.full((64, 64, 3), 90, np.uint8)
+    sample = DetDataSample(pred_instances=InstanceData(
+        bboxes=torch.tensor([[8., 8, 28, 56], [36, 8, 56, 56]]),
+        scores=torch.tensor([0.5, 0.25]), labels=torch.tensor([0, 1])))
+
+    def sides(*score_thr):
+        drawn = predictor.draw(image, sample, *score_thr)
+        assert drawn.shape == image.shape and drawn.flags.c_contiguous
+        changed = (drawn != image).any(2)[32]  # the middle row
+        return [changed[:32].any(), changed[32:].any()]
+
+    assert sides() == [True, False]  # from 0.3
+    assert sides(0.25) == [True, True]
+    assert sides(0.5) == [True, False]
+    assert sides(0.75) == [False, False]
 
 
 def test_as_it_was_trained(small):
