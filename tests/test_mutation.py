@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from mutants import EQUIVALENT, ROOT, mutants_of
-from mutation import ROOMS
+from mutation import ROOMS, tests_for
 
 
 @pytest.mark.parametrize('line, changed', [
@@ -45,6 +45,29 @@ def test_a_function_may_return_nothing(monkeypatch, tmp_path):
     assert [mutant.describe()[::2] for mutant in mutants_of(path)] == [
         ('a.py:1', 'def f(x: int = (2)):'), ('a.py:1', 'def f(x: int = (0)):'),
         ('a.py:3', 'return None')]
+
+
+@pytest.mark.parametrize('line, chosen', [
+    (2, ['a.py::fast', 'b.py::slow', 'c.py::starts_a_process']),
+    # of what no test runs, as a default: all of the file
+    (3, ['a.py::other', 'a.py::fast', 'b.py::slow', 'c.py::starts_a_process'])
+])
+def test_a_mutant_is_tried_on_the_tests_that_run_it(line, chosen, monkeypatch,
+                                                    tmp_path):
+    monkeypatch.setattr('mutants.ROOT', tmp_path)
+    (tmp_path / 'mmfasternet').mkdir()
+    path = tmp_path / 'mmfasternet/a.py'
+    path.write_text('pass\nx = True\ny = True\n')
+    mutants = {m.lines(): m for m in mutants_of(path)}
+    assert set(mutants) == {(2, 2), (3, 3)}
+    known = {
+        name: dict(seconds=seconds, lines=lines) for name, seconds, lines in (
+            ('b.py::slow', 5, {'a.py': [2]}),
+            ('a.py::fast', 1, {'a.py': [1, 2]}),
+            ('c.py::starts_a_process', .1, {'': [0]}),
+            ('a.py::other', .2, {'a.py': [1]}),
+            ('d.py::of_another_file', .1, {'b.py': [2, 3]}))}
+    assert tests_for(mutants[line, line], known) == chosen
 
 
 @pytest.mark.parametrize('room', ROOMS)
