@@ -233,29 +233,34 @@ class Failing(torch.nn.Module):
         raise RuntimeError('no such size')
 
 
-@pytest.mark.parametrize('change, words', [
-    (lambda m: m.update(backbone=dict(type=Failing)),
+@pytest.mark.parametrize('part, value, words', [
+    ('backbone', dict(type=Failing),
      'cannot find the output widths of model.backbone .* failed with: no such '
      'size'),
     # mmyolo's own, whose inputs are as wide as its outputs
-    (lambda m: m.update(neck=dict(
+    ('neck', dict(
         type='YOLOv8PAFPN', in_channels=[256, 512, 1024],
-        out_channels=[256, 512, 768], widen_factor=0.25)),
+        out_channels=[256, 512, 768], widen_factor=0.25),
      r'model.neck \(YOLOv8PAFPN\) cannot take in_channels \(256, 512, 1024\),'
      r' as they are or times widen_factor 0.25, with out_channels \[256, 512, '
      '768'),
-    (lambda m: m.update(neck=dict(
-        type='YOLOv8PAFPN', out_channels=[256, 512, 768],
-        widen_factor=0.25)), 'cannot take in_channels|takes no'),
-    (lambda m: (m.neck.pop('out_channels'),
-                m.bbox_head.head_module.update(in_channels=[256, 512, 512])),
+    ('neck', dict(
+        type='mmfasternet.YOLOv8SPPFPAFPN', widen_factor=0.25,
+        deepen_factor=1 / 3, out_channels=[256, 512, 512]),
+     r'model.neck.out_channels is \[256, 512, 512\], but'),
+    # by default, which the config does not say
+    ('neck', dict(
+        type='mmfasternet.YOLOv8SPPFPAFPN', widen_factor=0.25,
+        deepen_factor=1 / 3),
      r'model.neck gives \(64, 128, 256\) channels, which model.bbox_head.'
      r'head_module \(mmfasternet.YOLOv8HeadModule\) with in_channels \[256, '
      r'512, 512\] does not take: the head takes what'),
 ])
-def test_what_no_width_can_help_is_named(change, words):
+def test_what_no_width_can_help_is_named(part, value, words):
     cfg = config('n')
-    change(cfg.model)
+    cfg.model[part] = value
+    if 'does not take' in words:
+        cfg.model.bbox_head.head_module.in_channels = [256, 512, 512]
     with pytest.raises(ValueError, match=words):
         build(cfg)
 
