@@ -36,6 +36,7 @@ from mmfasternet.engine import (
 )
 from mmfasternet.engine.hooks import evaluation_figures_hook as figures
 from mmfasternet.engine.hooks import progress_bar_hook as bar
+from mmfasternet.engine.hooks import results_hook
 
 ALL_HOOKS = our_hooks().values()
 
@@ -101,7 +102,7 @@ def trained(coco, coco_options, tmp_path_factory):
         return lambda *args: (drawn.append(args[0]), draw(*args))[1]
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ('plot_precision', 'plot_images'):
+        for name in ('plot_precision', 'plot_confusion', 'plot_images'):
             patch.setattr(figures, name, noted(getattr(figures, name)))
         runner.train()
     return work_dir, runner, drawn
@@ -150,7 +151,7 @@ def test_results_agree_with_the_log(trained):
 
 
 def test_figures_show_the_last_validation(trained):
-    work_dir, _, (curves, best, worst) = trained
+    work_dir, _, (curves, matrix, best, worst) = trained
     # of the evaluation itself, which knows three digits
     expected = float(read_csv(work_dir)[-1]['coco/bbox_mAP_50'])
     assert 0.3 < expected < 0.9
@@ -162,10 +163,14 @@ def test_figures_show_the_last_validation(trained):
         picture = cv2.imread(str(work_dir / f'{name}.png'))
         assert picture.shape[0] >= least[0] and picture.shape[1] >= least[1]
         assert picture.std() > 5, name
+    # 1, 3 and 5 are red: one is found, one is shifted, one missed; of 2 and
+    # 4, which are blue, the second one is taken for red
+    assert matrix.tolist() == [[1, 1, 0], [0, 1, 2], [0, 1, 0]]
     # 1 is found exactly, 2 nearly; in 3 to 5 nothing is right
     assert [Path(r.path).stem for r in best[:2]] == ['1', '2']
     assert {Path(r.path).stem for r in worst[:3]} == {'3', '4', '5'}
     assert Path(worst[3].path).stem == '2'
+    assert len(best) == len(worst) == 4
 
 
 def test_without_a_terminal_everything_is_as_it_was(trained):
@@ -407,6 +412,19 @@ def test_the_bar_is_drawn_when_it_is_due_and_at_the_end(monkeypatch,
     assert [x[0] for x in drawn(lines, 'training')] == [
         f'{i}/6' for i in range(1, 7)]
     assert not any(line.startswith('epoch') for line in lines)
+
+
+@pytest.mark.parametrize('iterations, seconds', [
+    (None, [30] * 4), (10, [40, 40, 20])])
+def test_the_time_of_a_row_is_that_of_its_training(iterations, seconds,
+                                                   monkeypatch, tmp_path):
+    """Ten seconds for two images, without those of the validation."""
+    clock = Clock()
+    monkeypatch.setattr(results_hook, 'time', clock)
+    toy(tmp_path, clock, ResultsHook(), iterations=iterations).train()
+    rows = read_csv(tmp_path)
+    assert [float(row['seconds']) for row in rows] == seconds
+    assert [float(row['images/s']) for row in rows] == [0.2] * len(rows)
 
 
 def ctrl_c_pressed(times=1):

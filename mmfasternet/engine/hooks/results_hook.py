@@ -56,7 +56,7 @@ class ResultsHook(Hook):
 
     def _begin(self) -> None:
         self._images = self._iterations = 0
-        self._start = time.monotonic()
+        self._start = self._end = time.monotonic()
 
     def after_train_iter(self, runner: Runner, batch_idx: int,
                          data_batch: Optional[dict] = None,
@@ -65,6 +65,7 @@ class ResultsHook(Hook):
         # of the epoch, also where it was trained in two parts
         self._iterations = batch_idx + 1 if by_epoch(
             runner) else self._iterations + 1
+        self._end = time.monotonic()  # before a validation that may follow
 
     @master_only
     def after_train_epoch(self, runner: Runner) -> None:
@@ -100,7 +101,7 @@ class ResultsHook(Hook):
 
     def _measured(self, runner: Runner) -> Iterator[Tuple[str, float]]:
         """What the iterations since the last row have given."""
-        seconds = time.monotonic() - self._start
+        seconds = self._end - self._start
         scalars = runner.message_hub.log_scalars
         yield 'seconds', seconds
         yield 'images/s', self._images / seconds
