@@ -52,7 +52,8 @@ ROOMS = dict(
     readers=('datasets/readers', 'test_datasets/test_readers.py test_datasets/'
              'test_layouts.py test_tools/test_voc2coco.py'),
     datasets=('datasets/checks datasets/images.py datasets/files.py '
-              'datasets/digits.py datasets/collate.py datasets/unlabelled.py',
+              'datasets/digits.py datasets/collate.py datasets/unlabelled.py '
+              'datasets/in_config.py',
               'test_datasets/test_digits.py test_datasets/test_checks.py '
               'test_engine/test_distilled_runs.py '
               'test_tools/test_dataset_tools.py'),
@@ -141,7 +142,7 @@ class Selection:
             key=lambda item: self.order.get(item.nodeid, -1))
 
 
-def tests_for(mutant: Mutant, known: Dict[str, dict]) -> List[str]:
+def select_tests(mutant: Mutant, known: Dict[str, dict]) -> List[str]:
     """Those that run a line of it, file by file, the fast ones first; of a
     line that none does, as that of a default, those that run its file."""
     path = mutant.path[len('mmfasternet/'):]
@@ -259,7 +260,7 @@ def tried(mutants: List[Mutant], tests: List[str], known: dict,
             path = tree / mutant.path
             path.write_bytes(mutant.apply(path.read_bytes()))
             os.utime(path, (serial, serial))  # no old .pyc fits
-            chosen = tests_for(mutant, known)
+            chosen = select_tests(mutant, known)
             limit = 60 + 3 * sum(known[name]['seconds'] for name in chosen)
             child = start_tests(tree, tests, Selection(chosen, known))
             running[child] = (mutant, tree,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from mutants import EQUIVALENT, ROOT, mutants_of
-from mutation import ROOMS, tests_for
+from mutation import ROOMS, select_tests
 
 
 @pytest.mark.parametrize('line, changed', [
@@ -67,7 +67,7 @@ def test_a_mutant_is_tried_on_the_tests_that_run_it(line, chosen, monkeypatch,
             ('c.py::starts_a_process', .1, {'': [0]}),
             ('a.py::other', .2, {'a.py': [1]}),
             ('d.py::of_another_file', .1, {'b.py': [2, 3]}))}
-    assert tests_for(mutants[line, line], known) == chosen
+    assert select_tests(mutants[line, line], known) == chosen
 
 
 @pytest.mark.parametrize('room', ROOMS)
