@@ -872,6 +872,88 @@ def test_boxes_below_two_pixels_are_left_out_by_the_augmentation(folder):
     assert report.summaries['train'].sizes[0] == pytest.approx([2.24, 6.4])
 
 
+# ------------------------------------------------------------------ limits
+def box(*bbox):
+    return lambda f: f.box(*bbox)
+
+
+def beside(dx, dy, **values):
+    """A copy of the first box of 20 x 16, moved."""
+
+    def make(f):
+        x, y, w, h = f.train['annotations'][0]['bbox']
+        append('annotations', id=77, bbox=[x + dx, y + dy, w, h],
+               **values)(f)
+
+    return make
+
+
+def sized(**size):
+
+    def make(f):
+        f.train['images'][0].update(size)
+        for a in f.train['annotations'][:2]:
+            a['bbox'] = [a['bbox'][0] % 9, 6, 20, 16]
+
+    return make
+
+
+@pytest.mark.parametrize('make, kind, expected', [
+    # a pixel beyond an image of 80 x 60 is rounding
+    (box(61, 6, 20, 16), 'box-beyond-image', False),
+    (box(61.01, 6, 20, 16), 'box-beyond-image', True),
+    (box(5, 45, 20, 16), 'box-beyond-image', False),
+    (box(5, 45.01, 20, 16), 'box-beyond-image', True),
+    (box(-1, -1, 20, 16), 'box-beyond-image', False),
+    (box(-1.01, 6, 20, 16), 'box-beyond-image', True),
+    (box(5, -1.01, 20, 16), 'box-beyond-image', True),
+    (box(5, 6, 1, 1), 'box-tiny', False),
+    (box(5, 6, 20, 0.99), 'box-tiny', True),
+    (box(5, 6, 20, -1), 'box-no-area', True),
+    (sized(height=32), 'image-small', False),
+    (sized(width=31), 'image-small', True),
+    # (20 - d) / (20 + d) is 0.9 at d = 1.053, (16 - d) / (16 + d) at 0.842
+    (beside(1.05, 0), 'box-nearly-twice', True),
+    (beside(1.06, 0), 'box-nearly-twice', False),
+    (beside(0, 0.84), 'box-nearly-twice', True),
+    (beside(0, 0.85), 'box-nearly-twice', False),
+    (beside(1, 0, category_id=20), 'box-nearly-twice', False),
+    (beside(0, 0), 'box-twice', True),
+    (beside(0, 0, category_id=20), 'box-twice', False),
+    (beside(0, 0, image_id=2), 'box-twice', False),
+])
+def test_where_a_limit_is(folder, make, kind, expected):
+    make(folder)
+    report = folder.check(images=False)
+    assert (kind in {f.kind for f in report.findings}) == expected, report
+
+
+@pytest.mark.parametrize('number, severity', [(18, 'refused'),
+                                              (19, 'note')])
+def test_one_box_in_twenty_may_be_there_twice_in_val(folder, number,
+                                                     severity):
+    first = folder.val['annotations'][0]
+    rows = [dict(first, id=i + 1, bbox=[2 * i, i, 20, 16])
+            for i in range(number)]
+    folder.val['annotations'] = [*rows, dict(rows[-1], id=99)]
+    found, = (f for f in folder.check(images=False).findings
+              if f.kind == 'box-twice')
+    assert (found.count, found.severity) == (1, severity)
+
+
+def test_of_many_images_some_are_looked_for(folder):
+    """One in two of 250, of which three are named."""
+    folder.train['images'] += [
+        dict(folder.train['images'][0], id=i, file_name=f'no_{i}.png')
+        for i in range(100, 346)]
+    found, = (f for f in folder.check(images=False).findings
+              if f.kind == 'image-missing')
+    # the first four are there, and every second one is taken
+    assert found.count == 123 and len(found.examples) == 3
+    assert 'cannot be opened, 125 of 250 were looked for: ' in found.message
+    assert str(found).endswith('; ...]')
+
+
 # -------------------------------------------------------------- good inputs
 def non_ascii(f):
     for i, image in enumerate(f.train['images']):
