@@ -34,6 +34,11 @@ EQUIVALENT = (
         "ignored = np.array([b.get('iscrowd', (1)) for b in boxes], bool)",
         "ignored = np.array([b.get('iscrowd', (-1)) for b in boxes], bool)",
     ), 'pycocotools has asked each box for it before'),
+    ('evaluation/detection_quality.py', (
+        "return evaluation.eval['precision'][0, :, :, (-1), 0]",
+        "return evaluation.eval['precision'][0, :, :, 0, (-1)]",
+        "return evaluation.eval['precision'][(-1), :, :, 0, 0]",
+    ), 'of each there is one: a threshold, a range of areas, a limit'),
     ('evaluation/errors.py', (
         "totals[box['category_id']] += not box.get('iscrowd', (1))",
         "totals[box['category_id']] += not box.get('iscrowd', (-1))",

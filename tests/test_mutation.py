@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from coverage_map import select_tests
 from mutants import EQUIVALENT, ROOT, mutants_of
-from mutation import ROOMS, select_tests
+from mutation import ROOMS
 
 
 @pytest.mark.parametrize('line, changed', [
