@@ -8,6 +8,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmfasternet.analysis.complexity import count_complexity
 from mmfasternet.config import load_config
 from mmfasternet.models import YOLOv8SPPFPAFPN
+from mmfasternet.models.necks import ProjectedNeck
 
 SIZES = 'nsmlx'
 STOCK = 'mmyolo::yolov8/yolov8_{}_syncbn_fast_8xb16-500e_coco.py'
@@ -263,6 +264,22 @@ def test_what_no_width_can_help_is_named(part, value, words):
         cfg.model.bbox_head.head_module.in_channels = [256, 512, 512]
     with pytest.raises(ValueError, match=words):
         build(cfg)
+
+
+class Told(torch.nn.Module):
+    """A neck that gives what it gets."""
+
+    def forward(self, maps):
+        return maps
+
+
+def test_projections_have_the_widths_asked_for_and_halve_the_rest():
+    neck = ProjectedNeck(dict(type=Told), (5, 6), (5, 8, 12, 16)).eval()
+    maps = [torch.rand(1, 5, 13, 10), torch.rand(1, 6, 7, 5)]
+    outs = neck(maps)
+    assert [tuple(out.shape[1:]) for out in outs] == [
+        (5, 13, 10), (8, 7, 5), (12, 4, 3), (16, 2, 2)]
+    assert outs[0] is maps[0]  # of that width already
 
 
 @pytest.mark.parametrize('cuda, given, expected', [
