@@ -23,7 +23,12 @@ from mmfasternet.checkpoint.layouts.detectors import read_detector
 from mmfasternet.config import load_config
 from mmfasternet.datasets.checks import SplitConfig, check_dataset
 from mmfasternet.datasets.images import images_in
-from mmfasternet.datasets.readers import account, read_dataset, write_splits
+from mmfasternet.datasets.readers import (
+    account,
+    drop_damaged,
+    read_dataset,
+    write_splits,
+)
 
 CONFIGS = (Path(mmfasternet.__file__).parent / '.mim/configs').resolve()
 # Gigabytes that autograd keeps per 640x640 image in training, measured on the
@@ -231,12 +236,13 @@ def tell(source):
         print(f'  {line}')
 
 
-def check(source, files):
+def check(source, files, pictures):
     """Print what training will make of the splits, and stop at the worst."""
     report = check_dataset(
         {split: SplitConfig(str(ann), str(folder), split != 'train',
                             data=source.splits[split].coco)
-         for split, (ann, folder) in files.items()}, source.classes)
+         for split, (ann, folder) in files.items()}, source.classes,
+        pictures=pictures)
     print(report)
     if report.refused:
         sys.exit('error: no config written; correct the data as said above')
@@ -250,12 +256,13 @@ def main():
         if args.config.exists() and not args.force:
             raise ValueError(f'{args.config} exists; --force overwrites it')
         source = read_dataset(args.data)
+        pictures = drop_damaged(source)
         tell(source)
         files = write_splits(
             source, (args.out_dir or source.root) / 'annotations')
         for split, (ann, folder) in files.items():
             print(f'  {split}: {ann}, images in {folder}')
-        check(source, files)
+        check(source, files, pictures)
         stats = {split: statistics(part.coco)
                  for split, part in source.splits.items()}
         size = args.model or ('s' if torch.cuda.is_available() else 'n')

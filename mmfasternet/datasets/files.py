@@ -16,9 +16,11 @@ def files_below(root: Union[str, Path]) -> Iterator[Path]:
     """All files in a folder and the folders in it, in a fixed order.
 
     Links are followed, but no folder is visited twice: one that links to a
-    folder above it ends there. Real folders come before linked ones.
+    folder above it, or above ``root``, ends there. Real folders come before
+    linked ones.
     """
-    seen, folders, links = set(), [Path(root)], []
+    above = Path(os.path.realpath(root)).parents
+    seen, folders, links = set(map(str, above)), [Path(root)], []
     while folders or links:
         folder = (folders or links).pop(0)
         real = os.path.realpath(folder)
@@ -44,7 +46,7 @@ def is_hidden(path: Path, root: Union[str, Path]) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """Text in UTF-8, UTF-16 with its mark, or GBK.
+    """Text in UTF-8, UTF-16 or GBK.
 
     Raises:
         ValueError: If it is none of these.
@@ -55,6 +57,8 @@ def read_text(path: Path) -> str:
 def decode(data: bytes, path: Path) -> str:
     """As :func:`read_text`, of what was read from ``path``."""
     encoding = next((e for mark, e in _BOMS if data.startswith(mark)), 'utf-8')
+    if b'\0' in data[:2]:  # UTF-16 without a mark: one half of a character
+        encoding = 'utf-16-be' if data[0] == 0 else 'utf-16-le'
     try:
         return data.decode(encoding)
     except UnicodeDecodeError:
@@ -63,10 +67,11 @@ def decode(data: bytes, path: Path) -> str:
         text = data.decode('gb18030')
     except UnicodeDecodeError:
         text = ''
-    # Of Latin-1 nearly any text is GBK by its form, an accented letter with
-    # the ASCII letter behind it; of real GBK few characters hold ASCII.
+    # Nearly any text is GBK by its form, but few texts of other scripts have
+    # mostly punctuation and the common characters, which come first there.
     wide = [c.encode('gb18030') for c in text if ord(c) > 127]
-    if 2 * sum(c[-1] < 128 for c in wide) < len(wide):
+    common = [0xa1 <= c[0] < 0xd8 and c[1] >= 0xa1 for c in wide]
+    if 2 * sum(common) > len(wide):
         return text
     raise ValueError(f'{path}: the text is neither UTF-8 nor UTF-16 nor GBK; '
                      'save it as UTF-8')

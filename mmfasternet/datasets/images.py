@@ -9,6 +9,7 @@ import os.path as osp
 import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import (
     Dict,
@@ -102,12 +103,23 @@ def read_image(path: str) -> np.ndarray:
     if '://' not in path and not osp.isfile(path):
         raise FileNotFoundError(f'image not found: {path}')
     data = get(path)
-    # OpenCV takes no empty one
-    image = mmcv.imfrombytes(data, backend='cv2') if data else None
+    image = None
+    with suppress(cv2.error):  # OpenCV takes no empty one, nor any size
+        image = mmcv.imfrombytes(data, backend='cv2')
     if image is None:
         raise ValueError(f'{path} cannot be read as an image: it is damaged, '
                          'or of a format that OpenCV does not know')
     return image
+
+
+@contextmanager
+def _of_any_size() -> Iterator[None]:
+    """Let Pillow open what it takes for an attack; nothing is decoded."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def image_size(path: Path) -> Tuple[int, int]:
@@ -116,9 +128,12 @@ def image_size(path: Path) -> Tuple[int, int]:
     Raises:
         OSError: If it is missing or not an image.
     """
-    with Image.open(path) as image:
+    with _of_any_size(), Image.open(path) as image:
         width, height = image.size
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        try:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        except Exception:  # whatever Pillow makes of a broken one
+            turned = True
     if turned:  # in which formats that counts depends on OpenCV's version
         loaded = mmcv.imread(path)
         if loaded is None:
@@ -172,17 +187,14 @@ def inspect_image(path: str) -> Picture:
 
 def _header(data: bytes, path: str) -> tuple:
     """Size, EXIF orientation and traits; nothing if Pillow knows none."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with warnings.catch_warnings():
+        with _of_any_size(), warnings.catch_warnings():
             warnings.simplefilter('ignore')
             image = Image.open(io.BytesIO(data))
             turns = image.format in ('JPEG', 'MPO', 'TIFF')  # in OpenCV
             orientation = image.getexif().get(0x112, 1) if turns else 1
     except Exception:  # OpenCV may know it all the same
         return (0, 0), 1, ()
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
     bits = getattr(image, 'tag_v2', {}).get(258, 8)  # of TIFF
     named = Image.registered_extensions().get(osp.splitext(path)[1].lower())
     image_format = 'JPEG' if image.format == 'MPO' else image.format

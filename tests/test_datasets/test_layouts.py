@@ -7,9 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from trees import voc_xml, write_image
+from trees import coco_json, voc_xml, write_image
 
-from mmfasternet.datasets.readers import account, read_dataset, write_splits
+from mmfasternet.datasets.readers import (
+    account,
+    drop_damaged,
+    read_dataset,
+    write_splits,
+)
 
 W, H = 64, 48
 BOX = [16, 12, 32, 24]  # of the middle, in pixels
@@ -206,6 +211,35 @@ def test_ways_to_name_splits(train, val, tmp_path):
     assert names(read_dataset(tmp_path)) == dict(train=['a'], val=['b'])
 
 
+@pytest.mark.parametrize('layout', [
+    'images/{}/{}.png labels/{}/{}', '{}/images/{}.png {}/labels/{}',
+    '{}/{}.png {}/{}', 'images/{}/{}.png {}_labels/{}'
+])
+@pytest.mark.parametrize('suffix', ['.txt', '.xml'])
+def test_an_image_has_no_labels_of_another_split(layout, suffix, tmp_path):
+    """Of the same name; in VOC it is the image that is missing."""
+    write(tmp_path / 'classes.txt', 'cat')
+    for split in ('train', 'val'):
+        for stem in ('a', 'empty'):
+            picture, label = (tmp_path / part.format(split, stem)
+                              for part in layout.split())
+            alone = (split, stem) == ('train', 'empty')
+            if suffix == '.txt' or not alone:
+                image(picture)
+            if suffix == '.xml' or not alone:
+                write(label.with_suffix(suffix), f'0 {SHARES}' if
+                      suffix == '.txt' else xml(f'{stem}.png'))
+    source = read_dataset(tmp_path)
+    boxes = {split: len(part.coco['annotations'])
+             for split, part in source.splits.items()}
+    images = {split: len(part.coco['images'])
+              for split, part in source.splits.items()}
+    assert boxes == dict(train=1, val=2)
+    assert images == dict(train=2 if suffix == '.txt' else 1, val=2)
+    assert table(source)[1] == ((3, 3, 0, 0) if suffix == '.txt' else
+                                (4, 3, 0, 1))
+
+
 def test_nothing_to_train_on(tmp_path):
     yolo(tmp_path, 'val/a', 'test/b')
     with pytest.raises(ValueError, match='no training split, only test, val'):
@@ -268,6 +302,11 @@ def test_links_are_followed_once(tmp_path):
     (tmp_path / 'disk/images/train/up').symlink_to(root)
     source = read_dataset(root)
     assert sorted(sum(names(source).values(), [])) == ['a', 'b']
+    # nor does a folder have what is in the one above it
+    write(root / 'data.yaml',
+          'train: images/train\nval: images/val\nnames: [cat]')
+    (tmp_path / 'disk/images/train/all').symlink_to(tmp_path / 'disk/images')
+    assert names(read_dataset(root)) == dict(train=['a'], val=['b'])
 
 
 # ------------------------------------------------------------------- encoding
@@ -295,9 +334,13 @@ def test_encodings(encoding, tmp_path):
         assert data['categories'][1]['name'] == '猫和狗'
 
 
-def test_text_in_no_known_encoding_names_the_file(tmp_path):
+@pytest.mark.parametrize('encoding, text', [
+    ('latin-1', 'grün\nweiß\n'), ('cp1251', 'кошка\nСобака\n'),
+    ('shift-jis', 'りんご\n猫\n')
+])
+def test_text_in_no_known_encoding_names_the_file(encoding, text, tmp_path):
     root = yolo(tmp_path, 'train/a', 'val/b')
-    write(root / 'classes.txt', 'grün\nweiß\n', 'latin-1')
+    write(root / 'classes.txt', text, encoding)
     with pytest.raises(ValueError, match='classes.txt: the text is neither'):
         read_dataset(root)
 
@@ -379,6 +422,18 @@ def test_roboflows_only_class_has_the_name_of_what_it_is(tmp_path, prepare):
     (lambda d: d.update(annotations={}), 'categories must be lists'),
     (lambda d: d['annotations'][0].update(category_id=9), 'category-unknown'),
     (lambda d: d['annotations'][0].update(image_id=9), 'image-unknown'),
+    (lambda d: d['annotations'][0].pop('area'), '1 boxes without area or is'),
+    (lambda d: [a.pop('iscrowd') for a in d['annotations']],
+     ' boxes without area or iscrowd: written'),
+    (lambda d: d['annotations'][0].pop('id'), 'annotations numbered from 1'),
+    (lambda d: [a.update(id='x') for a in d['annotations']],
+     'annotations numbered from 1'),
+    (lambda d: [a.update(id=7) for a in d['annotations']],
+     'annotations numbered from 1'),
+    (lambda d: [i.update(file_name='C:\\me\\' + i['file_name'])
+                for i in d['images']], 'left out\n  images'),
+    (lambda d: [i.update(file_name='/content/' + i['file_name'])
+                for i in d['images']], 'left out\n  images'),
 ])
 def test_one_json_is_judged_as_several(splits, change, words, tmp_path,
                                        prepare):
@@ -392,6 +447,22 @@ def test_one_json_is_judged_as_several(splits, change, words, tmp_path,
     assert words in out
     assert ('refused: ' in out or 'must be' in out) == (status != 0)
     assert (status == 0) == (tmp_path / 'mine.py').exists()
+
+
+def test_images_of_another_split_are_not_taken_for_missing_ones(tmp_path):
+    for split in ('train', 'val'):
+        for stem in 'abc':
+            image(tmp_path / f'images/{split}/{stem}.png')
+        write(tmp_path / f'annotations/{split}.json', json.dumps(coco_json(
+            {f'{stem}.png': (W, H, [('cat', *BOX)]) for stem in 'abc'},
+            dict(cat=1))))
+    (tmp_path / 'images/train/a.png').unlink()
+    source = read_dataset(tmp_path)
+    assert {split: part.folder.name for split, part in source.splits.items()
+            } == dict(train='train', val='val')
+    assert not drop_damaged(source)[f'{tmp_path}/images/train/a.png'].digest
+    assert names(source) == dict(train=['b', 'c'], val=['a', 'b', 'c'])
+    assert table(source)[0] == (5, 5, 0, 0)
 
 
 # ------------------------------------------------------------ Darknet and CVAT
@@ -509,6 +580,25 @@ def test_shapes_of_cvat_that_are_not_boxes(shape, words, tmp_path):
     assert words in source.messages[0]
 
 
+def test_an_image_has_the_labels_of_one_file(tmp_path):
+    """The first of two tasks of CVAT, the nearer of two folders of VOC."""
+    root = cvat(tmp_path / 'cvat', ('a', 'train', CVAT_BOX),
+                ('b', 'val', CVAT_BOX))
+    text = (root / 'annotations.xml').read_text()
+    write(root / 'second.xml', text.replace('xtl="16"', 'xtl="20"'))
+    source = read_dataset(root)
+    assert names(source) == dict(train=['a'], val=['b'])
+    assert table(source)[1] == (2, 1, 0, 1)
+    assert '2 images have labels in several files' in source.messages[0]
+    voc(tmp_path / 'voc/set', train=['a'], val=['b'])
+    for folder in ('0ld', 'set/Annotations_of_me'):
+        write(tmp_path / f'voc/{folder}/a.xml',
+              xml('a.png').replace('17', '20'))
+    source = read_dataset(tmp_path / 'voc')
+    assert names(source) == dict(train=['a'], val=['b'])
+    assert table(source)[1] == (4, 2, 0, 2)
+
+
 @pytest.mark.parametrize('content, words', [
     (CVAT.format('<track id="0"/>'), 'has tracks of a video: export it'),
     (CVAT.format(CVAT_IMAGE.format('x', '', '')), '1 of the 1 images that it'),
@@ -582,6 +672,22 @@ def test_shapes_of_labelme(shapes, boxes, tmp_path):
 def test_broken_shapes_of_labelme_name_the_place(broken, tmp_path):
     with pytest.raises(ValueError, match=r'train/a.json: shape 0: '):
         read_dataset(labelme(tmp_path, broken))
+
+
+def test_the_size_and_the_image_in_a_json_of_labelme(tmp_path):
+    """The checks compare the size with that of the image."""
+    path = labelme(tmp_path, shape([[1, 2], [5, 6]])) / 'val/b.json'
+    data = json.loads(path.read_text())
+    for stated, size in ((dict(imageWidth=640, imageHeight=480), (640, 480)),
+                         (dict(imageWidth=0, imageHeight=None), (W, H))):
+        write(path, json.dumps({**data, **stated}))
+        (found, ) = read_dataset(tmp_path).splits['val'].coco['images']
+        assert (found['width'], found['height']) == size
+    for name in ('train/a', 'val/b'):
+        (tmp_path / f'{name}.png').unlink()
+    write(path, json.dumps({**data, 'imageData': 'aGk='}))
+    with pytest.raises(ValueError, match='own name: as imageData is not read'):
+        read_dataset(tmp_path)
 
 
 # ------------------------------------------------------------------------ VOC
@@ -658,11 +764,29 @@ def test_which_yaml(tmp_path):
     ('names: [[cat]]\ntrain: .', 'names must be a list or numbered'),
     ('names: {a: {b: c}}\ntrain: .', 'names must be numbered 0, 1, 2'),
     ('names: [cat]\nnc: two\ntrain: .', 'nc is two, but there are 1 names'),
+    ('names: [cat, cat]\ntrain: .', 'names has one twice: cat, cat'),
+    ('nc: 1\ntrain: .', 'names must be a list or numbered, got None'),
+    ('names: [cat]\ntrain: /a/b/images', "'/a/b/images' is neither"),
 ])
 def test_wrong_values_in_yaml(text, words, tmp_path):
     write(yolo(tmp_path, 'train/a', 'val/b') / 'data.yaml', text)
     with pytest.raises(ValueError, match=f'data.yaml: {words}'):
         read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize('entry', [
+    'images\\{}', '.\\images\\{}', '/content/drive/My Drive/d/images/{}',
+    'C:\\Users\\me\\d\\images\\{}', 'd/images/{}', '../d/images/{}'
+])
+@pytest.mark.parametrize('name', ['data.yaml', 'Data.YAML', 'data.YML'])
+def test_yaml_of_another_machine(entry, name, tmp_path):
+    root = yolo(tmp_path, 'train/a', 'val/b')
+    write(root / name, f'path: {entry[:9]}\ntrain: {entry.format("train")}\n'
+          f'val: {entry.format("val")}\nnames: [dog]')
+    for path in (root, root / name):
+        source = read_dataset(path)
+        assert names(source) == dict(train=['a'], val=['b'])
+        assert source.classes == ('dog', )
 
 
 def test_yaml_with_a_test_split(tmp_path):
@@ -714,6 +838,16 @@ def test_boxes_are_clipped_to_the_image(tmp_path):
     assert box['bbox'] == pytest.approx([59.52, 19.2, 4.48, 9.6])
 
 
+@pytest.mark.parametrize('points', [
+    '0.1 0.2', '0.1 0.2 0.7 0.8', '0.1 0.2 2 0.7 0.8 1', ''])
+def test_keypoints_are_not_an_outline(points, tmp_path):
+    root = yolo(tmp_path, 'train/a', 'val/b')
+    write(root / 'data.yaml', 'train: images/train\nval: images/val\n'
+          'names: [cat]\nkpt_shape: [2, 3]')
+    write(root / 'labels/val/b.txt', f'0 {SHARES} {points}')
+    assert names(read_dataset(root)) == dict(train=['a'], val=['b'])
+
+
 @pytest.mark.parametrize('line, box', [
     ('0 0.02 0.5 0.1 0.2', [0, 19.2, 4.48, 9.6]),
     ('0 0.5 0.02 0.1 0.2', [28.8, 0, 6.4, 5.76]),
@@ -739,6 +873,7 @@ def test_what_is_written_of_a_box(line, box, tmp_path):
     ('0 1.0 0.5 1.0 0.1', 'coordinates are shares'),
     ('0 0.1 0.1 0.2 0.2 0.3', 'outline of three or more points, got 6 numb'),
     ('0 0.1 0.1 0.2 0.2 0.3 0.3 0.4', 'three or more points, got 8 numbers'),
+    ('0 0.5 0.5 0.1 0.1 0.3 0.3 2', 'keypoints need kpt_shape'),
     ('1 0.5 0.5 0.1 0.1', 'class 1, but there are 1 names, 0 to 0'),
 ])
 def test_lines_that_are_no_object(line, words, tmp_path):
@@ -772,6 +907,21 @@ def test_the_choice_stays_the_same_from_release_to_release(tmp_path):
     root = yolo(tmp_path, *(f'all/{i}' for i in range(10)))
     # the first of Python's random.Random(0).shuffle of ten numbers
     assert names(read_dataset(root))['val'] == ['7', '8']
+
+
+def test_an_image_may_be_called_test(tmp_path):
+    """Its labels are not a list, whatever numbers they have."""
+    root = yolo(tmp_path, 'all/a', 'all/test')
+    write(root / 'labels/all/test.txt', f'0.0 {SHARES}')
+    assert sorted(sum(names(read_dataset(root)).values(), [])) == ['a', 'test']
+
+
+def test_a_test_split_without_labels_is_left_out(tmp_path):
+    root = yolo(tmp_path, 'train/a', 'val/b', 'test/empty')
+    source = read_dataset(root)
+    assert names(source) == dict(train=['a'], val=['b'])
+    assert 'test: left out, as it has no boxes' in source.messages[-1]
+    assert table(source)[0] == (3, 2, 0, 1)
 
 
 def test_one_image_and_none(tmp_path):

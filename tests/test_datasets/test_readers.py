@@ -2,6 +2,8 @@
 """One data set in every format gives the same COCO json."""
 import json
 import os
+import struct
+import zlib
 
 import mmcv
 import pytest
@@ -235,6 +237,18 @@ def test_rotation_counts_as_opencv_reads_it(tmp_path):
             image.save(path, exif=exif)
             height, width = mmcv.imread(path).shape[:2]
             assert image_size(path) == (width, height)
+
+
+@pytest.mark.filterwarnings('error')
+def test_the_size_of_what_pillow_takes_for_an_attack(tmp_path):
+    path = tmp_path / 'x.png'
+    Image.new('1', (1, 1)).save(path)
+    for side in (10_000, 20_000):
+        data = bytearray(path.read_bytes())
+        data[16:24] = struct.pack('>II', side, side)
+        data[29:33] = struct.pack('>I', zlib.crc32(data[12:29]))
+        path.write_bytes(data)
+        assert image_size(path) == (side, side)
 
 
 def broken_yolo(text):

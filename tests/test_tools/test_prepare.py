@@ -164,11 +164,24 @@ def test_a_test_split_is_written_into_the_config(coco, prepare, tmp_path):
     assert len(train['images']) == 4
 
 
+def to_coco(coco, root):
+    return shutil.copytree(coco, root)
+
+
+@pytest.mark.parametrize('make, file, share', [
+    (to_yolo, 'images/train/5.png', 0), (to_yolo, 'images/train/5.png', 0.5),
+    (to_voc, 'train/5.png', 0), (to_voc, 'train/5.png', 0.5),
+    (to_coco, 'train/5.png', 0.5), (to_coco, 'train/5.png', None)
+])
 def test_a_damaged_image_is_named_and_counted_and_the_rest_done(
-        coco, prepare, tmp_path, capsys):
-    root = to_yolo(coco, tmp_path / 'data')
-    damaged = root / 'images/train/5.png'
-    damaged.write_bytes(b'')
+        make, file, share, coco, prepare, tmp_path, capsys):
+    """Empty, cut off, or listed only."""
+    root = make(coco, tmp_path / 'data')
+    damaged = root / file
+    data = damaged.read_bytes()
+    damaged.unlink()
+    if share is not None:
+        damaged.write_bytes(data[:int(share * len(data))])
     config = tmp_path / 'mine.py'
     with pytest.raises(SystemExit, match='error: 1 images that cannot be'):
         prepare(root, config)
@@ -178,8 +191,9 @@ def test_a_damaged_image_is_named_and_counted_and_the_rest_done(
     cfg = load_config(str(config))
     data = json.loads((root / cfg.train_ann_file).read_text())
     assert len(data['images']) == 4
-    assert 'images/train/5.png' not in {i['file_name']
-                                        for i in data['images']}
+    assert '5' not in {Path(i['file_name']).stem for i in data['images']}
+    assert {a['image_id'] for a in data['annotations']} <= {
+        i['id'] for i in data['images']}
 
 
 def test_the_models_are_those_of_the_configs():

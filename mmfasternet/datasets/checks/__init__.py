@@ -36,6 +36,7 @@ from mmfasternet.datasets.checks.report import (
     Summary,
     short,
 )
+from mmfasternet.datasets.images import Picture
 
 __all__ = [
     'CLIPPED', 'DROPPED', 'NOTE', 'REFUSED', 'SEVERITIES', 'Finding', 'Report',
@@ -49,8 +50,8 @@ def check_dataset(splits: Dict[str, Sequence],
                   workers: Optional[int] = None,
                   progress: bool = True,
                   cache: Optional[Dict[str, Any]] = None,
-                  unlabelled: Optional[Dict[str, Sequence[str]]] = None
-                  ) -> Report:
+                  unlabelled: Optional[Dict[str, Sequence[str]]] = None,
+                  pictures: Optional[Dict[str, Picture]] = None) -> Report:
     """Say what training and evaluation will make of a COCO data set.
 
     Args:
@@ -69,6 +70,8 @@ def check_dataset(splits: Dict[str, Sequence],
             it is read once. Defaults to None, one for this call.
         unlabelled (dict, optional): Paths of images to train on that have no
             labels, by name. Defaults to None.
+        pictures (dict, optional): Images that were decoded before, by path.
+            Defaults to None.
 
     Returns:
         Report: What was found.
@@ -96,7 +99,8 @@ def check_dataset(splits: Dict[str, Sequence],
             ImageFiles(
                 SplitConfig('', ''), found[-1], {path: {} for path in paths}))
     if images:
-        found.append(decode_images(files, workers, progress))
+        found.append(
+            decode_images(files, workers, progress, pictures or {}))
     else:
         for part in files:
             look_for_images(part)

@@ -206,7 +206,7 @@ def _check_entries(name: str, entries: list, test_mode: bool,
         found.refuse(
             kind, [short(e) for e in entries if 'iscrowd' not in e],
             "no 'iscrowd': the evaluation fails with KeyError; write "
-            '"iscrowd": 0')
+            '"iscrowd": 0 (tools/prepare.py does)')
 
 
 def check_images(coco: Annotations) -> None:

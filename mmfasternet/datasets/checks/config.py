@@ -138,20 +138,34 @@ def _model(cfg: Any) -> dict:
 
 
 def _check_heads(cfg: Any, splits: Dict[str, SplitConfig]) -> Findings:
-    """Heads that were built for another number of classes."""
+    """Heads for another number of classes, or that cannot be trained."""
     found = Findings('model')
+    student = {key: value for key, value in _model(cfg).items()
+               if key != 'teacher'}
+    if not all(split.test_mode for split in splits.values()):
+        found.refuse(
+            'reg-max', [f'reg_max={n}' for n in _bins(student)
+                        if not isinstance(n, int) or n < 2],
+            'training needs a whole number of bins, 2 or more: the loss of '
+            "YOLOv8's box distribution ends with IndexError")
     classes = next((s.classes for s in splits.values()), None)
     if not classes or isinstance(classes, str):
         return found
-    student = {key: value for key, value in _model(cfg).items()
-               if key != 'teacher'}
     heads = _values(student, ('bbox_head', 'mask_head'))
-    for number in sorted({*_values(list(heads), ('num_classes', ))}):
-        if number != len(classes):
-            found.refuse('num-classes', [f'num_classes={number}'],
-                         f'not the {len(classes)} of `classes`: training or '
-                         'the evaluation ends with IndexError')
+    numbers = dict.fromkeys(
+        f'num_classes={n}' for n in _values(list(heads), ('num_classes', ))
+        if n != len(classes))
+    found.refuse('num-classes', [*numbers],
+                 f'not the {len(classes)} of `classes`: training or the '
+                 'evaluation ends with IndexError')
     return found
+
+
+def _bins(model: dict) -> Iterator[Any]:
+    """Bins of the distributions over distances of YOLOv8's heads."""
+    for module in _values(model, ('head_module', )):
+        if isinstance(module, dict) and 'YOLOv8' in str(module.get('type')):
+            yield module.get('reg_max', 16)
 
 
 def _check_evaluators(cfg: Any, splits: Dict[str, SplitConfig], phase: str,

@@ -63,10 +63,11 @@ def look_for_images(files: ImageFiles) -> None:
 
 
 def decode_images(splits: Sequence[ImageFiles], workers: Optional[int],
-                  progress: bool) -> Findings:
+                  progress: bool, known: Dict[str, Picture]) -> Findings:
     """Decode every image once; findings of all splits together are returned,
-    the others are added to each split's own."""
-    paths = list(dict.fromkeys(p for files in splits for p in files.entries))
+    the others are added to each split's own. ``known`` were decoded before."""
+    paths = list(dict.fromkeys(p for files in splits for p in files.entries
+                               if p not in known))
     pictures, together = {}, Findings('all')
     try:
         for picture, path in zip(
@@ -78,6 +79,7 @@ def decode_images(splits: Sequence[ImageFiles], workers: Optional[int],
             f'a process died after {len(pictures)} of {len(paths)} '
             'images: out of memory, or an image that crashes the '
             'decoder, from this one on; find it with workers=0', 1)
+    pictures.update(known)
     for files in splits:
         _describe(files,
                   {p: pictures[p] for p in files.entries if p in pictures})

@@ -14,14 +14,20 @@ from mmfasternet.datasets.readers.source import Source, Split, Tree
 from mmfasternet.datasets.readers.voc import read_voc, read_voc_lists
 from mmfasternet.datasets.readers.writing import (
     clean,
+    drop_damaged,
     write_coco,
     write_splits,
 )
-from mmfasternet.datasets.readers.yolo import config_of, is_yolo, read_yolo
+from mmfasternet.datasets.readers.yolo import (
+    YAML,
+    config_of,
+    is_yolo,
+    read_yolo,
+)
 
 __all__ = [
-    'Source', 'Split', 'account', 'read_dataset', 'read_voc_lists',
-    'write_coco', 'write_splits'
+    'Source', 'Split', 'account', 'clean', 'drop_damaged', 'read_dataset',
+    'read_voc_lists', 'write_coco', 'write_splits'
 ]
 
 
@@ -48,12 +54,17 @@ def read_dataset(path: Path) -> Source:
     for name, split in source.splits.items():
         source.splits[name], done = clean(split)
         source.messages += [f'{name}: {line}' for line in done]
+    if 'test' in source.splits and not source.splits['test'].coco[
+            'annotations']:
+        del source.splits['test']
+        source.messages.append('test: left out, as it has no boxes with '
+                               'which it could be evaluated')
     return source
 
 
 def _read(path: Path) -> Source:
     if path.is_file():
-        if path.suffix not in ('.yaml', '.yml'):
+        if path.suffix.lower() not in YAML:
             raise ValueError(f'{path} is a file: give the folder of the data '
                              'set, or the data.yaml of a YOLO one')
         return read_yolo(path.parent, path)

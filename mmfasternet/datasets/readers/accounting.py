@@ -24,10 +24,8 @@ def account(source: Source) -> List[str]:
     Args:
         source (Source): The data set, with its splits.
     """
-    used = _real(split.folder / image['file_name']
-                 for split in source.splits.values()
-                 for image in split.coco['images'] if isinstance(image, dict)
-                 and isinstance(image.get('file_name'), str))
+    used = _real(path for split in source.splits.values()
+                 for path in split.paths() if path)
     dropped = _real(source.dropped)
     tree = source.tree
     known = {*IMAGE_SUFFIXES, *_MORE_SUFFIXES, *(

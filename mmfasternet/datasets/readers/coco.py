@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """COCO json: one file for each split, or one for all."""
 import json
+import os
 import re
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from mmfasternet.datasets.files import decode
+from mmfasternet.datasets.readers.roles import role_of, roles_of
 from mmfasternet.datasets.readers.source import (
     IMAGE_FOLDERS,
     Source,
@@ -13,7 +15,7 @@ from mmfasternet.datasets.readers.source import (
     Tree,
     split_by_chance,
 )
-from mmfasternet.datasets.readers.splits import roles_of, settle
+from mmfasternet.datasets.readers.splits import settle
 
 _KEYS = {'images', 'annotations', 'categories'}
 OURS = 'mmfasternet_'  # what prepare writes begins with it
@@ -71,9 +73,10 @@ def read_coco(tree: Tree, jsons: Dict[Path, dict],
             raise ValueError(f'{path}: images, annotations and categories '
                              'must be lists')
     for split, path in _files(source, list(jsons)).items():
-        source.splits[split] = Split(
-            jsons[path], _image_folder(tree, path, jsons[path], split),
-            None if path in recode else path)
+        folder = _image_folder(tree, path, jsons[path])
+        coco = _find_images(tree, path, jsons[path], folder)
+        as_it_is = coco is jsons[path] and path not in recode
+        source.splits[split] = Split(coco, folder, path if as_it_is else None)
         source.labels[path] = []
     if 'val' not in source.splits:
         train = source.splits['train']
@@ -141,7 +144,13 @@ def _by_chance(coco: dict) -> List[dict]:
             for images, annotations in zip((train, val), parts)]
 
 
-def _image_folder(tree: Tree, path: Path, coco: dict, split: str) -> Path:
+def _may_have(path: Path, role: Optional[str], tree: Tree) -> bool:
+    """Whether images in a folder of a role may be those of a json."""
+    own = roles_of([[path.relative_to(tree.root)]])[0]
+    return own in (None, 'trainval', role) or role in (None, 'trainval')
+
+
+def _image_folder(tree: Tree, path: Path, coco: dict) -> Path:
     """The folder in which most of the first images are."""
     names = [str(image.get('file_name')) for image in coco['images'][:50]
              if isinstance(image, dict)]
@@ -150,18 +159,38 @@ def _image_folder(tree: Tree, path: Path, coco: dict, split: str) -> Path:
         folders |= {f for f in (folder, *folder.parents)
                     if tree.root in (f, *f.parents)}
 
+    own = roles_of([[path.relative_to(tree.root)]])
+
     def order(folder: Path) -> tuple:
         relative = folder.relative_to(tree.root)
-        return (folder != path.parent, roles_of([[relative]]) != [split],
+        return (folder != path.parent, roles_of([[relative]]) != own,
                 len(relative.parts),
                 IMAGE_FOLDERS.isdisjoint(p.lower() for p in relative.parts),
                 str(relative))
 
     found = {folder: sum((folder / name).is_file() for name in names)
              for folder in sorted(folders, key=order)}
-    best = max(found, key=lambda folder: found[folder])
+    # images of the same names in a folder of another split are others
+    ours = [f for f in found if found[f] and _may_have(
+        path, role_of(f.relative_to(tree.root)), tree)]
+    best = max(ours or found, key=lambda folder: found[folder])
     if names and not found[best]:
-        raise ValueError(
-            f'{path}: none of its first images ({", ".join(names[:3])}) is in '
-            f'{", ".join(map(str, [*found][:5]))}')
+        if not any(tree.named(name, path) for name in names):
+            raise ValueError(
+                f'{path}: none of its first images ({", ".join(names[:3])}) '
+                f'is in {", ".join(map(str, [*found][:5]))}')
+        return tree.root
     return best
+
+
+def _find_images(tree: Tree, path: Path, coco: dict, folder: Path) -> dict:
+    """Name images as they are here, not on another machine or in Windows."""
+    images = []
+    for image in coco['images']:
+        name = image.get('file_name') if isinstance(image, dict) else None
+        if isinstance(name, str) and not (folder / name).is_file():
+            here = tree.named(name, path)
+            if here and _may_have(path, role_of(tree.folder_of(here)), tree):
+                image = dict(image, file_name=os.path.relpath(here, folder))
+        images.append(image)
+    return coco if images == coco['images'] else dict(coco, images=images)

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
-from mmfasternet.datasets.readers.source import Item, Source, Tree
+from mmfasternet.datasets.readers.source import Item, Pair, Source, Tree
 from mmfasternet.datasets.readers.splits import group
 from mmfasternet.datasets.readers.voc import Xml
 
@@ -31,7 +31,7 @@ def read_cvat(tree: Tree, paths: List[Path]) -> Source:
         ValueError: If an xml is broken, naming file and line.
     """
     source, pairs, subsets, names = Source('CVAT', tree), [], {}, []
-    elements: Dict[Path, Tuple[Xml, ET.Element]] = {}
+    elements: Dict[Pair, Tuple[Xml, ET.Element]] = {}
     for path in paths:
         xml, missing = Xml(path), []
         if xml.root.find('track') is not None:
@@ -47,13 +47,13 @@ def read_cvat(tree: Tree, paths: List[Path]) -> Source:
             if image is None:
                 missing.append(name)
                 continue
-            elements[image] = xml, element
+            elements[Pair(image, path)] = xml, element
             subsets[image] = element.get('subset', '')
             pairs += source.pair(path, image)
         source.missing(path, missing, len(listed))
     return source.fill(
         group(source, pairs, subsets),
-        lambda pair: _read(pair.image, *elements[pair.image], source),
+        lambda pair: _read(pair.image, *elements[pair], source),
         [name for name in names if name])
 
 

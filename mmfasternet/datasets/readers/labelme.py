@@ -26,17 +26,22 @@ def read_labelme(tree: Tree, jsons: Dict[Path, dict]) -> Source:
             tree.nearest(path.stem, IMAGE_SUFFIXES, path)
         pairs += source.pair(path, image)
     if not pairs:
-        raise ValueError(f'{tree.root}: no json of LabelMe has its image, '
-                         'under imagePath or its own name')
-    return source.fill(
-        group(source, pairs),
-        lambda pair: _read(pair, jsons[pair.label]['shapes'], source))
+        inside = any(data.get('imageData') for data in jsons.values())
+        raise ValueError(
+            f'{tree.root}: no json of LabelMe has its image, under imagePath '
+            'or its own name' + inside * ': as imageData is not read, write '
+            'the images beside them with labelme_export_json')
+    return source.fill(group(source, pairs),
+                       lambda pair: _read(pair, jsons[pair.label], source))
 
 
-def _read(pair: Pair, shapes: List[dict], source: Source) -> Optional[Item]:
-    size = source.size_of(pair.image)
-    if size is None:
-        return None
+def _read(pair: Pair, data: dict, source: Source) -> Optional[Item]:
+    shapes: List[dict] = data['shapes']
+    size = (data.get('imageWidth'), data.get('imageHeight'))
+    if not all(isinstance(side, int) and side > 0 for side in size):
+        size = source.size_of(pair.image)
+        if size is None:
+            return None
     objects: Dict[tuple, Tuple[float, ...]] = {}
     for number, shape in enumerate(shapes):
         name, box = _corners(f'{pair.label}: shape {number}', shape)

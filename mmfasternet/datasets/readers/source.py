@@ -2,6 +2,7 @@
 """What was found in a folder, and how it becomes COCO."""
 import os
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -9,6 +10,7 @@ from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from mmfasternet.datasets.files import files_below, is_hidden
 from mmfasternet.datasets.images import IMAGE_SUFFIXES, image_size
+from mmfasternet.datasets.readers.roles import role_of
 
 VAL_SHARE = 0.2  # of the images without a split, what validates
 IMAGE_FOLDERS = {'images', 'jpegimages', 'imgs'}
@@ -39,22 +41,35 @@ class Tree:
         """The files with one of these suffixes."""
         return [f for f in self.files if f.suffix.lower() in suffixes]
 
-    def nearest(self, stem: str, suffixes: Sequence[str],
-                to: Path) -> Optional[Path]:
-        """The file of a name in the folder that is nearest to another.
+    def folder_of(self, file: PurePath) -> PurePath:
+        """The folder of a file, relative to the root if it is below it."""
+        inside = self.root in file.parents
+        return file.parent.relative_to(self.root) if inside else file.parent
 
-        None if there is no such file, or several are as near.
+    def nearest(self, stem: str, suffixes: Sequence[str],
+                *to: PurePath) -> Optional[Path]:
+        """The file of a name in the folder that is nearest to others.
+
+        That is the one which shares most folder names with them; in a folder
+        of another split it is none. None if there is no such file, or several
+        are as near.
         """
         found = [f for f in self.by_stem.get(stem, ())
-                 if f.suffix.lower() in suffixes]
+                 if f.suffix.lower() in suffixes
+                 and not any(self._apart(f, t) for t in to)]
         if len(found) < 2:
             return found[0] if found else None
-        near = [len(os.path.commonpath([f.parent, to.parent])) for f in found]
+        near = [sum(nearness(f, t) for t in to) for f in found]
         best = [f for f, n in zip(found, near) if n == max(near)]
         # beside them VOC has masks of the same name
         best = [f for f in best if not IMAGE_FOLDERS.isdisjoint(
             part.lower() for part in f.parts)] or best
         return best[0] if len({f.parent for f in best}) == 1 else None
+
+    def _apart(self, *files: PurePath) -> bool:
+        """Whether the folders of two files name different splits."""
+        roles = {role_of(self.folder_of(f)) for f in files} - {None}
+        return len(roles) == 2 and 'trainval' not in roles
 
     def named(self, name: str, to: Path) -> Optional[Path]:
         """The image that a file of labels names, perhaps on another machine.
@@ -69,7 +84,7 @@ class Tree:
         for folder in (to.parent, to.parent / 'images', self.root):
             if (folder / path).is_file():
                 return folder / path
-        return self.nearest(path.stem, [path.suffix.lower()], to)
+        return self.nearest(path.stem, [path.suffix.lower()], to, path)
 
 
 class Pair(NamedTuple):
@@ -104,6 +119,13 @@ class Split(NamedTuple):
     coco: dict
     folder: Path
     path: Optional[Path] = None
+
+    def paths(self) -> List[str]:
+        """Of its images, '' for what has no name."""
+        names = [i.get('file_name') if isinstance(i, dict) else None
+                 for i in self.coco['images']]
+        return [os.path.join(self.folder, name) if isinstance(name, str)
+                else '' for name in names]
 
 
 @dataclass
@@ -140,6 +162,25 @@ class Source:
         if label is not None:
             self.labels.setdefault(label, []).extend([image] if image else [])
         return [Pair(image, label)] if image else []
+
+    def unique(self, pairs: Sequence[Pair]) -> List[Pair]:
+        """Of several files of labels for one image, the nearest one.
+
+        There is a message for the others.
+        """
+        best: Dict[Path, Pair] = {}
+        for pair in pairs:
+            other = best.setdefault(pair.image, pair)
+            if pair.label and nearness(*pair) > nearness(*other):
+                best[pair.image] = pair
+        rest = [p for p in pairs if p.label != best[p.image].label]
+        for pair in rest:
+            self.labels[pair.label].remove(pair.image)
+        if rest:
+            self.messages.append(
+                f'{len(rest)} images have labels in several files, of which '
+                f'the nearest counts, not {first_names([p[1] for p in rest])}')
+        return [*best.values()]
 
     def size_of(self, image: Path) -> Optional[Tuple[int, int]]:
         """Width and height; an image that cannot be read is dropped."""
@@ -216,6 +257,12 @@ class Source:
             self.splits[split] = Split(
                 to_coco(part, self.classes, self.root), self.root)
         return self
+
+
+def nearness(file: PurePath, other: PurePath) -> int:
+    """How many folder names two paths share."""
+    shared = Counter(file.parent.parts) & Counter(other.parent.parts)
+    return sum(shared.values())
 
 
 def first_names(paths: Sequence[Path]) -> str:

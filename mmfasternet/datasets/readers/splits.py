@@ -7,6 +7,7 @@ from typing import Dict, List, Optional, Sequence
 
 from mmfasternet.datasets.files import read_text
 from mmfasternet.datasets.images import IMAGE_SUFFIXES
+from mmfasternet.datasets.readers.roles import ROLES, roles_of
 from mmfasternet.datasets.readers.source import (
     Pair,
     Source,
@@ -14,51 +15,8 @@ from mmfasternet.datasets.readers.source import (
     first_names,
 )
 
-_NAMES = dict(
-    train='train training', val='val valid validation', test='test testing',
-    trainval='trainval')
-_ROLES = {word: role for role, w in _NAMES.items() for word in w.split()}
-# Words beside them that say nothing else; `train-station` is not a split.
-_NEUTRAL = {
-    'ann', 'annotation', 'annotations', 'anns', 'coco', 'data', 'dataset',
-    'image', 'images', 'img', 'imgs', 'instances', 'jpegimages', 'json',
-    'label', 'labels', 'obj', 'set', 'split', 'txt', 'voc', 'xml', 'yolo'
-}
 # Lists for other tasks on the images of VOC.
 _OTHER_TASKS = ('Segmentation', 'Layout', 'Action')
-
-
-def role_of(path: PurePath, exact: bool = True) -> Optional[str]:
-    """The split that a path names; its last part counts most.
-
-    Args:
-        path (PurePath): Relative to the data set.
-        exact (bool): Whether a part must say nothing else (``train2017``,
-            ``train_images``); else it may end in it (``mine_train``).
-
-    Returns:
-        str: ``'train'``, ``'val'``, ``'test'``, ``'trainval'`` or None.
-    """
-    for part in reversed(path.parts):
-        words = [w for w in re.split(r'[^a-z]+', part.lower())
-                 if w and w not in _NEUTRAL]
-        if words and words[-1] in _ROLES and (len(words) == 1 or not exact):
-            return _ROLES[words[-1]]
-    return None
-
-
-def roles_of(paths: Sequence[Sequence[PurePath]]) -> List[Optional[str]]:
-    """The role of each thing, of which any path may name it.
-
-    Where one is named exactly, only exact names count.
-    """
-    roles: List[Optional[str]] = []
-    for exact in (True, False):
-        roles = [next(filter(None, (role_of(p, exact) for p in some)), None)
-                 for some in paths]
-        if any(roles):
-            break
-    return roles
 
 
 def group(source: Source, pairs: Sequence[Pair],
@@ -71,14 +29,14 @@ def group(source: Source, pairs: Sequence[Pair],
     Raises:
         ValueError: If there is nothing to train on.
     """
-    root = source.root
+    pairs = source.unique(pairs)
     groups = _listed(source, pairs)
     if not groups:
         hints = hints or {}
         roles = roles_of([
             [PurePath(hints.get(pair.image, '')),
-             *(f.parent.relative_to(root) if root in f.parents else f.parent
-               for f in pair if f is not None)] for pair in pairs
+             *(source.tree.folder_of(f) for f in pair if f is not None)]
+            for pair in pairs
         ])
         for role, pair in zip(roles, pairs):
             groups.setdefault(role or '', []).append(pair)
@@ -116,12 +74,12 @@ def split_lists(tree: Tree) -> Dict[str, List[Path]]:
     found: Dict[str, List[Path]] = {}
     for path in tree.having(('.data', )):
         for key, _, value in (line.partition('=') for line in lines_of(path)):
-            role = _ROLES.get(key.strip())
+            role = ROLES.get(key.strip())
             file = role and find_listed(value.strip(), path, tree)
             if file:
                 found.setdefault(role, []).append(file)
     for path in () if found else tree.having(('.txt', )):
-        role = _ROLES.get(path.stem.lower())
+        role = ROLES.get(path.stem.lower())
         if role and path.parent.name not in _OTHER_TASKS and _is_list(path):
             found.setdefault(role, []).append(path)
     return found
@@ -130,7 +88,7 @@ def split_lists(tree: Tree) -> Dict[str, List[Path]]:
 def _is_list(path: Path) -> bool:
     """Whether it has lines, and they are not labels of YOLO."""
     lines = lines_of(path)
-    return bool(lines) and not re.fullmatch(r'\d+(\s+[-+.\deE]+){4,}',
+    return bool(lines) and not re.fullmatch(r'\d[.\d]*(\s+[-+.\deE]+){4,}',
                                             lines[0])
 
 
@@ -163,13 +121,12 @@ def _listed(source: Source,
     if not lists:
         return {}
     of = {file: pair for pair in pairs for file in pair if file is not None}
-    known = {pair.image.stem: pair for pair in pairs}
     groups: Dict[str, List[Pair]] = {}
     for role, paths in lists.items():
         groups[role] = []
         for path in paths:
-            groups[role] += dict.fromkeys(images_in_list(
-                path, source, lambda f: of.get(f) or known.get(f.stem)))
+            groups[role] += dict.fromkeys(
+                images_in_list(path, source, of.get))
     taken = {pair for part in groups.values() for pair in part}
     groups[''] = [pair for pair in pairs if pair not in taken]
     return groups

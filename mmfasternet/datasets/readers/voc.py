@@ -124,13 +124,16 @@ def read_voc_lists(root: Path, splits: Sequence[str],
             raise FileNotFoundError(f'{file}: no such split')
         items[split] = []
         for line in lines_of(file):
-            path = root / 'Annotations' / f'{line.split()[0]}.xml'
+            # a mark may stand behind the name, which may have spaces
+            stem = re.sub(r'\s+-?[01]$', '', line)
+            path = root / 'Annotations' / f'{stem}.xml'
             image = _image_of(source.tree, path)
             if image is None:
                 raise FileNotFoundError(
                     f'{path}: no image {path.stem}.* in {root / "JPEGImages"} '
                     'or beside it')
-            items[split].append(_read(Pair(image, path), classes, source))
+            item = _read(Pair(image, path), classes, source)
+            items[split] += [item] if item else []
     return source.take(items, classes or ())
 
 

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """YOLO: a text file for each image, one object per line."""
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import yaml
 
 from mmfasternet.datasets.files import read_text
-from mmfasternet.datasets.images import image_files
+from mmfasternet.datasets.images import IMAGE_SUFFIXES, image_files
+from mmfasternet.datasets.readers.roles import role_of
 from mmfasternet.datasets.readers.source import Item, Pair, Source, Tree
 from mmfasternet.datasets.readers.splits import (
     group,
@@ -19,6 +20,8 @@ from mmfasternet.datasets.readers.splits import (
 # Where class names stand, one per line: LabelImg and Label Studio, Darknet
 # and CVAT, Roboflow.
 _NAME_FILES = ('classes.txt', 'obj.names', '_darknet.labels')
+
+YAML = ('.yaml', '.yml')
 
 
 def is_yolo(tree: Tree) -> bool:
@@ -33,9 +36,12 @@ def _is_name_file(path: Path) -> bool:
 
 def config_of(root: Path) -> Optional[Path]:
     """The yaml with names: ``data.yaml``, or the only one there is."""
-    found = [path for path in sorted(root.glob('*.y*ml'))
-             if path.is_file() and 'names' in _spec(path)]
-    first = [p for p in found if p.stem in ('data', 'dataset', root.name)]
+    specs = {p: _spec(p) for p in sorted(root.iterdir()) if root.is_dir()
+             and p.suffix.lower() in YAML and p.is_file()
+             and not p.name.startswith('.')}
+    found = [path for path, spec in specs.items() if 'names' in spec]
+    first = [p for p, spec in specs.items() if {'names', 'train'} & {*spec}
+             and p.stem in ('data', 'dataset', root.name)]
     if len(found) > 1 and not first:
         raise ValueError(f'{root}: which of {", ".join(map(str, found))} is '
                          'it? Give that file instead of the folder')
@@ -56,6 +62,7 @@ def read_yolo(root: Path, config: Optional[Path] = None,
     Raises:
         ValueError: If the yaml or a label is broken, naming file and line.
     """
+    keypoints = False
     if config is None:
         source = Source('YOLO', tree or Tree(root))
         names = _names(source.tree)
@@ -70,12 +77,14 @@ def read_yolo(root: Path, config: Optional[Path] = None,
         for split, paths in entries.items():
             images = {i for path in paths for i in _images(path, source)}
             groups[split] = _pairs(sorted(images), source)
+        keypoints = 'kpt_shape' in _spec(config)
         test = _spec(config).get('test')
         if test is not None and 'test' not in groups:
             source.messages.append(
                 f'{config}: test is {test!r}, which is not there')
     _find_labels(source)
-    return source.fill(groups, lambda pair: _read(pair, names, source), names)
+    return source.fill(
+        groups, lambda pair: _read(pair, names, source, keypoints), names)
 
 
 # ------------------------------------------------------------------ data.yaml
@@ -104,7 +113,8 @@ def _config(path: Path) -> Tuple[List[str], Dict[str, List[Path]]]:
             raise ValueError(f'{path}: {split} must be a path or a list of '
                              f'paths, got {spec[split]!r}')
         try:
-            found[split] = [_existing(path, base, entry) for entry in entries]
+            found[split] = [_existing(path, base, entry, split)
+                            for entry in entries]
         except ValueError:
             if split != 'test':  # Roboflow names one that it does not export
                 raise
@@ -125,21 +135,28 @@ def _class_names(path: Path, spec: Dict[str, Any]) -> List[str]:
             isinstance(name, str) for name in names or [0]):
         raise ValueError(f'{path}: names must be a list or numbered, got '
                          f'{names!r}')
+    if len({*names}) < len(names):
+        raise ValueError(f'{path}: names has one twice: {", ".join(names)}')
     if spec.get('nc', str(len(names))) != str(len(names)):
         raise ValueError(f'{path}: nc is {spec["nc"]}, but there are '
                          f'{len(names)} names')
     return names
 
 
-def _existing(config: Path, base: Path, entry: str) -> Path:
+def _existing(config: Path, base: Path, entry: str, split: str) -> Path:
     """An entry of data.yaml, relative to its path or to the file itself.
 
     Exports of Roboflow say ``../train/images`` where ``train/images`` is
-    meant.
+    meant. Of a path of another machine what is here counts, if its end says
+    more than ``images``.
     """
-    tried = [base / entry, config.parent / entry,
-             config.parent / re.sub(r'^(\.\./)+', '', entry)]
-    for candidate in tried:
+    entry = entry.replace('\\', '/')
+    inner = PurePath(re.sub(r'^(\.\./)+', '', entry))
+    tried = [base / entry, config.parent / entry, config.parent / inner]
+    tails = [PurePath(*inner.parts[i:]) for i in range(1, len(inner.parts))]
+    for candidate in [*tried, *(
+            config.parent / tail for tail in tails
+            if len(tail.parts) > 1 or role_of(tail) == split)]:
         if candidate.exists():
             return candidate
     raise ValueError(f'{config}: {entry!r} is neither '
@@ -175,7 +192,10 @@ def _label_of(image: Path, tree: Tree) -> Optional[Path]:
     for path in (parallel, text, text.parent.parent / 'labels' / text.name):
         if path.is_file():
             return path
-    return tree.nearest(image.stem, ('.txt', ), image)
+    label = tree.nearest(image.stem, ('.txt', ), image)
+    # unless it is that of a nearer image
+    nearest = label and tree.nearest(image.stem, IMAGE_SUFFIXES, label)
+    return label if nearest and nearest.parent == image.parent else None
 
 
 def _pairs(images: Iterable[Path], source: Source) -> List[Pair]:
@@ -184,15 +204,19 @@ def _pairs(images: Iterable[Path], source: Source) -> List[Pair]:
 
 
 def _find_labels(source: Source) -> None:
-    """Add the text files that belong to no image."""
+    """Add the text files whose image is in no split, or not there."""
+    used = {i for images in source.labels.values() for i in images}
     lists = {p for paths in split_lists(source.tree).values() for p in paths}
     for path in source.tree.having(('.txt', )):
         if path not in lists and path.name not in _NAME_FILES and \
                 not path.stem.lower().startswith(('readme', 'license')):
-            source.pair(path, None)
+            image = None if path in source.labels else source.tree.nearest(
+                path.stem, IMAGE_SUFFIXES, path)
+            source.pair(path, None if image in used else image)
 
 
-def _read(pair: Pair, names: Sequence[str], source: Source) -> Optional[Item]:
+def _read(pair: Pair, names: Sequence[str], source: Source,
+          keypoints: bool) -> Optional[Item]:
     size = source.size_of(pair.image)
     if size is None:
         return None
@@ -202,14 +226,14 @@ def _read(pair: Pair, names: Sequence[str], source: Source) -> Optional[Item]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             place = f'{pair.label}:{number}'
-            name, corners = _parse(place, line, names)
+            name, corners = _parse(place, line, names, keypoints)
             shapes.append((place, name,
                            [v * s for v, s in zip(corners, size * 2)], 0))
     return Item(pair.image, *size, source.boxes(shapes, size))
 
 
-def _parse(place: str, line: str,
-           names: Sequence[str]) -> Tuple[str, Tuple[float, ...]]:
+def _parse(place: str, line: str, names: Sequence[str],
+           keypoints: bool) -> Tuple[str, Tuple[float, ...]]:
     """Class name and corners, as shares of the image."""
     try:
         label, *values = map(float, line.split())
@@ -218,8 +242,8 @@ def _parse(place: str, line: str,
     if label not in range(len(names)):
         raise ValueError(f'{place}: class {label:g}, but there are '
                          f'{len(names)} names, 0 to {len(names) - 1}')
-    if len(values) == 4:
-        cx, cy, w, h = values
+    if len(values) == 4 or keypoints and len(values) > 4:
+        cx, cy, w, h = values[:4]
         corners = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
     elif len(values) >= 6 and len(values) % 2 == 0:  # an outline
         corners = (min(values[::2]), min(values[1::2]),
@@ -227,7 +251,8 @@ def _parse(place: str, line: str,
     else:
         raise ValueError(
             f'{place}: expected a class and x, y, width, height or an outline '
-            f'of three or more points, got {len(values) + 1} numbers')
+            f'of three or more points, got {len(values) + 1} numbers '
+            '(keypoints need kpt_shape in the data.yaml)')
     # a rounding error beyond the edge is common, pixels instead are not
     if not all(-0.5 < v < 1.5 for v in corners):
         raise ValueError(f'{place}: coordinates are shares of the image size, '
