@@ -78,3 +78,21 @@ def test_damage_is_one_clear_error(voc, damage, words):
 def test_an_unknown_class_is_an_error(voc):
     done = convert(voc, '--classes', 'dog', status=1)
     assert "b.xml:4: unknown class 'cat'; --classes are dog" in done.stderr
+
+
+def test_what_the_evaluation_must_not_see_is_left_out(voc):
+    """A box that is there twice, and an image without a size or content."""
+    (voc / 'Annotations/b.xml').rename(voc / 'Annotations/b 1.xml')
+    (voc / 'JPEGImages/b.jpg').rename(voc / 'JPEGImages/b 1.jpg')
+    write(voc, 'b 1', 2 * [('cat', 10, 10, 90, 40, 0)])
+    write(voc, 'c', [('cat', 10, 10, 90, 40, 0)])
+    text = (voc / 'Annotations/c.xml').read_text()
+    (voc / 'Annotations/c.xml').write_text(text.replace('size>', 'other>'))
+    (voc / 'ImageSets/Main/val.txt').write_text('b 1  1\nc -1\n')
+    done = convert(voc, status=1)
+    data = json.loads((voc.parent / 'coco/annotations/val.json').read_text())
+    assert [i['file_name'] for i in data['images']] == ['b 1.jpg']
+    assert [a['bbox'] for a in data['annotations']] == [[9, 9, 55, 30]]
+    assert '1 boxes left out that are there twice' in done.stdout
+    assert 'c.jpg: the image cannot be read' in done.stdout
+    assert 'error: 1 images that cannot be read were left' in done.stderr

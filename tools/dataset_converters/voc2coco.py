@@ -5,11 +5,12 @@ Reads ``Annotations``, ``JPEGImages`` and ``ImageSets/Main`` of VOC_DIR and
 writes ``annotations/SPLIT.json`` and a link ``JPEGImages`` into OUT_DIR.
 """
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 
 from mmfasternet import cli
-from mmfasternet.datasets.readers import read_voc_lists, write_coco
+from mmfasternet.datasets.readers import clean, read_voc_lists, write_coco
 
 
 def parse_args():
@@ -35,6 +36,7 @@ def main():
         source = read_voc_lists(args.voc_dir, args.splits, args.classes)
         link_images(args.voc_dir / 'JPEGImages', args.out_dir / 'JPEGImages')
         for name, split in source.splits.items():
+            split, done = clean(split)
             for image in split.coco['images']:
                 image['file_name'] = Path(image['file_name']).name
             write_coco(split.coco,
@@ -45,10 +47,17 @@ def main():
                   f'{len(split.coco["annotations"])} boxes ' +
                   ', '.join(f'{c["name"]} {count[c["id"]]}'
                             for c in split.coco['categories']))
+            for line in done:
+                print(f'  dropped: {line}')
         for message in source.messages:
             print(f'  dropped: {message}')
         print(f'  {len(source.messages)} boxes dropped')
+        for path, why in source.dropped.items():
+            print(f'  dropped: {path}: {why}')
         print(f'classes = {source.classes}')
+    if source.dropped:
+        sys.exit(f'error: {len(source.dropped)} images that cannot be read '
+                 'were left out, see above')
 
 
 def link_images(source: Path, link: Path) -> None:
