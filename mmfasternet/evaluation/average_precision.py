@@ -11,6 +11,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mmfasternet.datasets.readers.writing import box_of, completed
+
 from .detection_quality import ImageResult
 
 METRICS = ('AP', 'AP50', 'AP75', 'AP_s', 'AP_m', 'AP_l', 'AR')
@@ -30,9 +32,14 @@ def read_truth(path: Path) -> COCO:
     try:
         with redirect_stdout(io.StringIO()):
             truth = COCO(str(path))
-        if truth.imgs and truth.cats:
+        for box in truth.anns.values():
+            box.update(completed(box))  # pycocotools reads them
+        broken = [i for i, box in truth.anns.items() if 'area' not in box
+                  or box['category_id'] not in truth.cats]
+        if truth.imgs and truth.cats and not broken:
             return truth
-        wrong = 'it has no images or no categories'
+        wrong = f'annotation {broken[0]} has no bbox of four numbers, or no ' \
+            'such category' if broken else 'it has no images or no categories'
     except (AssertionError, AttributeError, LookupError, TypeError,
             ValueError) as error:
         wrong = f'{type(error).__name__}: {error}'
@@ -54,10 +61,17 @@ def read_detections(path: Path, truth: COCO) -> List[dict]:
             isinstance(d, dict) and keys <= d.keys() for d in found):
         raise ValueError(f'{path} is not a json of detections: it must be a '
                          f'list of objects with {", ".join(sorted(keys))}')
-    unknown = {d['image_id'] for d in found} - set(truth.imgs)
-    if unknown:
-        raise ValueError(f'{path} has detections for image_id '
-                         f'{min(unknown)}, which the annotations do not have')
+    for d in found:
+        if box_of(d) is None or not isinstance(d['score'], (int, float)):
+            raise ValueError(f'{path}: bbox must be four numbers and score '
+                             f'one, got {str(d)[:80]}')
+    for key, known in (('image_id', truth.imgs), ('category_id', truth.cats)):
+        unknown = [d[key] for d in found
+                   if isinstance(d[key], list) or d[key] not in known]
+        if unknown:
+            raise ValueError(
+                f'{path} has detections for {key} {min(unknown, key=str)}, '
+                'which the annotations do not have')
     return found
 
 

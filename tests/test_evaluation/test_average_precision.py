@@ -336,6 +336,20 @@ def test_a_truth_and_detections_are_read(tmp_path, capsys):
         assert read_detections(tmp_path / 'found.json', coco) == found
 
 
+def test_a_truth_without_area_and_iscrowd(tmp_path):
+    """The same AP as with them; pycocotools alone ends with KeyError."""
+    truth = dict(images=[dict(id=7, file_name='a.png')],
+                 annotations=[dict(id=1, image_id=7, category_id=1,
+                                   bbox=[1, 2, 3, 4])],
+                 categories=[dict(id=1, name='a')])
+    (tmp_path / 'truth.json').write_text(json.dumps(truth))
+    read = Evaluation(read_truth(tmp_path / 'truth.json'), [DETECTION])
+    truth['annotations'][0].update(area=12, iscrowd=0)
+    assert read.metrics()['AP'] == 1
+    whole = Evaluation(as_coco(truth), [DETECTION]).metrics()
+    np.testing.assert_equal(read.metrics(), whole)
+
+
 @pytest.mark.parametrize('content, words', [
     ('{"images": [', 'JSONDecodeError'),
     ('[]', 'COCO json of annotations: AssertionError'),
@@ -344,6 +358,12 @@ def test_a_truth_and_detections_are_read(tmp_path, capsys):
     ('{"images": [], "annotations": [], "categories": [{"id": 1}]}',
      'no images or no categories'),
     ('{"images": [{}], "annotations": [], "categories": []}', 'KeyError'),
+    (json.dumps(dict(images=[dict(id=7)], categories=[dict(id=2, name='a')],
+                     annotations=[DETECTION | dict(id=5)])),
+     'annotation 5 has no bbox of four numbers, or no such category'),
+    (json.dumps(dict(images=[dict(id=7)], categories=[dict(id=1, name='a')],
+                     annotations=[dict(id=5, image_id=7, category_id=1)])),
+     'annotation 5 has no bbox'),
 ])
 def test_what_is_no_truth_is_named(content, words, tmp_path):
     path = tmp_path / 'truth.json'
@@ -362,6 +382,11 @@ def test_what_is_no_truth_is_named(content, words, tmp_path):
      'a list of objects'),
     ([dict(DETECTION, image_id=99), dict(DETECTION, image_id=98)],
      'image_id 98, which the annotations do not have'),
+    ([dict(DETECTION, category_id=2)], 'category_id 2, which the annotations'),
+    ([dict(DETECTION, image_id=[7])], r'image_id \[7\], which the annotati'),
+    ([dict(DETECTION, bbox=[1, 2, 3])], 'bbox must be four numbers'),
+    ([dict(DETECTION, bbox=['1', 2, 3, 4])], 'bbox must be four numbers'),
+    ([dict(DETECTION, score='0.5')], 'bbox must be four numbers and score o'),
 ])
 def test_what_is_no_detections_is_named(content, words, tmp_path):
     truth = as_coco(dict(images=[dict(id=7)], annotations=[],
@@ -369,5 +394,5 @@ def test_what_is_no_detections_is_named(content, words, tmp_path):
     path = tmp_path / 'found.json'
     path.write_text(
         content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(ValueError, match=f'found.json .*{words}'):
+    with pytest.raises(ValueError, match=f'found.json.*{words}'):
         read_detections(path, truth)
