@@ -130,10 +130,7 @@ def image_size(path: Path) -> Tuple[int, int]:
     """
     with _of_any_size(), Image.open(path) as image:
         width, height = image.size
-        try:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-        except Exception:  # whatever Pillow makes of a broken one
-            turned = True
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     if turned:  # in which formats that counts depends on OpenCV's version
         loaded = mmcv.imread(path)
         if loaded is None:

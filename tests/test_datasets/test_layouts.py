@@ -287,6 +287,16 @@ def test_hidden_copies_of_xml_and_settings_of_programs(tmp_path):
     assert table(source)[1] == (5, 2, 0, 3)
 
 
+def test_labels_of_a_second_format_are_left_out_and_said(tmp_path):
+    voc(tmp_path, train=['a'], val=['b'])
+    write(tmp_path / 'labels/a.txt', f'0 {SHARES}')
+    write(tmp_path / 'labels/classes.txt', 'cat')
+    images, labels, lines = table(read_dataset(tmp_path))
+    assert labels == (3, 2, 0, 1)
+    assert lines == ['left out: 1 labels of other formats than Pascal VOC: '
+                     f'{tmp_path}/labels/a.txt']
+
+
 def test_a_folder_that_is_hidden_itself(tmp_path):
     root = yolo(tmp_path / '.data/set', 'train/a', 'val/b')
     assert names(read_dataset(root)) == dict(train=['a'], val=['b'])
@@ -343,6 +353,21 @@ def test_text_in_no_known_encoding_names_the_file(encoding, text, tmp_path):
     write(root / 'classes.txt', text, encoding)
     with pytest.raises(ValueError, match='classes.txt: the text is neither'):
         read_dataset(root)
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='names are bytes on Unix')
+def test_names_that_are_not_utf8(tmp_path):
+    """Of an archive that was packed in Chinese Windows."""
+    root = yolo(tmp_path, 'train/a', 'val/b')
+    name = os.fsdecode('文件'.encode('gbk'))
+    for kind, suffix in (('images', 'png'), ('labels', 'txt')):
+        folder = root / kind / 'train'
+        (folder / f'a.{suffix}').rename(folder / f'{name}.{suffix}')
+    path, folder = write_splits(read_dataset(root), root)['train']
+    data = json.loads(path.read_text(encoding='utf-8'))
+    assert [i['file_name'] for i in data['images']] == [
+        f'images/train/{name}.png']
+    assert (folder / data['images'][0]['file_name']).is_file()
 
 
 # ----------------------------------------------------------------------- COCO

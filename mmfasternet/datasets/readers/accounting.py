@@ -36,13 +36,17 @@ def account(source: Source) -> List[str]:
     elsewhere = [f for f in used - _real(images) if os.path.isfile(f)]
     kinds = {f.suffix.lower() for f in source.labels}
     copies = [f for f in tree.hidden if f.suffix.lower() in kinds]
+    stems = {f.stem for f in tree.images}
+    others = [f for f in tree.having(('.json', '.txt', '.xml'))
+              if f.stem in stems and f not in source.labels]
     read, lost, unused = _labels(source, used, dropped)
     left = {**_images_left(source, images, used | dropped), **unused,
-            'hidden copies of labels': copies}
+            'hidden copies of labels': copies,
+            f'labels of other formats than {source.format}': others}
     return [
         f'{"":8}   found    used dropped  left out',
         _row('images', [*images, *elsewhere], used, dropped),
-        _row('labels', [*source.labels, *copies], read, lost),
+        _row('labels', [*source.labels, *copies, *others], read, lost),
         *(f'left out: {len(files)} {why}: {first_names(files)}'
           for why, files in left.items() if files)
     ]

@@ -174,4 +174,6 @@ def _free_paths(folder: Path, contents: Dict[str, bytes]) -> Dict[str, Path]:
 
 
 def _bytes(coco: dict) -> bytes:
-    return json.dumps(coco, ensure_ascii=False).encode()
+    # names that are not UTF-8 become the escapes that json has for them
+    return json.dumps(coco, ensure_ascii=False).encode(
+        errors='backslashreplace')

@@ -226,14 +226,16 @@ def _read(pair: Pair, names: Sequence[str], source: Source,
     for number, line in enumerate(lines, 1):
         if line.strip():
             place = f'{pair.label}:{number}'
-            name, corners = _parse(place, line, names, keypoints)
+            if keypoints:  # behind the box
+                line = ' '.join(line.split()[:5])
+            name, corners = _parse(place, line, names)
             shapes.append((place, name,
                            [v * s for v, s in zip(corners, size * 2)], 0))
     return Item(pair.image, *size, source.boxes(shapes, size))
 
 
-def _parse(place: str, line: str, names: Sequence[str],
-           keypoints: bool) -> Tuple[str, Tuple[float, ...]]:
+def _parse(place: str, line: str,
+           names: Sequence[str]) -> Tuple[str, Tuple[float, ...]]:
     """Class name and corners, as shares of the image."""
     try:
         label, *values = map(float, line.split())
@@ -242,8 +244,8 @@ def _parse(place: str, line: str, names: Sequence[str],
     if label not in range(len(names)):
         raise ValueError(f'{place}: class {label:g}, but there are '
                          f'{len(names)} names, 0 to {len(names) - 1}')
-    if len(values) == 4 or keypoints and len(values) > 4:
-        cx, cy, w, h = values[:4]
+    if len(values) == 4:
+        cx, cy, w, h = values
         corners = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
     elif len(values) >= 6 and len(values) % 2 == 0:  # an outline
         corners = (min(values[::2]), min(values[1::2]),
