@@ -4,6 +4,7 @@ import errno
 import os
 import os.path as osp
 import sys
+import traceback
 from argparse import (
     ArgumentParser,
     ArgumentTypeError,
@@ -20,6 +21,8 @@ with diagnosed():  # what every tool imports says what is missing
     from mmengine.config import Config, DictAction
     from mmengine.registry import RUNNERS
 
+if hasattr(sys.stdout, 'reconfigure'):  # names of files may not be UTF-8
+    sys.stdout.reconfigure(errors='backslashreplace')
 LARGEST = 2**31 - 1  # PyTorch takes no larger number everywhere
 
 
@@ -53,6 +56,21 @@ def build_runner(cfg: Config) -> Any:
 
 
 @contextmanager
+def clear_build_errors() -> Iterator[None]:
+    """One message where a part that the config names cannot be built."""
+    try:
+        yield
+    except (AssertionError, AttributeError, KeyError, TypeError,
+            ValueError) as error:
+        calls = {f.name for f in traceback.extract_tb(error.__traceback__)}
+        if calls.isdisjoint({'build_from_cfg', 'build_optim_wrapper'}):
+            raise
+        where = 'optim_wrapper cannot be built, correct its types and values' \
+            ': ' if 'build_optim_wrapper' in calls else ''
+        sys.exit(f'error: {where}{error.args[0] if error.args else error!r}')
+
+
+@contextmanager
 def clear_disk_errors(folder: str) -> Iterator[None]:
     """One message where a file could not be written for want of room."""
     try:
@@ -82,6 +100,23 @@ def make_folder(path: Path) -> None:
     except OSError as error:
         raise ValueError(f'cannot write into {path}: {error.strerror}. '
                          'Choose another folder') from None
+
+
+def require_output(target: str, *sources: str) -> None:
+    """Check where a file will be written, before what takes long begins.
+
+    Args:
+        target (str): Its path.
+        *sources (str): What is read, or written as well.
+
+    Raises:
+        ValueError: If it is a folder, or one of the sources.
+    """
+    if osp.isdir(target):
+        raise ValueError(f'{target} is a folder: give a file to write')
+    if osp.realpath(target) in map(osp.realpath, sources):
+        raise ValueError(f'{target} would be written over: give another file '
+                         'to write')
 
 
 def positive_int(text: str) -> int:

@@ -112,7 +112,8 @@ def main():
     add_our_hooks(cfg)
 
     with cli.clear_disk_errors(cfg.work_dir), cli.clear_errors(
-            CheckpointError, FileNotFoundError, NonFiniteLossError):
+            CheckpointError, FileNotFoundError,
+            NonFiniteLossError), cli.clear_build_errors():
         cli.build_runner(cfg).train()
 
 

@@ -69,7 +69,13 @@ def _read(filename: str) -> Config:
         if not Path(filename).is_file():
             raise FileNotFoundError(f'config file not found: {filename}')
         return Config.fromfile(filename)
-    except (FileNotFoundError, ImportError):
+    except FileNotFoundError as error:
+        if error.filename is None:
+            raise
+        raise FileNotFoundError(
+            f'{filename} inherits {error.filename}, which does not exist: '
+            'correct `_base_`, which counts from its folder') from None
+    except ImportError:
         raise
     except RecursionError:
         raise ValueError(f'{filename} inherits itself') from None

@@ -683,6 +683,14 @@ def test_a_config_that_cannot_be_read_is_one_error(name, text, words,
         load_config(str(path))
 
 
+def test_a_config_that_was_moved_names_its_base(tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text('_base_ = "../configs/yolov8_fasternet_n.py"')
+    with pytest.raises(FileNotFoundError, match=f'{path} inherits .*configs/'
+                       'yolov8_fasternet_n.py, which does not exist'):
+        load_config(str(path))
+
+
 @pytest.mark.parametrize('options', [
     {'max_epochs.x': 3}, {'custom_hooks.7.x': 1}, {'custom_hooks.x': 1},
     {'img_scale.0': 64}, {'val_dataloader.dataset.pipeline.0': 5},

@@ -1198,11 +1198,20 @@ def test_each_json_is_read_once(cfg, monkeypatch):
     assert len(read) == 2 and read[0] != read[1]
 
 
-def test_config_whose_head_has_other_classes(cfg):
-    cfg.model.bbox_head.head_module.num_classes = 80
-    finding = findings_of(cfg)['num-classes']
+@pytest.mark.parametrize('key, value, words', [
+    ('num_classes', 80, 'not the 2 of'), ('num_classes', [2], 'not the 2 of'),
+    ('reg_max', 1, '2 or more'), ('reg_max', 0, '2 or more'),
+    ('reg_max', [16], '2 or more'), ('reg_max', 1.5, '2 or more'),
+])
+def test_config_whose_head_cannot_be_trained(cfg, key, value, words):
+    cfg.model.bbox_head.head_module[key] = value
+    finding = findings_of(cfg)[key.replace('_', '-')]
     assert finding.severity == 'refused'
-    assert 'num_classes=80' in str(finding) and 'the 2 of' in str(finding)
+    assert f'{key}={value}' in str(finding) and words in str(finding)
+    # to predict with distances instead of distributions is all right
+    kinds = {f.kind for f in check_config(
+        cfg, images=False, phases=['test']).findings}
+    assert 'reg-max' not in kinds
 
 
 def test_config_with_classes_of_the_data_set_class(coco):

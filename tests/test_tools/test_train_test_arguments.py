@@ -40,6 +40,12 @@ def as_arguments(options):
     ('train', [N, '--work-dir', 'W', 'load_from=W/no.pth'], 'W/no.pth'),
     ('train', [N, '--work-dir', 'W', 'pretrained=W/no.pth'], 'W/no.pth'),
     ('train', [N, '--work-dir', 'W', 'max_epochs=0'], 'max_epochs must be'),
+    ('train', [N, '--work-dir', 'W', 'train_dataloader.sampler.type=Nothing'],
+     'Nothing is not in the mmyolo::data sampler registry'),
+    ('train', [N, '--work-dir', 'W', 'optim_wrapper.optimizer.type=Nothing'],
+     'optim_wrapper cannot be built'),
+    ('train', [N, '--work-dir', 'W',
+               'model.bbox_head.head_module.reg_max=1'], 'reg_max=1'),
     ('test', [N, 'W/empty.py', '--work-dir', 'W'], 'it is empty'),
     ('test', [N, 'W', '--work-dir', 'W'], 'checkpoint not found: W'),
     ('test', [N, 'W/other.pth', '--work-dir', 'W'], 'does not fit'),
@@ -48,6 +54,10 @@ def as_arguments(options):
      'are for exported files'),
     ('test', [N, 'W/other.onnx', '--work-dir', 'W'], 'other.onnx'),
     ('test', [N, 'W/other.onnx', '--tta'], 'without --tta'),
+    ('test', [N, 'W/other.pth', '--out', 'W/empty.py/x.pkl'],
+     'cannot write into W/empty.py'),
+    ('test', [N, 'W/other.pth', '--json-prefix', 'W/empty.py/x'],
+     'cannot write into W/empty.py'),
 ])
 def test_a_mistake_is_one_message(tool, arguments, words, coco_options,
                                   tmp_path, monkeypatch):

@@ -21,6 +21,21 @@ SIOCGIFADDR = 0x8915  # Linux' request for the address of an interface
 ELSEWHERE = '192.0.2.1'  # RFC 5737: no machine has it
 
 
+# Options that tools/dist_*.sh fill: what a user gave, and the least it can be.
+NUMBERS = {'--nproc_per_node': ('GPUS', 1), '--nnodes': ('NNODES', 1),
+           '--rdzv_id': ('PORT', 0)}
+
+
+def require_numbers(options):
+    """One message where torchrun would have a traceback."""
+    for option, _, value in (word.partition('=') for word in options):
+        name, least = NUMBERS.get(option, (None, 0))
+        if name and not (value.isdecimal() and least <= int(value) < 2**16):
+            sys.exit(f'error: {name} must be a whole number from {least} to '
+                     f'{2**16 - 1}, got {value!r}: see the first lines of '
+                     'tools/dist_train.sh and dist_test.sh')
+
+
 def own_address(target):
     """The IPv4 address from which packets to another one leave."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
@@ -67,6 +82,7 @@ if __name__ == '__main__':
     # the store outlives a restart of the processes, which then may read the
     # address of one that has died and be refused there: take a new one
     os.environ.setdefault('TORCH_DISABLE_SHARE_RDZV_TCP_STORE', '1')
+    require_numbers(sys.argv[1:])
     several = int(os.environ['NNODES']) > 1
     try:
         main([*(set_address() if several else []), *sys.argv[1:]])
