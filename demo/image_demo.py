@@ -30,6 +30,16 @@ def parse_args():
     return image_parser(__doc__).parse_args()
 
 
+def images_of(args):
+    """What was asked for, without the pictures of an earlier run in it."""
+    from mmfasternet.datasets.images import images_in
+    images = images_in(args.img)
+    ours = tuple(osp.realpath(osp.join(args.out_dir, name)) + osp.sep
+                 for name in ('vis', 'patch'))
+    return [i for i in images if not osp.realpath(i).startswith(ours)] or \
+        images
+
+
 def load(args, cfg):
     """A checkpoint runs as it was trained, unless an engine is asked for."""
     from mmfasternet.deploy import Predictor, TrainedPredictor
@@ -93,8 +103,7 @@ def main():
     args = parse_args()
     with cli.clear_errors(ImportError, OSError, ValueError):
         from mmfasternet.config import load_config
-        from mmfasternet.datasets.images import images_in
-        images, skipped = images_in(args.img), Skipped()
+        images, skipped = images_of(args), Skipped()
         predictor = load(args, load_config(args.config, args.cfg_options))
         found = predictor.stream(images, args.batch_size, skip=skipped)
         save_all(args, images, predictor, found, skipped)

@@ -5,7 +5,7 @@ It needs SAHI: pip install sahi.
 """
 import os.path as osp
 
-from image_demo import Skipped, image_parser, load, save_all
+from image_demo import Skipped, image_parser, images_of, load, save_all
 
 from mmfasternet import cli
 
@@ -84,10 +84,9 @@ def main():
     args = parse_args()
     with cli.clear_errors(ImportError, OSError, ValueError):
         from mmfasternet.config import load_config
-        from mmfasternet.datasets.images import images_in
         from mmfasternet.deploy.engines import require_package
         require_package('sahi')
-        images, skipped = images_in(args.img), Skipped()
+        images, skipped = images_of(args), Skipped()
         predictor = load(args, load_config(args.config, args.cfg_options))
         save_all(args, images, predictor,
                  detect_patches(args, predictor, images, skipped), skipped)

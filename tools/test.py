@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Test (and evaluate) a detector."""
 import os.path as osp
+from pathlib import Path
 
 # first: it makes mmyolo importable, or says what is missing
 import mmfasternet.models  # noqa: F401  # isort: skip
@@ -87,6 +88,8 @@ def main():
         cfg.get('model', {}).pop('teacher', None)  # that is for training
         if not osp.isfile(args.checkpoint) and '://' not in args.checkpoint:
             raise FileNotFoundError(f'checkpoint not found: {args.checkpoint}')
+        for path in filter(None, (args.out, args.json_prefix)):
+            cli.make_folder(Path(path).parent)
         if args.split is not None:
             use_split(cfg, args.split)
         require_data(cfg, 'test')
@@ -119,7 +122,8 @@ def main():
     if args.out is not None:
         runner.test_evaluator.metrics.append(
             DumpResults(out_file_path=args.out))
-    with cli.clear_errors(CheckpointError, FileNotFoundError, ValueError):
+    with cli.clear_errors(CheckpointError, FileNotFoundError,
+                          ValueError), cli.clear_build_errors():
         if not exported:
             require_fit(runner.model, args.checkpoint,
                         cfg.get('metainfo', {}).get('classes', ()))

@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import re
+import runpy
 import shutil
 import sys
+from argparse import Namespace
 from importlib.util import find_spec
 
 import cv2
@@ -142,6 +144,17 @@ def test_image_demo_paints_over_no_input(small, exported, folder):
                     status=1)
     assert 'would be painted over' in log
     assert (folder / 'a.png').read_bytes() == before
+
+
+@pytest.mark.parametrize('out', ['', 'out'])
+def test_pictures_of_an_earlier_run_are_not_images(out, folder):
+    images_of = runpy.run_path('demo/image_demo.py')['images_of']
+    args = Namespace(img=str(folder), out_dir=str(folder / out))
+    before = images_of(args)
+    shutil.copytree(folder / 'sub', folder / out / 'vis/sub')
+    assert images_of(args) == before and len(before) == 6
+    args.img = str(folder / out / 'vis')
+    assert len(images_of(args)) == 2
 
 
 @pytest.mark.parametrize('arguments, words', [

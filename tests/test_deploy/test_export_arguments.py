@@ -89,6 +89,43 @@ def test_files_that_are_none(tool, small, tmp_path, monkeypatch, capsys):
             assert 'Traceback' not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('tool, words', [
+    ('tools/deploy/export.py', 'CONFIG CHECKPOINT CHECKPOINT'),
+    ('tools/deploy/export.py', 'CONFIG CHECKPOINT CONFIG'),
+    ('tools/deploy/export.py', 'CONFIG CHECKPOINT a.onnx a.onnx'),
+    ('tools/deploy/quantize.py', 'CONFIG MODEL MODEL'),
+])
+def test_nothing_that_is_read_is_written_over(tool, words, small, exported,
+                                              tmp_path, monkeypatch):
+    names = dict(CONFIG=small.config, CHECKPOINT=small.checkpoint,
+                 MODEL=exported['any.onnx'])
+    words = [str(names.get(w, tmp_path / w)) for w in words.split()]
+    module = load(tool, monkeypatch)
+    monkeypatch.setattr(sys, 'argv', [tool, *words])
+    before = {path: Path(path).read_bytes() for path in words
+              if Path(path).exists()}
+    with pytest.raises(SystemExit, match=f'{words[-1]} would be written over'):
+        module.main()
+    assert before == {path: Path(path).read_bytes() for path in before}
+
+
+@pytest.mark.parametrize('change, words', [
+    (dict(images='README.md'), 'README.md cannot be read as an image'),
+    (dict(images='none.jpg'), 'no such file or folder: none.jpg'),
+    (dict(images='configs'), 'no image in the folder configs'),
+    (dict(model='README.md'), 'README.md must end in'),
+    (dict(model='none.onnx'), 'none.onnx'),
+])
+def test_what_cannot_be_timed_is_one_error(change, words, small, exported,
+                                           monkeypatch):
+    tool = 'tools/analysis_tools/benchmark_from_file.py'
+    given = dict(dict(model=exported['any.onnx'], images=small.images[0]),
+                 **change)
+    monkeypatch.setattr(sys, 'argv', [tool, *map(str, given.values())])
+    with pytest.raises(SystemExit, match=f'error: .*{words}'):
+        load(tool, monkeypatch).main()
+
+
 def test_more_threads_than_an_engine_survives(exported):
     from mmfasternet.deploy import load_backend
     for name in ('any.onnx', 'any.xml'):

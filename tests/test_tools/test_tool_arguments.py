@@ -2,13 +2,15 @@
 """What can be typed wrong: every argument of the other tools.
 
 tests/test_deploy/test_export_arguments.py has the demos and tools/deploy,
-test_train_test_arguments.py has tools/train.py and tools/test.py. Those that
-measure, benchmark*.py, are left out: each good value takes seconds.
+test_train_test_arguments.py has tools/train.py and tools/test.py. Nothing is
+measured; benchmark_from_file.py, which reads exported files, is in
+tests/test_deploy/test_export_arguments.py.
 """
 import argparse
 import contextlib
 import importlib.util
 import re
+import runpy
 import sys
 import traceback
 from pathlib import Path
@@ -27,7 +29,7 @@ TOOLS = sorted(
                              'tools/model_converters',
                              'tools/dataset_converters')
     for path in Path(folder).glob('*.py')
-    if not path.name.startswith('benchmark')) + ['tools/prepare.py']
+    if path.name != 'benchmark_from_file.py') + ['tools/prepare.py']
 TOOLS.remove('tools/misc/torchrun.py')  # its arguments are torchrun's
 # neither a whole number nor one that is not huge
 NO_NUMBERS = ('', 'x', '0.5.1', 'nan', 'inf', '-inf', '1e400', '\u00b2')
@@ -84,6 +86,8 @@ def good(small, coco, tmp_path_factory):
     recipe.write_text(reference.RECIPE)
     config = dict(config=[small.config])
     return {
+        'benchmark': dict(networks=config['config'], threads=['1']),
+        'benchmark_training': dict(config, baseline=config['config']),
         'browse_dataset': config,
         'compare': dict(detectors=[f'A={folder}/detections.json'],
                         ann_file=[ann], samples=['2']),
@@ -145,6 +149,8 @@ def wrong_values(action, given, folder):
         for value in ('', str(folder / 'empty'), str(folder / 'empty/x.py'),
                       '/proc/none/out.py', 'x' * 300):
             yield [value], value == '' or 'empty' in value
+        for source in given.get('src', []):  # it would be written over
+            yield [source], False
     elif action.type not in (None, Path):
         for value in NO_NUMBERS + HUGE:
             yield count * [value], action.type is int
@@ -178,7 +184,7 @@ def fault(main, may_do, capfd):
     return None if right and 'Traceback' not in said + text else text
 
 
-def not_measured(*args):
+def not_measured(*args, **kwargs):
     sys.exit('error: not measured in this test')
 
 
@@ -188,8 +194,9 @@ def test_a_mistake_is_one_message(tool, good, tmp_path, monkeypatch, capfd):
     module = load(tool)
     parser = parser_of(module)
     right = good[Path(tool).stem]
-    if hasattr(module, 'measure'):  # that takes processes and minutes
-        monkeypatch.setattr(module, 'measure', not_measured)
+    for name in ('measure', 'interleave'):  # that takes minutes
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, not_measured)
     (tmp_path / 'folder').mkdir()
     (tmp_path / 'empty').touch()
     monkeypatch.chdir(tmp_path)
@@ -205,3 +212,18 @@ def test_a_mistake_is_one_message(tool, good, tmp_path, monkeypatch, capfd):
             if what:
                 faults.append(f'{action.dest} {values}: {what}')
     assert not faults, '\n'.join(faults)
+
+
+@pytest.mark.parametrize('option, name', [
+    ('--nproc_per_node=', 'GPUS'), ('--nproc_per_node=x', 'GPUS'),
+    ('--nproc_per_node=0', 'GPUS'), ('--nproc_per_node=-1', 'GPUS'),
+    ('--nnodes=x', 'NNODES'), ('--nnodes=0', 'NNODES'),
+    ('--rdzv_id=x', 'PORT'), ('--rdzv_id=99999', 'PORT')
+])
+def test_numbers_of_dist_train(option, name, monkeypatch):
+    """As tools/dist_*.sh hand them on to torchrun."""
+    monkeypatch.setenv('TORCH_DISABLE_SHARE_RDZV_TCP_STORE', '1')
+    monkeypatch.setattr(sys, 'argv', ['torchrun.py', option])
+    with pytest.raises(SystemExit, match=f'error: {name} must be a whole num'):
+        runpy.run_path(str(ROOT / 'tools/misc/torchrun.py'),
+                       run_name='__main__')

@@ -78,7 +78,7 @@ def main():
             paths = itertools.cycle(images)
             turns['baseline'] = timed(
                 lambda: inference_detector(model, next(paths)))
-    seconds = interleave(turns, args.runs, warm_up=3)
+        seconds = interleave(turns, args.runs, warm_up=3)
     before, network, after = 1e3 * seconds[args.model].T
     whole = before + network + after
     print(f'{args.model}: {info.img_scale[1]}x{info.img_scale[0]}, '

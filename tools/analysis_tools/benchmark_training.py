@@ -59,29 +59,29 @@ def build_step(cfg, batch, amp=False):
 
 def main():
     args = parse_args()
-    with cli.clear_errors():
+    with cli.clear_errors(), cli.clear_build_errors():
         cfg = load_config(
             args.config,
             dict(args.cfg_options or {}, train_num_workers=0))
         require_loader(cfg, 'train')
         baseline = with_model_of(
             cfg, load_config(args.baseline), unmodified=True)
-    init_default_scope(cfg.default_scope)
-    torch.set_num_threads(1)
-    loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
-    epochs = itertools.chain.from_iterable(itertools.repeat(loader))
-    batch = []  # that all are trained on in this round
+        init_default_scope(cfg.default_scope)
+        torch.set_num_threads(1)
+        loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+        epochs = itertools.chain.from_iterable(itertools.repeat(loader))
+        batch = []  # that all are trained on in this round
 
-    def load():
-        batch[:] = [next(epochs)]
+        def load():
+            batch[:] = [next(epochs)]
 
-    turns = {
-        'data': timed(load, time.process_time),
-        f'baseline: {args.baseline}': build_step(baseline, batch),
-        args.config: build_step(cfg, batch)
-    }
-    if has_bfloat16():
-        turns[f'{args.config} --amp'] = build_step(cfg, batch, amp=True)
+        turns = {
+            'data': timed(load, time.process_time),
+            f'baseline: {args.baseline}': build_step(baseline, batch),
+            args.config: build_step(cfg, batch)
+        }
+        if has_bfloat16():
+            turns[f'{args.config} --amp'] = build_step(cfg, batch, amp=True)
     seconds = interleave(turns, args.steps, warm_up=1)
     data = seconds.pop('data')
     base = next(iter(seconds.values())) + data

@@ -64,7 +64,9 @@ def main():
     if args.score_thr is not None:
         options['model.test_cfg.score_thr'] = args.score_thr
     with cli.clear_errors(ImportError, OSError, ValueError):
-        for out in args.out:  # before minutes are spent on the others
+        for i, out in enumerate(args.out):  # before minutes are spent
+            cli.require_output(out, args.config, args.checkpoint,
+                               *args.out[:i])
             if not out.endswith('.pth'):
                 engine_of(out)
         cfg = load_config(args.config, options)

@@ -110,6 +110,7 @@ def speed(paths, images, threads, runs):
 def main():
     args = parse_args()
     with cli.clear_errors(ImportError, OSError, ValueError):
+        cli.require_output(args.out, args.model, args.config)
         cfg = load_config(args.config, args.cfg_options)
         backend = load_backend(args.model)
         if not args.no_test:

@@ -40,6 +40,7 @@ def main():
         if args.dst.endswith('.safetensors') and args.to == 'mmfasternet':
             raise ValueError('safetensors holds plain tensors: --to authors '
                              'or --to timm, or a name that ends in .pth')
+        cli.require_output(args.dst, args.src)
         found = read_weights(args.src, args.prefix)
         tensors, dropped = found.tensors, []
         if args.to == 'timm':

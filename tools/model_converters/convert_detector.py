@@ -64,6 +64,7 @@ def dataset_meta(data, cfg):
 def main():
     args = parse_args()
     with cli.clear_errors():
+        cli.require_output(args.dst, args.src, args.config)
         path = checkpoint_path(args.src)
         data = read_checkpoint(path, modules=True)
         tensors, stock = rename_detector(find_tensors(data))

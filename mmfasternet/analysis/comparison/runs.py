@@ -132,7 +132,14 @@ def with_model_of(recipe: Config,
                   unmodified: bool = False) -> Config:
     """A copy of a recipe with the model of another config, for the classes of
     the recipe; mmyolo's detector and assigner are replaced by what computes
-    the same faster, unless they are to stay ``unmodified``."""
+    the same faster, unless they are to stay ``unmodified``.
+
+    Raises:
+        ValueError: If the other config has no model.
+    """
+    if 'model' not in other:
+        raise ValueError(f'{other.filename} has no `model`: it is not a '
+                         'complete config')
     cfg = Config(recipe.to_dict(), filename=recipe.filename)
     model = Config(dict(model=other.model.to_dict())).model
     model.bbox_head.head_module.num_classes = cfg.num_classes
