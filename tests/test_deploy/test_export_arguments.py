@@ -113,7 +113,7 @@ def test_nothing_that_is_read_is_written_over(tool, words, small, exported,
     (dict(images='README.md'), 'README.md cannot be read as an image'),
     (dict(images='none.jpg'), 'no such file or folder: none.jpg'),
     (dict(images='configs'), 'no image in the folder configs'),
-    (dict(model='README.md'), 'README.md must end in'),
+    (dict(model='README.md'), 'README.md is not an exported file'),
     (dict(model='none.onnx'), 'none.onnx'),
 ])
 def test_what_cannot_be_timed_is_one_error(change, words, small, exported,
