@@ -84,6 +84,8 @@ def good(small, coco, tmp_path_factory):
                     np.full((48, 64, 3), 90 * i, np.uint8))
     recipe = folder / 'yolov8n-fasternet.yaml'
     recipe.write_text(reference.RECIPE)
+    listed = folder / 'list.csv'
+    listed.write_text('voc2007_id,split\ntrain,train\nval,val\n')
     config = dict(config=[small.config])
     return {
         'benchmark': dict(networks=config['config'], threads=['1']),
@@ -101,6 +103,8 @@ def good(small, coco, tmp_path_factory):
         'convert_detector': dict(config, src=[small.checkpoint],
                                  dst=['out.pth']),
         'import_recipe': dict(recipe=[str(recipe)], config=['out.py']),
+        'voc2007_photographs': dict(
+            voc_dir=[str(voc)], out_dir=['out'], list=[str(listed)]),
         'voc2coco': dict(voc_dir=[str(voc)], out_dir=['out']),
         'prepare': dict(data=[str(voc)], config=['out.py'], out_dir=['out'])
     }

@@ -46,6 +46,9 @@ def main():
         splits = {}
         with open(args.list, newline='') as file:
             rows = list(csv.DictReader(file))
+        if not rows or not {'voc2007_id', 'split'} <= rows[0].keys():
+            raise ValueError(f'{args.list} has no rows with the columns '
+                             'voc2007_id and split')
         for number, row in enumerate(track_iter_progress(rows)):
             name = f'{number:04}'
             if convert(args.voc_dir, row['voc2007_id'], args.out_dir, name,
