@@ -21,7 +21,7 @@ case ${STACK:=onedl} in
     onedl)
         venv=$PWD/.venv
         mmcv=onedl_mmcv-2.3.6
-        extras=onedl,classification,deploy,tests
+        extras=onedl,classification,deploy,ncnn,tests
         ;;
     openmmlab)
         venv=$PWD/.venv-openmmlab
