@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from mmfasternet.datasets.files import decode
@@ -73,8 +73,9 @@ def read_coco(tree: Tree, jsons: Dict[Path, dict],
             raise ValueError(f'{path}: images, annotations and categories '
                              'must be lists')
     for split, path in _files(source, list(jsons)).items():
-        folder = _image_folder(tree, path, jsons[path])
-        coco = _find_images(tree, path, jsons[path], folder)
+        role = roles_of([[path.relative_to(tree.root)]])[0]
+        folder = _image_folder(tree, path, jsons[path], role)
+        coco = _find_images(tree, path, jsons[path], folder, role)
         as_it_is = coco is jsons[path] and path not in recode
         source.splits[split] = Split(coco, folder, path if as_it_is else None)
         source.labels[path] = []
@@ -144,13 +145,15 @@ def _by_chance(coco: dict) -> List[dict]:
             for images, annotations in zip((train, val), parts)]
 
 
-def _may_have(path: Path, role: Optional[str], tree: Tree) -> bool:
-    """Whether images in a folder of a role may be those of a json."""
-    own = roles_of([[path.relative_to(tree.root)]])[0]
+def _may_have(own: Optional[str], folder: PurePath) -> bool:
+    """Whether images in a folder may be those of a json of the role ``own``;
+    the folder is relative to the data set."""
+    role = role_of(folder)
     return own in (None, 'trainval', role) or role in (None, 'trainval')
 
 
-def _image_folder(tree: Tree, path: Path, coco: dict) -> Path:
+def _image_folder(tree: Tree, path: Path, coco: dict,
+                  own: Optional[str]) -> Path:
     """The folder in which most of the first images are."""
     names = [str(image.get('file_name')) for image in coco['images'][:50]
              if isinstance(image, dict)]
@@ -159,11 +162,9 @@ def _image_folder(tree: Tree, path: Path, coco: dict) -> Path:
         folders |= {f for f in (folder, *folder.parents)
                     if tree.root in (f, *f.parents)}
 
-    own = roles_of([[path.relative_to(tree.root)]])
-
     def order(folder: Path) -> tuple:
         relative = folder.relative_to(tree.root)
-        return (folder != path.parent, roles_of([[relative]]) != own,
+        return (folder != path.parent, roles_of([[relative]])[0] != own,
                 len(relative.parts),
                 IMAGE_FOLDERS.isdisjoint(p.lower() for p in relative.parts),
                 str(relative))
@@ -171,8 +172,8 @@ def _image_folder(tree: Tree, path: Path, coco: dict) -> Path:
     found = {folder: sum((folder / name).is_file() for name in names)
              for folder in sorted(folders, key=order)}
     # images of the same names in a folder of another split are others
-    ours = [f for f in found if found[f] and _may_have(
-        path, role_of(f.relative_to(tree.root)), tree)]
+    ours = [f for f in found
+            if found[f] and _may_have(own, f.relative_to(tree.root))]
     best = max(ours or found, key=lambda folder: found[folder])
     if names and not found[best]:
         if not any(tree.named(name, path) for name in names):
@@ -183,14 +184,15 @@ def _image_folder(tree: Tree, path: Path, coco: dict) -> Path:
     return best
 
 
-def _find_images(tree: Tree, path: Path, coco: dict, folder: Path) -> dict:
+def _find_images(tree: Tree, path: Path, coco: dict, folder: Path,
+                 own: Optional[str]) -> dict:
     """Name images as they are here, not on another machine or in Windows."""
     images = []
     for image in coco['images']:
         name = image.get('file_name') if isinstance(image, dict) else None
         if isinstance(name, str) and not (folder / name).is_file():
             here = tree.named(name, path)
-            if here and _may_have(path, role_of(tree.folder_of(here)), tree):
+            if here and _may_have(own, tree.folder_of(here)):
                 image = dict(image, file_name=os.path.relpath(here, folder))
         images.append(image)
     return coco if images == coco['images'] else dict(coco, images=images)
