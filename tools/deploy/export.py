@@ -106,8 +106,9 @@ def main():
 def describe(path, info, opset):
     """What was written, and the operators in it."""
     files = [Path(path)]
-    if path.endswith(('.xml', '.param')):
-        files.append(files[0].with_suffix('.bin'))
+    weights = engine_of(path).weights
+    if weights:
+        files.append(files[0].with_suffix(weights))
     size = sum(file.stat().st_size for file in files)
     batch, height, width = (s or 'any' for s in info.shape)
     kinds = node_counts(path)

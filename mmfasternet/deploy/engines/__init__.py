@@ -83,6 +83,8 @@ class Engine:
             its files; those of the others end with the maps that
             :func:`.modules.decode_maps` makes boxes of.
         dynamic (bool): Whether a file can be for any batch size and size.
+        weights (str, optional): Suffix of the file of weights beside it; None
+            if they are in it.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Engine:
     writers: Tuple[str, ...] = ()
     decodes: bool = True
     dynamic: bool = True
+    weights: Optional[str] = None
 
     @property
     def module(self) -> ModuleType:
@@ -195,11 +198,11 @@ ENGINES: Dict[str, Engine] = {
                ('onnx', 'onnxscript')),
         Engine('openvino', 'OpenVINO', '.xml', ('.xml', '.onnx'),
                ('fp32', 'bf16'), ('int8', 'int8-bf16'), ('openvino', ),
-               ('onnx', 'onnxscript', 'openvino')),
+               ('onnx', 'onnxscript', 'openvino'), weights='.bin'),
         # fp16 is what it stores and computes in on phones by default
         Engine('ncnn', 'ncnn', '.ncnn.param', ('.ncnn.param', ),
                ('fp32', 'fp16', 'bf16'), (), ('ncnn', ), ('pnnx', ),
-               decodes=False),
+               decodes=False, weights='.bin'),
         Engine('litert', 'LiteRT', '.tflite', ('.tflite', ), ('fp32', ), (),
                ('ai_edge_litert', ), ('litert_torch', ),
                decodes=False, dynamic=False),
