@@ -4,7 +4,6 @@ import errno
 import os
 import os.path as osp
 import sys
-import traceback
 from argparse import (
     ArgumentParser,
     ArgumentTypeError,
@@ -62,11 +61,12 @@ def clear_build_errors() -> Iterator[None]:
         yield
     except (AssertionError, AttributeError, KeyError, TypeError,
             ValueError) as error:
-        calls = {f.name for f in traceback.extract_tb(error.__traceback__)}
-        if calls.isdisjoint({'build_from_cfg', 'build_optim_wrapper'}):
+        from mmfasternet.compat.mmengine_runner import what_was_built
+        part = what_was_built(error)
+        if part is None:
             raise
-        where = 'optim_wrapper cannot be built, correct its types and values' \
-            ': ' if 'build_optim_wrapper' in calls else ''
+        where = f'{part} cannot be built, correct its types and values: ' \
+            if part else ''
         sys.exit(f'error: {where}{error.args[0] if error.args else error!r}')
 
 

@@ -4,12 +4,27 @@
 Written against mmengine 0.10.7, onedl-mmengine 0.10.12 and PyTorch 2.6 to
 2.13; tests/test_compat/test_mmengine_runner.py fails where that changes.
 """
+import traceback
 from contextlib import AbstractContextManager
 from typing import Any, Iterator, Optional, Tuple
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
+
+
+def what_was_built(error: Exception) -> Optional[str]:
+    """Whether an error arose while a part of a config was built.
+
+    Returns:
+        str, optional: ``'optim_wrapper'``, whose errors do not say so
+        themselves; an empty string for another part; None if it arose
+        elsewhere.
+    """
+    calls = {f.name for f in traceback.extract_tb(error.__traceback__)}
+    if 'build_optim_wrapper' in calls:
+        return 'optim_wrapper'
+    return '' if 'build_from_cfg' in calls else None
 
 
 def is_training(runner: Runner) -> bool:

@@ -70,6 +70,24 @@ def made(work_dir, hook=None, counts=1, **train_cfg):
         default_scope='mmengine')
 
 
+@pytest.mark.parametrize('wrong,part', [
+    (dict(optim_wrapper=dict(optimizer=dict(type='SGD', lr='x'))),
+     'optim_wrapper'),
+    (dict(param_scheduler=dict(type='LinearLR', start_factor=2.)), ''),
+    (dict(model=torch.nn.Linear(1, 1)), None),
+])
+def test_what_could_not_be_built(wrong, part, tmp_path):
+    cfg = dict(
+        model=Model(), work_dir=str(tmp_path),
+        train_dataloader=DataLoader([dict(inputs=torch.ones(1))]),
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        experiment_name=str(tmp_path), default_scope='mmengine')
+    with pytest.raises(Exception) as error:
+        Runner(**cfg | wrong).train()
+    assert compat.what_was_built(error.value) == part
+
+
 def test_training_is_told_from_validation(tmp_path):
     seen = []
     hook = Calls(before_val_epoch=lambda r: seen.append(compat.is_training(r)))
