@@ -12,7 +12,8 @@ from mmfasternet.evaluation.detection_quality import (
     precision_curves,
 )
 
-from .detections import IOU, draw_result, load_picture, show_picture
+from .detections import draw_result, load_picture, show_picture
+from .evaluation import IOU
 from .fonts import use_fonts_for
 
 SCORE = .3  # least one of a box that counts, as EvaluationFiguresHook's

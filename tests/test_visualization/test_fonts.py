@@ -11,7 +11,8 @@ from matplotlib import font_manager, rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from mmfasternet.visualization import fonts
-from mmfasternet.visualization.detections import paint, plot_confusion
+from mmfasternet.visualization.detections import paint
+from mmfasternet.visualization.evaluation import plot_confusion
 
 # U+9F98, four dragons: three squares one above the other here
 RARE = '\u9f98'

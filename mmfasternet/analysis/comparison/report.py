@@ -21,7 +21,7 @@ from mmfasternet.evaluation.average_precision import (
 from mmfasternet.evaluation.detection_quality import confusion_matrix
 from mmfasternet.evaluation.errors import ERRORS, error_split
 from mmfasternet.visualization import comparison as pictures
-from mmfasternet.visualization.detections import IOU, plot_confusion
+from mmfasternet.visualization.evaluation import IOU, plot_confusion
 
 Evaluations = Dict[str, List[Evaluation]]
 # of a backend and precision the result of each detector, and of the baseline

@@ -15,7 +15,7 @@ from mmfasternet.evaluation.detection_quality import (
     precision_curves,
 )
 from mmfasternet.registry import HOOKS
-from mmfasternet.visualization.detections import (
+from mmfasternet.visualization.evaluation import (
     IOU,
     plot_confusion,
     plot_images,
