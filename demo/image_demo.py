@@ -63,7 +63,7 @@ def save_all(args, images, predictor, found, skipped):
         skipped (list[str]): The others, when ``found`` is at its end.
     """
     from mmfasternet.datasets.images import read_image
-    from mmfasternet.deploy.files import (
+    from mmfasternet.deploy.result_files import (
         as_dict,
         output_names,
         write_image,

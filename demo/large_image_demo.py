@@ -51,8 +51,8 @@ def detect_patches(args, predictor, images, skipped):
     from mmyolo.utils.large_image import merge_results_by_nms
     from sahi.slicing import slice_image
 
-    from mmfasternet.deploy.files import output_names, write_image
     from mmfasternet.deploy.predictor import as_array
+    from mmfasternet.deploy.result_files import output_names, write_image
     names = dict(zip(images, output_names(images, args.img)))
     for path in images:
         try:

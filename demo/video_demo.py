@@ -46,7 +46,7 @@ def main():
         from mmfasternet.checkpoint import whole_file
         from mmfasternet.config import load_config
         from mmfasternet.deploy import Predictor, frames
-        from mmfasternet.deploy.files import as_dict
+        from mmfasternet.deploy.result_files import as_dict
         from mmfasternet.deploy.video import video_file
         cfg = load_config(args.config, args.cfg_options)
         predictor = Predictor(args.checkpoint, cfg, args.backend,

@@ -23,7 +23,7 @@ from mmfasternet.config import load_config
 from mmfasternet.datasets.images import read_image
 from mmfasternet.deploy import Predictor
 from mmfasternet.deploy.engines import ENGINES, EXPORTED
-from mmfasternet.deploy.files import as_dict
+from mmfasternet.deploy.result_files import as_dict
 
 MAX_BYTES = 20 * 2**20  # of an upload
 MAX_PIXELS = 25_000_000  # of an image, 75 MB when it is decoded

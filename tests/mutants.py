@@ -22,7 +22,7 @@ EQUIVALENT = (
     ('detectors/levels.py', (
         '_SIZE = (257) # pixels a side, a multiple of every stride',
     ), 'a pixel more is cut off by the strides'),
-    ('deploy/fold.py', (
+    ('deploy/detector_folding.py', (
         'mean, std = mean.flip((-1)), std.flip(0)',
         'mean, std = mean.flip(0), std.flip((-1))',
     ), 'they have one dimension'),

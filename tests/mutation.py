@@ -40,29 +40,30 @@ ROOMS = dict(
     models=('models', 'test_models/test_task_modules.py test_models/'
             'test_dense_heads.py test_models/test_fasternet.py test_models/'
             'test_detector.py test_models/test_distillation.py test_deploy/'
-            'test_fold.py test_models/'
+            'test_folding.py test_models/'
             'test_mmyolo_detectors.py test_models/test_mmdet_detectors.py'),
     checkpoint=('checkpoint', 'test_checkpoint test_tools/'
                 'test_verify_weights.py test_tools/test_model_converters.py'),
-    fold=('deploy/fold.py deploy/folding.py deploy/modules.py',
-          'test_deploy/test_fold.py'),
+    fold=('deploy/detector_folding.py deploy/norm_folding.py '
+          'deploy/modules.py',
+          'test_deploy/test_folding.py'),
     evaluation=('evaluation', 'test_evaluation test_visualization/'
                 'test_figures.py test_tools/test_compare.py'),
     readers=('datasets/readers', 'test_datasets/test_readers.py test_datasets/'
              'test_layouts.py test_tools/test_voc2coco.py'),
     datasets=('datasets/checks datasets/images.py datasets/files.py '
               'datasets/digits.py datasets/collate.py datasets/unlabelled.py '
-              'datasets/in_config.py',
+              'datasets/from_config.py',
               'test_datasets/test_digits.py test_datasets/test_checks.py '
               'test_engine/test_distilled_runs.py '
               'test_tools/test_dataset_tools.py'),
     config=('config', 'test_config test_tools/test_train_test_arguments.py'),
     engine=('engine', 'test_engine'),
-    deploy=('deploy/engines deploy/exporting.py deploy/files.py deploy/'
-            'images.py deploy/info.py deploy/loading.py deploy/onnx_model.py '
-            'deploy/onnx_nms.py deploy/postprocess.py deploy/predictor.py '
-            'deploy/quantization.py deploy/trained.py deploy/video.py '
-            'deploy/exported_detector.py',
+    deploy=('deploy/engines deploy/exporting.py deploy/result_files.py '
+            'deploy/example_images.py deploy/info.py deploy/backends.py '
+            'deploy/onnx_model.py deploy/onnx_nms.py deploy/postprocess.py '
+            'deploy/predictor.py deploy/quantization.py deploy/video.py '
+            'deploy/trained_predictor.py deploy/exported_detector.py',
             'test_deploy/test_predictor.py test_deploy/test_export.py '
             'test_deploy/test_demos.py test_deploy/test_quantization.py '
             'test_deploy/test_ncnn.py test_deploy/test_litert.py'),

@@ -19,7 +19,7 @@ from mmfasternet.config import (
     require_sound_data,
     use_split,
 )
-from mmfasternet.datasets.in_config import leaf_datasets
+from mmfasternet.datasets.from_config import leaf_datasets
 from mmfasternet.deploy import use_exported
 from mmfasternet.deploy.engines import EXPORTED
 

@@ -8,7 +8,6 @@ by itself (``load_from``, ``--resume``, other parts' ``init_cfg``,
 inferencers) :func:`secure_mmengine` puts them in its place; importing this
 package, or the backbone, does not.
 """
-from .access import get_checkpoint, secure_mmengine
 from .download import RELEASES, SCHEME, checkpoint_path, digest
 from .fitting import (
     Fit,
@@ -18,6 +17,7 @@ from .fitting import (
     require_fitting,
     unwrapped,
 )
+from .loading import get_checkpoint, secure_mmengine
 from .reading import CheckpointError, newest_checkpoint, read_checkpoint
 from .writing import save_checkpoint, whole_file
 

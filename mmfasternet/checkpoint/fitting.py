@@ -8,7 +8,7 @@ import torch
 from mmengine.model import is_model_wrapper
 from torch import nn
 
-from .access import get_checkpoint
+from .loading import get_checkpoint
 from .reading import CheckpointError
 
 TensorDict = Dict[str, torch.Tensor]

@@ -4,7 +4,7 @@
 Each module here says which release it was written against, why it is needed,
 and has a test in tests/test_compat that fails when that changes.
 """
+from .absent_torchvision import import_mmpretrain, import_timm
 from .mmyolo import import_mmyolo
-from .torchvision import import_mmpretrain, import_timm
 
 __all__ = ['import_mmpretrain', 'import_mmyolo', 'import_timm']

@@ -9,7 +9,7 @@ from typing import Any, Dict, Optional, Sequence
 from mmengine.config import Config
 
 from mmfasternet.compat import import_mmyolo
-from mmfasternet.datasets.in_config import dataset_class, leaf_datasets
+from mmfasternet.datasets.from_config import dataset_class, leaf_datasets
 
 from .loading import load_config
 

@@ -12,7 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmfasternet.compat import import_mmpretrain
-from mmfasternet.datasets.in_config import leaf_datasets
+from mmfasternet.datasets.from_config import leaf_datasets
 
 
 def prepare_launch(cfg: Config, launcher: str) -> None:

@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 from mmfasternet.datasets.checks import NOTE
 from mmfasternet.datasets.checks.config import check_config
-from mmfasternet.datasets.in_config import (
+from mmfasternet.datasets.from_config import (
     dataset_class,
     leaf_datasets,
     writes_itself,

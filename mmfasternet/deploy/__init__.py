@@ -12,12 +12,12 @@ _MODULES = dict(
     ExportedDetector='exported_detector',
     Predictor='predictor',
     SahiModel='sahi',
-    TrainedPredictor='trained',
-    deploy_form='fold',
+    TrainedPredictor='trained_predictor',
+    deploy_form='detector_folding',
     export='exporting',
     frames='video',
-    load_backend='loading',
-    load_deployed='loading',
+    load_backend='backends',
+    load_deployed='backends',
     use_exported='exported_detector')
 
 __all__ = [*_MODULES]

@@ -12,15 +12,15 @@ from mmengine.structures import InstanceData
 
 from mmfasternet.checkpoint import save_checkpoint
 
+from .backends import load_backend
 from .engines import ENGINES, KEY, OPSET, Engine, engine_of
 from .engines.pytorch import PyTorchNetwork
-from .files import written_whole
 from .info import DeployInfo
-from .loading import load_backend
 from .modules import OFFSET, DeployedDetector, DeployedMaps
 from .onnx_model import STRIDE
 from .onnx_nms import OUTPUTS, append_nms
 from .postprocess import postprocess
+from .result_files import written_whole
 
 MAX_PIXELS = 2**27  # 327 images of 640x640; feature maps are many times that
 
@@ -36,7 +36,7 @@ def export(deployed: DeployedDetector,
     """Write a deployed detector to a file, which is complete or not there.
 
     Args:
-        deployed (DeployedDetector): See :func:`.fold.deploy_form`.
+        deployed (DeployedDetector): See :func:`.detector_folding.deploy_form`.
         info (DeployInfo): About it.
         path (str | Path): The name decides on the format: ``.onnx``, ``.xml``
             (OpenVINO, with a ``.bin`` beside it), ``.ncnn.param`` (with

@@ -8,7 +8,7 @@ from typing import Optional, Tuple, Union
 from mmengine.config import Config
 
 from mmfasternet.checkpoint import CheckpointError
-from mmfasternet.datasets.in_config import leaf_datasets
+from mmfasternet.datasets.from_config import leaf_datasets
 
 
 @dataclass(frozen=True)

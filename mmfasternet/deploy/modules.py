@@ -12,7 +12,7 @@ from mmfasternet.models.backbones import (
     FasterNetBlock,
 )
 
-from .folding import fold_pair
+from .norm_folding import fold_pair
 
 OFFSET = 0.5  # of the priors of MMYOLO's YOLOv8, in cells
 

@@ -12,9 +12,9 @@ from typing import Dict, List, Optional, Sequence, Union
 
 import numpy as np
 
+from .backends import Backend, load_backend
 from .engines import QUANTISED, engine_of
-from .files import written_whole
-from .loading import Backend, load_backend
+from .result_files import written_whole
 
 # Layers of a detector that are kept in float or quantised together: part,
 # module, and its number if there are several

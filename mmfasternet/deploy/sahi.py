@@ -5,8 +5,8 @@ from typing import Any, Dict, List, Sequence
 
 import numpy as np
 
-from .files import as_dict
 from .predictor import Predictor
+from .result_files import as_dict
 
 
 class SahiModel:

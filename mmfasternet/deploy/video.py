@@ -10,7 +10,7 @@ from typing import Any, Callable, Iterable, Iterator, Union
 import cv2
 import numpy as np
 
-from .files import written_whole
+from .result_files import written_whole
 
 
 def prefetch(items: Iterable[Any],

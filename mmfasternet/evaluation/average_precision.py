@@ -11,7 +11,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmfasternet.datasets.readers.writing import box_of, completed
+from mmfasternet.datasets.readers.coco_writing import box_of, completed
 
 from .detection_quality import ImageResult
 

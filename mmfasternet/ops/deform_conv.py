@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import torchvision
+from . import torchvision_ops
 
 
 def deform_conv2d(input: Tensor,
@@ -35,8 +35,8 @@ def deform_conv2d(input: Tensor,
     Returns:
         Tensor: Of shape (N, O, oh, ow), differentiable.
     """
-    if torchvision.OPS is not None:
-        return torchvision.OPS.deform_conv2d(
+    if torchvision_ops.OPS is not None:
+        return torchvision_ops.OPS.deform_conv2d(
             input, offset, weight, bias, stride, padding, dilation, mask)
     number, channels, *size = input.shape
     outputs, _, *kernel = weight.shape

@@ -16,7 +16,7 @@ from mmfasternet.ops import (
     roi_align,
     sigmoid_focal_loss,
     soft_nms,
-    torchvision,
+    torchvision_ops,
 )
 
 __all__ = ['nms']
@@ -29,7 +29,8 @@ def get_compiler_version() -> str:
 
 def get_compiling_cuda_version() -> str:
     """For MMEngine's list of the environment."""
-    return 'none: ' + ('PyTorch' if torchvision.OPS is None else 'torchvision')
+    return 'none: ' + (
+        'PyTorch' if torchvision_ops.OPS is None else 'torchvision')
 
 
 def __getattr__(name: str) -> Callable:

@@ -5,7 +5,7 @@ from typing import List, Tuple
 import torch
 from torch import Tensor
 
-from . import torchvision
+from . import torchvision_ops
 
 # Boxes that are compared with all others at a time: memory against calls.
 _BLOCK = 256
@@ -35,9 +35,10 @@ def nms(boxes: Tensor,
     """
     order = scores.sort(descending=True).indices
     boxes = boxes[order].float()
-    if torchvision.OPS is not None and offset == 0:
+    if torchvision_ops.OPS is not None and offset == 0:
         rank = torch.arange(len(order), 0, -1.)
-        return order[torchvision.OPS.nms(boxes, rank.to(boxes), iou_threshold)]
+        kept = torchvision_ops.OPS.nms(boxes, rank.to(boxes), iou_threshold)
+        return order[kept]
     keep = torch.zeros_like(order, dtype=torch.bool)
     for group in _groups(boxes, iou_threshold, offset):
         keep[group[_greedy(boxes[group], iou_threshold, offset)]] = True

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import torchvision
+from . import torchvision_ops
 
 
 def roi_align(features: Tensor,
@@ -33,8 +33,8 @@ def roi_align(features: Tensor,
         Tensor: Of shape (K, C, height, width), differentiable with respect to
         the features.
     """
-    if torchvision.OPS is not None:
-        return torchvision.OPS.roi_align(
+    if torchvision_ops.OPS is not None:
+        return torchvision_ops.OPS.roi_align(
             features, rois, output_size, spatial_scale, sampling_ratio,
             aligned)
     number, channels, height, width = features.shape

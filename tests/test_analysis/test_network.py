@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmfasternet.analysis import (
+from mmfasternet.analysis.inspection import (
     feature_maps,
     load_network,
     prepare_image,

@@ -35,7 +35,7 @@ def test_without_it_mmyolo_refuses_this_mmcv():
 
 
 def test_without_ours_mmengine_runs_code_and_writes_in_place(tmp_path):
-    """If this fails, checkpoint/access.py has less left to do."""
+    """If this fails, checkpoint/loading.py has less left to do."""
     done = python(f'''
 import os, torch
 from mmengine.fileio import LocalBackend

@@ -19,7 +19,7 @@ from processes import run_script
 from test_predictor import expected
 
 from mmfasternet.deploy import Predictor, frames, use_exported
-from mmfasternet.deploy.files import output_names
+from mmfasternet.deploy.result_files import output_names
 from mmfasternet.deploy.video import video_file
 
 onnxruntime = pytest.importorskip('onnxruntime')

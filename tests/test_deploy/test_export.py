@@ -23,8 +23,8 @@ from mmfasternet.deploy import (
 )
 from mmfasternet.deploy.engines import ENGINES, engine_of
 from mmfasternet.deploy.engines.pytorch import PyTorchNetwork
+from mmfasternet.deploy.example_images import example_images
 from mmfasternet.deploy.exporting import compare, node_counts
-from mmfasternet.deploy.images import example_images
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')

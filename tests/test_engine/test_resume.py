@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 
 from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.engine import InterruptHook, ResultsHook, ResumeHook
-from mmfasternet.engine.hooks.seeded_batches import SeededBatches
+from mmfasternet.engine.seeded_batches import SeededBatches
 
 IMAGES, EPOCHS, ITERATIONS = 11, 3, 4  # of 3 images, the last of 2
 LAST = EPOCHS * ITERATIONS

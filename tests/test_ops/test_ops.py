@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmfasternet import ops
-from mmfasternet.ops import extension, torchvision
+from mmfasternet.ops import extension, torchvision_ops
 
 COMPILED = sys.modules['mmcv._ext']
 MODULES = ('deform_conv', 'focal_loss', 'modulated_deform_conv', 'nms',
@@ -27,13 +27,13 @@ MODULES = ('deform_conv', 'focal_loss', 'modulated_deform_conv', 'nms',
     autouse=True)
 def provider(request, monkeypatch):
     """``mmcv.ops`` on top of ours."""
-    if request.param and torchvision.OPS is None:
+    if request.param and torchvision_ops.OPS is None:
         pytest.skip('no torchvision here')
     for name in MODULES:
         monkeypatch.setattr(sys.modules[f'mmcv.ops.{name}'], 'ext_module',
                             extension)
     if not request.param:
-        monkeypatch.setattr(torchvision, 'OPS', None)
+        monkeypatch.setattr(torchvision_ops, 'OPS', None)
 
 
 def both(call, monkeypatch):
@@ -391,8 +391,8 @@ def test_torchvision_is_asked_as_it_documents(monkeypatch):
                                       padding, dilation, mask)
 
     assert extension.get_compiling_cuda_version() == 'none: ' + (
-        'PyTorch' if torchvision.OPS is None else 'torchvision')
-    monkeypatch.setattr(torchvision, 'OPS', Documented)
+        'PyTorch' if torchvision_ops.OPS is None else 'torchvision')
+    monkeypatch.setattr(torchvision_ops, 'OPS', Documented)
     assert extension.get_compiling_cuda_version() == 'none: torchvision'
     boxes, scores = torch.arange(12.).view(3, 4), torch.tensor([.2, .9, .5])
     assert ops.nms(boxes, scores, 0.3).tolist() == [1, 0]

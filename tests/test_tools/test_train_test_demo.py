@@ -34,7 +34,7 @@ def as_arguments(options):
 
 
 @pytest.mark.parametrize('config', [
-    # wider and deeper ones: test_fold.py has them in the default run
+    # wider and deeper ones: test_folding.py has them in the default run
     pytest.param(name, marks=pytest.mark.slow)
     if re.search('_[mlx].py', name) else name for name in CONFIGS
 ])

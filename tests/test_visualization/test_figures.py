@@ -10,15 +10,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from mmfasternet.analysis import LayerStatistics, PConvStatistics
+from mmfasternet.analysis.inspection import LayerStatistics, PConvStatistics
 from mmfasternet.evaluation.detection_quality import (
     ImageResult,
     confusion_matrix,
     precision_curves,
 )
 from mmfasternet.visualization import benchmark, comparison, network
-from mmfasternet.visualization.detections import (
-    paint,
+from mmfasternet.visualization.detections import paint
+from mmfasternet.visualization.evaluation import (
     plot_confusion,
     plot_images,
     plot_precision,

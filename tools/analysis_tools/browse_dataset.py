@@ -14,7 +14,7 @@ from PIL import Image
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet import cli
 from mmfasternet.config import load_config, require_loader
-from mmfasternet.datasets.in_config import leaf_datasets
+from mmfasternet.datasets.from_config import leaf_datasets
 from mmfasternet.visualization.detections import paint
 
 MIN_TILE = 320  # pixels; smaller images are enlarged by a whole number

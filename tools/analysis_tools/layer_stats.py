@@ -11,7 +11,8 @@ from pathlib import Path
 from mmengine.runner import Runner, set_random_seed
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
-from mmfasternet import analysis, cli
+from mmfasternet import cli
+from mmfasternet.analysis import inspection
 from mmfasternet.analysis.tables import markdown
 from mmfasternet.config import load_config, require_loader
 from mmfasternet.visualization import network as pictures
@@ -59,10 +60,10 @@ def main():
         cfg = load_config(args.config, args.cfg_options)
         require_loader(cfg, 'train')
         cli.make_folder(args.out_dir)
-        model = analysis.load_network(cfg, args.checkpoint, args.device)
+        model = inspection.load_network(cfg, args.checkpoint, args.device)
         set_random_seed(args.seed)
         data = first_batch(cfg, args.seed)
-        rows = analysis.layer_statistics(model, data)
+        rows = inspection.layer_statistics(model, data)
     parts = {}
     for row in rows:
         parts.setdefault(part(row), []).append(row)
@@ -77,7 +78,7 @@ def main():
     } for name, group in parts.items()]))
     with (args.out_dir / 'layers.csv').open('w', newline='') as file:
         writer = csv.writer(file)
-        writer.writerow(analysis.LayerStatistics._fields)
+        writer.writerow(inspection.LayerStatistics._fields)
         writer.writerows(rows)
     pictures.save(pictures.draw_layers(rows), args.out_dir / 'layers.png')
     print(f'{len(data["inputs"])} images; layers.csv and layers.png in '

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
-from mmfasternet import analysis, cli
+from mmfasternet import cli
+from mmfasternet.analysis import inspection
 from mmfasternet.analysis.tables import markdown
 from mmfasternet.config import load_config
 from mmfasternet.datasets.images import images_in
@@ -75,8 +76,8 @@ class Views:
     def look(self, views, stem, image):
         """Pictures of an image are called by its stem."""
         if self.names is None:
-            self.names = analysis.stage_names(self.model, image.inputs)
-        maps = {name: x[0] for name, x in analysis.feature_maps(
+            self.names = inspection.stage_names(self.model, image.inputs)
+        maps = {name: x[0] for name, x in inspection.feature_maps(
             self.model, image.inputs, self.names).items()}
         for view in views:
             getattr(self, view)(stem, image, maps)
@@ -95,32 +96,32 @@ class Views:
 
     def redundancy(self, stem, image, maps):
         for name, x in maps.items():
-            x = analysis.without_padding(x, image)
-            self.redundancies[name].append(analysis.channel_redundancy(x))
-            r = analysis.channel_correlation(x)
+            x = inspection.without_padding(x, image)
+            self.redundancies[name].append(inspection.channel_redundancy(x))
+            r = inspection.channel_correlation(x)
             self.write(pictures.draw_redundancy(name, x, r), stem,
                        'redundancy', name)
 
     def pconv(self, stem, image, maps):
-        for name, *row in analysis.pconv_statistics(
+        for name, *row in inspection.pconv_statistics(
                 self.model, image.inputs,
-                lambda x: analysis.without_padding(x, image)):
+                lambda x: inspection.without_padding(x, image)):
             self.pconvs[name].append(row)
 
     def erf(self, stem, image, maps):
-        for name, field in analysis.receptive_fields(
+        for name, field in inspection.receptive_fields(
                 self.model, image.inputs, self.names).items():
             key = (tuple(field.shape), name)
             count, total, _ = self.fields.get(key, (0, 0., None))
             self.fields[key] = count + 1, total + field, maps[name].shape[1:]
 
     def cam(self, stem, image, maps):
-        cams = {name: analysis.eigen_cam(x) for name, x in maps.items()}
+        cams = {name: inspection.eigen_cam(x) for name, x in maps.items()}
         self.write(pictures.draw_features(image.picture, maps, cams), stem,
                    'cam')
 
     def levels(self, stem, image, maps):
-        found, self.strides = analysis.detect_by_level(self.model,
+        found, self.strides = inspection.detect_by_level(self.model,
                                                        image.inputs)
         if self.truth is None:
             found = found[found.scores >= self.args.score_thr]
@@ -128,7 +129,7 @@ class Views:
         else:
             boxes, labels = self.truth(image.path)
             boxes = image.to_input(boxes).to(found.bboxes.device)
-            strides = analysis.levels_of(found, boxes,
+            strides = inspection.levels_of(found, boxes,
                                          labels.to(boxes.device))
         sides = (boxes[:, 2:] - boxes[:, :2]).amax(1)
         self.boxes.append((sides.cpu(), strides.cpu()))
@@ -137,7 +138,7 @@ class Views:
     def sum_up(self, number):
         of = f'mean of {number} images' if number > 1 else 'one image'
         if self.redundancies:
-            means = {name: analysis.Redundancy(*np.mean(rows, 0))
+            means = {name: inspection.Redundancy(*np.mean(rows, 0))
                      for name, rows in self.redundancies.items()}
             print_table(f'channel redundancy, {of}', [{
                 'map': name,
@@ -155,7 +156,7 @@ class Views:
             self.sum_up_levels(number)
 
     def sum_up_pconvs(self, of):
-        found = [analysis.PConvStatistics(name, *np.mean(rows, 0))
+        found = [inspection.PConvStatistics(name, *np.mean(rows, 0))
                  for name, rows in self.pconvs.items()]
         print_table(f'partial convolutions, {of}', [{
             'module': r.name,
@@ -176,10 +177,10 @@ class Views:
         fields, squares, rows = {}, {}, []
         for name, (count, total, shape) in found.items():
             field = fields[name] = total / count
-            sides = {share: analysis.share_side(field, shape[-2:], share)
+            sides = {share: inspection.share_side(field, shape[-2:], share)
                      for share in SHARES}
-            squares[name] = analysis.middle_of(field, shape[-2:]), sides
-            whole = analysis.share_side(field, shape[-2:], 1)
+            squares[name] = inspection.middle_of(field, shape[-2:]), sides
+            whole = inspection.share_side(field, shape[-2:], 1)
             rows.append({'map': name, **{
                 f'{share:.0%} of it': f'{side:.0f}'
                 for share, side in sides.items()}, 'all': f'{whole:.0f}'})
@@ -191,7 +192,7 @@ class Views:
 
     def sum_up_levels(self, number):
         sides, strides = map(torch.cat, zip(*self.boxes))
-        rows = analysis.shares(sides, strides, self.strides)
+        rows = inspection.shares(sides, strides, self.strides)
         ends = [f'to {row.smallest}' for row in rows[1:]] + ['and more']
         what = f'detections of at least {self.args.score_thr:g}' if \
             self.truth is None else 'true boxes'
@@ -247,10 +248,10 @@ def main():
     with cli.clear_errors():
         cfg = load_config(args.config, args.cfg_options)
         images, truth = inputs_of(args, cfg)
-        model = analysis.load_network(cfg, args.checkpoint, args.device)
+        model = inspection.load_network(cfg, args.checkpoint, args.device)
         has = dict(
             pconv=any(isinstance(m, PartialConv) for m in model.modules()),
-            levels=analysis.has_levels(model))
+            levels=inspection.has_levels(model))
         chosen = args.view or [v for v in VIEWS if has.get(v, True)]
         cli.make_folder(args.out_dir)
         views = Views(model, args, truth)
@@ -259,7 +260,7 @@ def main():
             # images of two folders may have the same name
             again = stems[:i].count(stem)
             views.look(chosen, f'{stem}_{again + 1}' if again else stem,
-                       analysis.prepare_image(cfg, model, path))
+                       inspection.prepare_image(cfg, model, path))
         views.sum_up(len(images))
     print(f'pictures of {len(images)} image(s) in {args.out_dir}')
 

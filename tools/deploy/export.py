@@ -11,8 +11,8 @@ from mmfasternet import cli
 from mmfasternet.config import load_config
 from mmfasternet.deploy import DeployInfo, export, load_deployed
 from mmfasternet.deploy.engines import EXPORTED, OPSET, engine_of
+from mmfasternet.deploy.example_images import example_images
 from mmfasternet.deploy.exporting import compare, node_counts
-from mmfasternet.deploy.images import example_images
 from mmfasternet.deploy.predictor import Letterbox
 
 

@@ -12,7 +12,7 @@ from mmfasternet import cli
 from mmfasternet.analysis.timing import interleave, timed
 from mmfasternet.config import load_config, require_data
 from mmfasternet.deploy import load_backend, use_exported
-from mmfasternet.deploy.images import example_images
+from mmfasternet.deploy.example_images import example_images
 from mmfasternet.deploy.predictor import Letterbox
 from mmfasternet.deploy.quantization import parts, quantize, sensitivity
 

@@ -12,7 +12,7 @@ from mmfasternet import cli
 from mmfasternet.config import load_config
 from mmfasternet.datasets.checks import Report
 from mmfasternet.datasets.checks.config import check_config
-from mmfasternet.datasets.in_config import (
+from mmfasternet.datasets.from_config import (
     dataset_class,
     leaf_datasets,
     writes_itself,

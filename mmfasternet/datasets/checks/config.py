@@ -12,12 +12,12 @@ from mmfasternet.datasets.checks.report import (
     Findings,
 )
 from mmfasternet.datasets.files import file_error
-from mmfasternet.datasets.images import unlabelled_images
-from mmfasternet.datasets.in_config import (
+from mmfasternet.datasets.from_config import (
     dataset_class,
     leaf_datasets,
     writes_itself,
 )
+from mmfasternet.datasets.images import unlabelled_images
 
 
 def check_config(cfg: Any,

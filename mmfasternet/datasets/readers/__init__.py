@@ -2,22 +2,22 @@
 """Detection data sets as people have them; everything becomes COCO json.
 
 A module for each format finds images and their labels, :mod:`.splits` says
-which of them train, and :mod:`.writing` writes what is not a file yet.
+which of them train, and :mod:`.coco_writing` writes what is not a file yet.
 """
 from pathlib import Path
 
-from mmfasternet.datasets.readers.accounting import account
 from mmfasternet.datasets.readers.coco import is_coco, read_coco, read_jsons
-from mmfasternet.datasets.readers.cvat import cvat_files, read_cvat
-from mmfasternet.datasets.readers.labelme import is_labelme, read_labelme
-from mmfasternet.datasets.readers.source import Source, Split, Tree
-from mmfasternet.datasets.readers.voc import read_voc, read_voc_lists
-from mmfasternet.datasets.readers.writing import (
+from mmfasternet.datasets.readers.coco_writing import (
     clean,
     drop_damaged,
     write_coco,
     write_splits,
 )
+from mmfasternet.datasets.readers.cvat import cvat_files, read_cvat
+from mmfasternet.datasets.readers.file_accounting import account
+from mmfasternet.datasets.readers.labelme import is_labelme, read_labelme
+from mmfasternet.datasets.readers.source import Source, Split, Tree
+from mmfasternet.datasets.readers.voc import read_voc, read_voc_lists
 from mmfasternet.datasets.readers.yolo import (
     YAML,
     config_of,

@@ -7,7 +7,6 @@ from pathlib import Path, PurePath
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from mmfasternet.datasets.files import decode
-from mmfasternet.datasets.readers.roles import role_of, roles_of
 from mmfasternet.datasets.readers.source import (
     IMAGE_FOLDERS,
     Source,
@@ -15,6 +14,7 @@ from mmfasternet.datasets.readers.source import (
     Tree,
     split_by_chance,
 )
+from mmfasternet.datasets.readers.split_names import role_of, roles_of
 from mmfasternet.datasets.readers.splits import settle
 
 _KEYS = {'images', 'annotations', 'categories'}

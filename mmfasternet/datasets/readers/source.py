@@ -10,7 +10,7 @@ from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from mmfasternet.datasets.files import files_below, is_hidden
 from mmfasternet.datasets.images import IMAGE_SUFFIXES, image_size
-from mmfasternet.datasets.readers.roles import role_of
+from mmfasternet.datasets.readers.split_names import role_of
 
 VAL_SHARE = 0.2  # of the images without a split, what validates
 IMAGE_FOLDERS = {'images', 'jpegimages', 'imgs'}

@@ -7,13 +7,13 @@ from typing import Dict, List, Optional, Sequence
 
 from mmfasternet.datasets.files import read_text
 from mmfasternet.datasets.images import IMAGE_SUFFIXES
-from mmfasternet.datasets.readers.roles import ROLES, roles_of
 from mmfasternet.datasets.readers.source import (
     Pair,
     Source,
     Tree,
     first_names,
 )
+from mmfasternet.datasets.readers.split_names import ROLES, roles_of
 
 # Lists for other tasks on the images of VOC.
 _OTHER_TASKS = ('Segmentation', 'Layout', 'Action')

@@ -8,8 +8,8 @@ import yaml
 
 from mmfasternet.datasets.files import read_text
 from mmfasternet.datasets.images import IMAGE_SUFFIXES, image_files
-from mmfasternet.datasets.readers.roles import role_of
 from mmfasternet.datasets.readers.source import Item, Pair, Source, Tree
+from mmfasternet.datasets.readers.split_names import role_of
 from mmfasternet.datasets.readers.splits import (
     group,
     images_in_list,

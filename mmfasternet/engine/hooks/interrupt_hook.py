@@ -16,9 +16,8 @@ from mmengine.runner import Runner
 
 from mmfasternet.checkpoint import whole_file
 from mmfasternet.compat import mmengine_runner as compat
+from mmfasternet.engine.training_context import by_epoch
 from mmfasternet.registry import HOOKS
-
-from .training_context import by_epoch
 
 # a progress bar overwrites the two empty lines
 _NOTICE = {

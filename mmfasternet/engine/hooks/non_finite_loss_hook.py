@@ -8,9 +8,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmfasternet.compat.mmengine_runner import resume_request
+from mmfasternet.engine.training_context import by_epoch
 from mmfasternet.registry import HOOKS
-
-from .training_context import by_epoch
 
 
 class NonFiniteLossError(FloatingPointError):

@@ -18,9 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from mmfasternet.compat.mmengine_runner import is_training, train_inside
+from mmfasternet.engine.training_context import by_epoch, peak_memory
 from mmfasternet.registry import HOOKS
-
-from .training_context import by_epoch, peak_memory
 
 # LoggerHook's lines of the progress, which the bar shows instead
 _PROGRESS_LINE = re.compile(r'(Epoch|Iter)\((train|val)\).* eta: |Exp name: ')

@@ -11,10 +11,9 @@ from mmengine.runner import Runner
 
 from mmfasternet.checkpoint import whole_file
 from mmfasternet.compat.mmengine_runner import is_training
+from mmfasternet.engine.training_context import by_epoch, peak_memory
 from mmfasternet.registry import HOOKS
 from mmfasternet.visualization.training import plot_results
-
-from .training_context import by_epoch, peak_memory
 
 Row = Dict[str, str]
 FIRST_COLUMNS = ('epoch', 'iteration', 'seconds', 'images/s', 'memory',

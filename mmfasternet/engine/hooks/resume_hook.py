@@ -18,10 +18,14 @@ from mmfasternet.checkpoint import (
     unwrapped,
 )
 from mmfasternet.compat import mmengine_runner as compat
+from mmfasternet.engine.seeded_batches import (
+    OF_EPOCHS,
+    OF_ITERATIONS,
+    SeededBatches,
+    set_seed,
+)
+from mmfasternet.engine.training_context import by_epoch
 from mmfasternet.registry import HOOKS
-
-from .seeded_batches import OF_EPOCHS, OF_ITERATIONS, SeededBatches, set_seed
-from .training_context import by_epoch
 
 TensorDict = Dict[str, torch.Tensor]
 _KEY = 'resume'  # in the `meta` of a checkpoint

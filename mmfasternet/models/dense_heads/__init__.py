@@ -3,8 +3,8 @@
 
 Another head of mmyolo trains as it is where it has a ``head_module``. What
 knows the classes here: ``detectors.levels`` (do the widths fit),
-``detectors.teacher`` (can it be distilled) and ``deploy.fold`` (has it a
-deploy form).
+``detectors.teacher`` (can it be distilled) and ``deploy.detector_folding``
+(has it a deploy form).
 """
 from .yolov8_head_module import YOLOv8HeadModule
 from .yolov8_pconv_head_module import YOLOv8PConvHeadModule

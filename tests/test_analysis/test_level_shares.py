@@ -4,7 +4,7 @@ import torch
 from mmengine.structures import InstanceData
 from torch import nn
 
-from mmfasternet.analysis import (
+from mmfasternet.analysis.inspection import (
     detect_by_level,
     has_levels,
     levels_of,

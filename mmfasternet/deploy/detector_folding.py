@@ -21,19 +21,19 @@ from mmfasternet.models import (
     YOLOv8SPPFPAFPN,
 )
 
-from .folding import (
-    ScaleBias,
-    fold_before,
-    fold_modules,
-    is_foldable,
-    scale_bias,
-)
 from .modules import (
     DeployedBackbone,
     DeployedDetector,
     DeployedHead,
     DeployedNeck,
     SwapChannels,
+)
+from .norm_folding import (
+    ScaleBias,
+    fold_before,
+    fold_modules,
+    is_foldable,
+    scale_bias,
 )
 
 # after mmfasternet.models, which makes mmyolo importable

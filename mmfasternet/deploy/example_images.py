@@ -8,8 +8,8 @@ import numpy as np
 from mmengine.config import Config
 from sklearn.datasets import load_sample_images
 
+from mmfasternet.datasets.from_config import leaf_datasets
 from mmfasternet.datasets.images import images_in
-from mmfasternet.datasets.in_config import leaf_datasets
 
 
 def example_images(cfg: Config,

@@ -12,8 +12,8 @@ from mmengine.config import Config
 from mmfasternet.checkpoint import get_checkpoint, load_model_weights
 from mmfasternet.config import build_model
 
+from .detector_folding import deploy_form
 from .engines import ENGINES, KEY, Network, engine_of
-from .fold import deploy_form
 from .info import DeployInfo
 from .modules import DeployedDetector, decode_maps
 

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmfasternet.checkpoint import read_checkpoint, save_checkpoint
 from mmfasternet.config import load_config
 from mmfasternet.deploy import deploy_form
-from mmfasternet.deploy.fold import ScaleBias
+from mmfasternet.deploy.detector_folding import ScaleBias
 
 PHOTOS = sorted(Path('data/bccd/JPEGImages').glob('*.jpg'))[:2]
 TINY = dict(
