@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Optional, Tuple, Union
+from typing import Any, Optional, Tuple, Union
 
 from mmengine.config import Config
 
@@ -101,14 +101,16 @@ class DeployInfo:
             data = json.loads(text)
             if {*data} != {field.name for field in fields(cls)}:
                 raise ValueError(f'keys {sorted(data)}')
-            for key, kind in (('classes', str), ('img_scale', int)):
-                if not data[key] or \
-                        not all(type(value) is kind for value in data[key]):
-                    raise ValueError(f'{key}: {data[key]!r}')
-            for key in ('pad_val', 'score_thr', 'iou_threshold', 'nms_pre',
-                        'max_per_img'):
-                if type(data[key]) not in (int, float):
-                    raise ValueError(f'{key}: {data[key]!r}')
+            wanted = dict(
+                classes=lambda v: _is_list(v, str) and v,
+                img_scale=lambda v: _is_list(v, int) and len(v) == 2 and
+                min(v) > 0,
+                shape=lambda v: _is_list(v, int, type(None)) and len(v) == 3,
+                multi_label=lambda v: type(v) is bool,
+                nms=lambda v: type(v) is bool)
+            for key, value in data.items():
+                if not wanted.get(key, _is_number)(value):
+                    raise ValueError(f'{key}: {value!r}')
             for key in ('classes', 'img_scale', 'shape'):
                 data[key] = tuple(data[key])
             return cls(**data)
@@ -117,6 +119,14 @@ class DeployInfo:
                 f'{path} does not say how to prepare images for it '
                 f'({error}): it was not written by tools/deploy/export.py, '
                 'or by another version of it. Export it again') from None
+
+
+def _is_list(value: Any, *kinds: type) -> bool:
+    return type(value) is list and {*map(type, value)} <= {*kinds}
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
 
 
 def _letterbox(cfg: Config, pipeline: list) -> dict:

@@ -231,10 +231,12 @@ def test_what_a_config_says(small):
 
 
 @pytest.mark.parametrize('change', [
-    dict(classes=[]), dict(classes=[1]), dict(img_scale=[]),
-    dict(img_scale=[64., 64]), dict(pad_val='1'), dict(score_thr=None),
+    dict(classes=[]), dict(classes=[1]), dict(classes='ab'),
+    dict(img_scale=[]), dict(img_scale=[64., 64]), dict(img_scale=[64]),
+    dict(img_scale=[64, 0]), dict(pad_val='1'), dict(score_thr=None),
     dict(iou_threshold='0.7'), dict(nms_pre=True), dict(max_per_img=[3]),
-    dict(shape=3)], ids=str)
+    dict(shape=3), dict(shape=[1, 64]), dict(shape=[1, 64, '64']),
+    dict(nms=0), dict(multi_label='no')], ids=str)
 def test_the_text_of_a_file_is_believed_in_no_part(info, change):
     assert DeployInfo.loads(info.dumps(), 'a.onnx') == info
     text = json.dumps(dict(json.loads(info.dumps()), **change))
