@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """The converters as a user runs them."""
 import copy
+import hashlib
 import runpy
 import sys
 import types
@@ -14,6 +15,7 @@ from mmdet.structures import DetDataSample
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 
+from mmfasternet import __version__
 from mmfasternet.config import load_config
 from mmfasternet.models import FasterNet
 
@@ -412,3 +414,45 @@ def test_unknown_detectors_are_refused(content, words, tool, tmp_path):
         tool(CONVERTERS + 'convert_detector.py', tmp_path / 'x.pt',
              'configs/yolov8_fasternet_n.py', tmp_path / 'o.pth')
     assert not (tmp_path / 'o.pth').exists()
+
+
+# ------------------------------------------------------------- publishing
+@pytest.mark.parametrize('fp16', [False, True])
+def test_a_published_model_is_its_weights_and_classes(fp16, small, tool,
+                                                      tmp_path):
+    checkpoint = torch.load(small.checkpoint, weights_only=False)
+    checkpoint.update(optimizer=dict(state=torch.ones(9)), message_hub=1)
+    checkpoint['meta'] = dict(
+        cfg='data_root = "/home/me"', dataset_meta=dict(classes=('a', 'b')))
+    source = tmp_path / 'epoch_1.pth'
+    torch.save(checkpoint, source)
+    out = tool(CONVERTERS + 'publish_model.py', source, tmp_path / 'n.pth',
+               *['--fp16'] * fp16)
+    path, = tmp_path.glob('n-*.pth')
+    digits = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path.name == f'n-{digits[:8]}.pth'
+    assert f'{path}: ' in out and f'SHA-256 {digits}' in out
+    # whoever takes it by its name has it checked, see checkpoint_path
+    data = torch.load(path, weights_only=True)
+    assert {*data} == {'meta', 'state_dict'}
+    assert data['meta'] == dict(
+        mmfasternet_version=__version__, dataset_meta=dict(
+            classes=('a', 'b')))
+    weights = checkpoint['state_dict']
+    assert_same_bits(
+        {k: v.half() if fp16 and v.ndim > 1 else v
+         for k, v in weights.items()}, data['state_dict'])
+    assert fp16 == (path.stat().st_size < 0.6 * sum(
+        v.numel() * v.element_size() for v in weights.values()))
+
+
+@pytest.mark.parametrize('data,message', [
+    (dict(meta=dict()), 'no weights under state_dict'),
+    (dict(state_dict=dict(w=torch.full((1, 1), 1e5))),
+     'w of .* is not finite in 16 bits')])
+def test_what_cannot_be_published(data, message, tool, tmp_path):
+    torch.save(data, tmp_path / 'a.pth')
+    with pytest.raises(SystemExit, match=message):
+        tool(CONVERTERS + 'publish_model.py', tmp_path / 'a.pth',
+             tmp_path / 'b.pth', '--fp16')
+    assert [path.name for path in tmp_path.iterdir()] == ['a.pth']

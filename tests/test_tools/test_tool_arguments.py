@@ -102,6 +102,8 @@ def good(small, coco, tmp_path_factory):
         'convert_backbone': dict(src=[small.checkpoint], dst=['out.pth']),
         'convert_detector': dict(config, src=[small.checkpoint],
                                  dst=['out.pth']),
+        'publish_model': dict(
+            in_file=[small.checkpoint], out_file=['out.pth']),
         'import_recipe': dict(recipe=[str(recipe)], config=['out.py']),
         'voc2007_photographs': dict(
             voc_dir=[str(voc)], out_dir=['out'], list=[str(listed)]),
