@@ -7,7 +7,6 @@ What the slow test runs for real are all commands but those of ``NOT_RUN``.
 """
 import ast
 import configparser
-import importlib
 import json
 import os
 import re
@@ -357,13 +356,9 @@ def run_python(code):
     """In full, or where it reads the reader's files its imports."""
     tree = ast.parse(code)
     if re.search(r"'[\w/]+\.(onnx|jpg|mp4)'", code):
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom):
-                module = importlib.import_module(node.module)
-                for name in node.names:
-                    assert hasattr(module, name.name), name.name
-    else:
-        exec(compile(tree, '<document>', 'exec'), {})
+        tree.body = [node for node in tree.body
+                     if isinstance(node, (ast.Import, ast.ImportFrom))]
+    exec(compile(tree, '<document>', 'exec'), {})
 
 
 # ------------------------------------------------------------- links, twins
