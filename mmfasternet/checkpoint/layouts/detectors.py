@@ -36,6 +36,9 @@ _STOCK_BACKBONE = dict(
     enumerate(f'backbone.{layer}' for layer in (
         'stem', *(f'stage{i}.{j}' for i in range(1, 5) for j in (0, 1)),
         'stage4.2')))
+_OTHERS = ('Other models of Ultralytics, such as YOLO11 and YOLO26, are not '
+           'known: take a YOLOv8')
+_LAYER = re.compile(r'(?:model\.)+(\d+)\.(.+)')
 _DFL = re.compile(r'(?:model\.)+(\d+)\.dfl\.conv\.weight')
 # C2f, its bottlenecks, SPPF and Detect; first match counts
 _C2F = r'(neck\.(?:top_down|bottom_up)_layers\.\d|backbone\.stage\d\.1)'
@@ -83,12 +86,31 @@ def read_detector(name: str) -> TrainedDetector:
         name (str): A path or URL, see
             :func:`mmfasternet.checkpoint.checkpoint_path`.
 
+    Of one that segments, what detects is read.
+
     Raises:
-        FileNotFoundError, CheckpointError: If it cannot be had or read.
+        FileNotFoundError, CheckpointError: If it cannot be had or read, or
+            is another model of Ultralytics.
     """
     data = get_checkpoint(name, modules=True)
-    tensors, _ = _rename(find_tensors(data))
+    try:
+        tensors = _without_masks(_rename(find_tensors(data))[0])
+    except CheckpointError as error:
+        raise CheckpointError(f'{name}: {error}') from None
     return TrainedDetector(tensors, _class_names(data))
+
+
+def _without_masks(tensors: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """The boxes and classes of YOLOv8 that segments are those of YOLOv8."""
+    head = 'bbox_head.head_module.'
+    if any(name.startswith(f'{head}proto.') for name in tensors):
+        return {name: value for name, value in tensors.items()
+                if not name.startswith((f'{head}proto.', f'{head}cv4.'))}
+    if any(name.startswith(f'{head}cv4.') for name in tensors):
+        raise CheckpointError(
+            'its head finds poses or rotated boxes (it has cv4, and no '
+            'proto): take a YOLOv8 that detects or segments')
+    return tensors
 
 
 def _class_names(data: Any) -> Optional[Tuple[str, ...]]:
@@ -142,10 +164,11 @@ def _rename(tensors: Dict[str, Tensor]) -> Tuple[Dict[str, Tensor], bool]:
     heads = [int(m[1]) for m in map(_DFL.fullmatch, tensors) if m]
     if heads:
         return _of_ultralytics(tensors, heads[0] - _DETECT)
-    if any(name.endswith('.dfl.conv.weight') for name in tensors):
+    if any(name.endswith('.dfl.conv.weight') for name in tensors) or (
+            tensors and all(map(_LAYER.fullmatch, tensors))):
         raise CheckpointError(
             'no layer of this state dict is the head of YOLOv8 (no tensor is '
-            'called model.N.dfl.conv.weight)')
+            f'called model.N.dfl.conv.weight). {_OTHERS}')
     # mmdet 2 with the EMA hook of that time keeps a copy of every tensor
     return {
         name: value
@@ -160,12 +183,12 @@ def _of_ultralytics(tensors: Dict[str, Tensor],
         raise CheckpointError(
             f'the detection head is layer {shift + _DETECT}: it is '
             f'{_DETECT + _STOCK_SHIFT} in YOLOv8 and {_DETECT} with FasterNet '
-            'as the backbone, other models are not known')
+            f'as the backbone. {_OTHERS}')
     layers = {k + shift: v for k, v in _LAYERS.items()}
     layers.update(_STOCK_BACKBONE if shift else {})
     renamed = {}
     for name, value in tensors.items():
-        match = re.fullmatch(r'(?:model\.)+(\d+)\.(.+)', name)
+        match = _LAYER.fullmatch(name)
         if not match:
             raise CheckpointError(
                 f'{name} is not a name of a layer: expected model.N....')
