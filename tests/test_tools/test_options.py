@@ -165,6 +165,8 @@ def test_without_a_test_there_is_no_ap(quantize, capsys):
 # ------------------------------------------------------------ test
 def test_pictures_boxes_and_hooks_of_a_test(tool, small, truth, tmp_path):
     options = [f'{key}={value}' for key, value in truth.items()]
+    # MMEngine keeps visualizers by name, and those of other tests with them
+    options.append(f'visualizer.name={tmp_path.name}')
     tool('tools/test.py', small.config, small.checkpoint, '--work-dir',
          tmp_path, '--show-dir', 'painted', '--deploy', '--json-prefix',
          tmp_path / 'found', '--cfg-options', *options)
