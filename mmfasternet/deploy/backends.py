@@ -16,6 +16,7 @@ from .detector_folding import deploy_form
 from .engines import ENGINES, KEY, Network, engine_of
 from .info import DeployInfo
 from .modules import DeployedDetector, decode_maps
+from .onnx_model import STRIDE
 
 
 class Backend:
@@ -45,7 +46,8 @@ class Backend:
             ``(N, max_per_img)``.
 
         Raises:
-            ValueError: If the network takes another number or size of images.
+            ValueError: If the network takes another number or size of images,
+                or theirs is no multiple of 32.
         """
         got = (images.shape[0], *images.shape[2:])
         for size, fixed, name in zip(got, self.info.shape,
@@ -55,6 +57,10 @@ class Backend:
                     f'{self.network.name} was exported for the {name} '
                     f'{fixed}, got {size}: give images of that size, or '
                     'export with --dynamic')
+        if any(side % STRIDE for side in got[1:]):
+            raise ValueError(  # ncnn reads past the end of its memory
+                f'{self.network.name} takes a height and width in multiples '
+                f'of {STRIDE}, got {got[1]} {got[2]}: pad the images')
         begin = time.perf_counter()
         outs = self.network(images)
         if outs[0].ndim == 4:  # of an engine that does not decode

@@ -146,6 +146,23 @@ def test_names_what_is_wrong_with_the_files(copied, change, kind, words):
         load_backend(copied)
 
 
+def test_a_size_that_no_file_can_be_run_in(exported):
+    """ncnn computed something else, or crashed."""
+    backend = load_backend(exported['any.ncnn.param'])
+    for shape in ((64, 100), (50, 64), (33, 33)):
+        with pytest.raises(ValueError, match='in multiples of 32, got '
+                           f'{shape[0]} {shape[1]}: pad the images'):
+            backend(np.zeros((1, 3, *shape), np.uint8))
+
+
+def test_a_text_with_such_a_size(copied):
+    text = copied.with_suffix('.json').read_text()
+    copied.with_suffix('.json').write_text(text.replace(
+        '"img_scale": [64, 64]', '"img_scale": [100, 64]'))
+    with pytest.raises(ValueError, match='ncnn.param takes .* got 64 100'):
+        Predictor(copied)(np.zeros((64, 100, 3), np.uint8))
+
+
 def test_names_what_is_missing(exported, monkeypatch, deployed, small,
                                tmp_path):
     find = ENGINES['ncnn'].module  # imported before it is hidden
