@@ -12,10 +12,10 @@
 #include <vector>
 
 #include "net.h"
-#if __has_include(<opencv2/imgcodecs.hpp>)
-#include <opencv2/imgcodecs.hpp>
+#if NCNN_SIMPLEOCV  // how ncnn was built
+#include "simpleocv.h"
 #else
-#include "simpleocv.h"  // of an ncnn built with NCNN_SIMPLEOCV
+#include <opencv2/imgcodecs.hpp>
 #endif
 
 struct Box {
@@ -43,10 +43,10 @@ struct Input {
 
     // Fit an image in, its middle in the middle.
     ncnn::Mat prepare(const cv::Mat &image) {
-        scale = std::min(float(width) / image.cols,
-                         float(height) / image.rows);
-        const int w = int(image.cols * scale + 0.5f), h = int(
-            image.rows * scale + 0.5f);
+        const double fit = std::min(double(width) / image.cols,
+                                    double(height) / image.rows);
+        const int w = int(image.cols * fit), h = int(image.rows * fit);
+        scale = float(fit);
         left = (width - w) / 2, top = (height - h) / 2;
         ncnn::Mat whole;
         ncnn::copy_make_border(
