@@ -16,7 +16,12 @@ from .backends import load_backend
 from .engines import ENGINES, KEY, OPSET, Engine, engine_of
 from .engines.pytorch import PyTorchNetwork
 from .info import DeployInfo
-from .modules import OFFSET, DeployedDetector, DeployedMaps
+from .modules import (
+    OFFSET,
+    DeployedDetector,
+    DeployedMaps,
+    with_fp16_weights,
+)
 from .onnx_model import STRIDE
 from .onnx_nms import OUTPUTS, append_nms
 from .postprocess import postprocess
@@ -32,7 +37,8 @@ def export(deployed: DeployedDetector,
            batch_size: int = 1,
            dynamic: bool = False,
            nms: bool = False,
-           opset: int = OPSET) -> DeployInfo:
+           opset: int = OPSET,
+           precision: str = 'fp32') -> DeployInfo:
     """Write a deployed detector to a file, which is complete or not there.
 
     Args:
@@ -49,6 +55,8 @@ def export(deployed: DeployedDetector,
             32. Defaults to False.
         nms (bool): End with NMS, in ONNX and OpenVINO. Defaults to False.
         opset (int): Version of ONNX's operators. Defaults to 18.
+        precision (str): Of the weights in the file: ``'fp32'``, or ``'fp16'``
+            for ncnn and LiteRT, those of :func:`.with_fp16_weights`.
 
     Returns:
         DeployInfo: What was written into the file.
@@ -58,7 +66,7 @@ def export(deployed: DeployedDetector,
     """
     path = Path(path)
     engine = None if path.suffix == '.pth' else engine_of(path)
-    _check_engine(engine, deployed, path, dynamic, nms)
+    _check_engine(engine, deployed, path, dynamic, nms, precision)
     height, width = shape or info.img_scale[::-1]
     _check_input(batch_size, height, width)
     if dynamic:
@@ -75,7 +83,9 @@ def export(deployed: DeployedDetector,
     images = torch.randint(
         256, (max(batch_size, 2) if dynamic else batch_size, 3, height, width),
         dtype=torch.uint8)
-    network, options = DeployedMaps(deployed), dict()
+    if precision == 'fp16':
+        deployed = with_fp16_weights(deployed)
+    network, options = DeployedMaps(deployed), dict(precision=precision)
     if engine.decodes:
         network, options = deployed, dict(
             outputs=OUTPUTS, opset=opset,
@@ -87,7 +97,13 @@ def export(deployed: DeployedDetector,
 
 
 def _check_engine(engine: Optional[Engine], deployed: DeployedDetector,
-                  path: Path, dynamic: bool, nms: bool) -> None:
+                  path: Path, dynamic: bool, nms: bool,
+                  precision: str) -> None:
+    if precision not in (engine.stored if engine else ('fp32', )):
+        able = [str(e.suffix) for e in ENGINES.values()
+                if precision in e.stored]
+        raise ValueError(f'weights in {precision} can be part of '
+                         f'{" and ".join(able) or "no file"}, not of {path}')
     if nms and not (engine and engine.decodes):
         able = [str(e.suffix) for e in ENGINES.values()
                 if e.suffix and e.decodes]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The modules that a deployed detector consists of."""
+import copy
 from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
@@ -273,6 +274,27 @@ class DeployedDetector(nn.Module):
                distances: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
         """Boxes and scores of what :meth:`maps` gives."""
         return self.head.decode(logits, distances)
+
+
+def with_fp16_weights(detector: DeployedDetector) -> DeployedDetector:
+    """A copy whose convolutions have weights that fp16 has: the nearest, or 0
+    for those below its least normal number, as pnnx writes them.
+
+    Raises:
+        ValueError: If one is larger than the largest number of fp16.
+    """
+    detector = copy.deepcopy(detector)
+    limits = torch.finfo(torch.float16)
+    for name, layer in detector.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            weight = layer.weight.data
+            if weight.abs().max() > limits.max:
+                raise ValueError(f'{name} has a weight of '
+                                 f'{weight.abs().max():.3g}, and fp16 ends at '
+                                 f'{limits.max:.0f}: take fp32')
+            weight[weight.abs() < limits.tiny] = 0
+            weight.copy_(weight.half())
+    return detector
 
 
 class DeployedMaps(nn.Module):

@@ -29,7 +29,8 @@ def quantize(path: Union[str, Path],
 
     Args:
         path (str | Path): What :func:`.exporting.export` wrote: ``.onnx``,
-            quantised by ONNX Runtime, or ``.xml``, quantised by NNCF.
+            quantised by ONNX Runtime, ``.xml``, quantised by NNCF, or
+            ``.tflite``, quantised by AI Edge Quantizer.
         out (str | Path): The file to write, with the same suffix; complete
             or not there.
         images (np.ndarray): uint8, ``(N, 3, H, W)``, as they enter the
@@ -50,6 +51,9 @@ def quantize(path: Union[str, Path],
     info = load_backend(path).info
     there = parts(path)
     unknown = {*keep}.difference(there)
+    if unknown and not there:
+        raise ValueError(f'{path} does not say of which module a layer is: '
+                         'its parts cannot be kept in float')
     if unknown:
         raise ValueError(f'{path} has no part {", ".join(sorted(unknown))}; '
                          f'its parts are {", ".join(there)}')
@@ -61,7 +65,8 @@ def quantize(path: Union[str, Path],
 def parts(path: Union[str, Path]) -> List[str]:
     """The parts of an exported detector that are quantised together.
 
-    They are names of modules, such as ``'backbone.stages.0'``.
+    They are names of modules, such as ``'backbone.stages.0'``; a ``.tflite``
+    has none.
     """
     return [*dict.fromkeys(
         _part(name) for name, kind in engine_of(path).operators(path)
@@ -80,9 +85,12 @@ def sensitivity(path: Union[str, Path],
         dict[str, float]: By part, the root mean square of the difference of
         the scores relative to that of the scores, the worst first.
     """
+    names = parts(path)
+    if not names:
+        raise ValueError(f'{path} does not say of which module a layer is: '
+                         'its parts cannot be quantised one by one')
     half = (len(images) + 1) // 2
     reference = _scores(load_backend(path), images[half:])
-    names = parts(path)
     moved = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in names:

@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import run_script
 from test_export import assert_equal, batch
+from test_ncnn import check_fp16
 from test_predictor import assert_same, expected
+from test_quantization import photos
 
 from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.deploy import (
@@ -20,6 +23,7 @@ from mmfasternet.deploy import (
 )
 from mmfasternet.deploy.engines import ENGINES
 from mmfasternet.deploy.exporting import compare, node_counts
+from mmfasternet.deploy.quantization import quantize, sensitivity
 
 pytest.importorskip('ai_edge_litert', reason='pip install ai-edge-litert')
 pytest.importorskip('litert_torch', reason='pip install litert-torch')
@@ -70,6 +74,55 @@ def test_weights_in_another_order(tmp_path):
     np.testing.assert_allclose(opened(images.numpy())[0],
                                network(images).detach(), atol=1e-5)
     assert not network.layers[0].weight.is_contiguous()  # as it was
+
+
+def test_weights_in_fp16(deployed, small, tmp_path):
+    whole, half = check_fp16(deployed, DeployInfo.from_config(small.cfg),
+                             tmp_path / 'a.tflite')
+    assert 0.5 < half / whole < 0.7  # of a graph that stays as it is
+
+
+def test_int8(exported, tmp_path):
+    out = tmp_path / 'int8.tflite'
+    quantize(exported['fixed.tflite'], out, photos(16))
+    network, reference = (load_backend(path) for path in (
+        out, exported['fixed.tflite']))
+    assert network.info == reference.info
+    images = photos(2, seed=1)
+    got, wanted = network(images), reference(images)
+    error = np.sqrt(((got[1] - wanted[1])**2).mean()) / wanted[1].std()
+    assert 0 < error < 0.2
+    assert len(np.unique(got[0])) == got[0].size  # decoded in float
+    kinds = dict(node_counts(out))
+    assert kinds['CONV_2D'] == dict(node_counts(exported['fixed.tflite']))[
+        'CONV_2D']
+    # the outputs: of each kind and level
+    assert kinds['DEQUANTIZE'] == 6
+    tensors = network.network.interpreter.get_tensor_details()
+    weights = [t for t in tensors if len(t['shape']) == 4 and
+               len(t['quantization_parameters']['scales']) > 1]
+    assert len(weights) == kinds['CONV_2D']
+    assert all(t['dtype'] == np.int8 and len(
+        t['quantization_parameters']['scales']) == t['shape'][0]
+               for t in weights)
+
+
+def test_parts_have_no_names(exported, tmp_path):
+    path = exported['fixed.tflite']
+    with pytest.raises(ValueError, match='its parts cannot be kept in float'):
+        quantize(path, tmp_path / 'a.tflite', photos(2), ['head.cls_preds.0'])
+    with pytest.raises(ValueError, match='cannot be quantised one by one'):
+        sensitivity(path, photos(2))
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_tool_for_int8(small, exported, tmp_path):
+    done = run_script(
+        'tools/deploy/quantize.py', small.config, exported['fixed.tflite'],
+        tmp_path / 'int8.tflite', '--images', small.folder, '--runs', 1,
+        '--no-test')
+    assert 'int8, calibrated on 6 images' in done.stdout
+    assert 'ms in int8' in done.stdout and 'parts' not in done.stdout
 
 
 def test_another_checkpoint_is_noticed(exported, deployed):

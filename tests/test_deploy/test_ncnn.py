@@ -4,6 +4,7 @@
 That it computes what PyTorch does is tested with the other engines, in
 test_export.py and test_predictor.py.
 """
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -21,8 +22,8 @@ from mmfasternet.deploy import (
     load_backend,
     load_deployed,
 )
-from mmfasternet.deploy.engines import ENGINES
-from mmfasternet.deploy.modules import decode_maps
+from mmfasternet.deploy.engines import ENGINES, engine_of
+from mmfasternet.deploy.modules import decode_maps, with_fp16_weights
 
 ncnn = pytest.importorskip('ncnn', reason='pip install ncnn')
 pytest.importorskip('pnnx', reason='pip install pnnx')
@@ -93,6 +94,52 @@ def test_sixteen_bits_are_near(exported, small):
     # 8 bits of the mantissa are 0.4 % for each of some 20 roundings
     assert 0 < np.abs(got[1] - wanted[1]).mean() < 0.02
     assert len(np.unique(got[0])) > 0.9 * got[0].size
+
+
+def test_weights_that_fp16_has(deployed):
+    detector = copy.deepcopy(deployed)
+    layer = detector.head.cls_preds[0][-1]
+    layer.weight.view(-1)[:3] = torch.tensor([65504, 2.**-15, -1 / 3])
+    rounded = with_fp16_weights(detector)
+    for name, value in detector.state_dict().items():
+        wanted = value.numpy()
+        if name.endswith('.weight') and value.dim() == 4:
+            wanted = np.float16(wanted).astype('f4')
+            wanted[np.abs(value.numpy()) < 2.**-14] = 0
+        np.testing.assert_array_equal(rounded.state_dict()[name], wanted)
+    layer.weight.view(-1)[1] = -65600
+    with pytest.raises(ValueError, match='cls_preds.0.* has a weight of '
+                       '6.56e.04, and fp16 ends at 65504: take fp32'):
+        with_fp16_weights(detector)
+
+
+def check_fp16(deployed, info, path):
+    """Half the weights' bytes, and the boxes of the rounded weights."""
+    images = np.random.default_rng(0).integers(0, 256, (1, 3, 64, 64), 'u1')
+    sizes = []
+    for precision, network in (('fp32', deployed),
+                               ('fp16', with_fp16_weights(deployed))):
+        export(deployed, info, path, precision=precision)
+        weights = path.with_suffix(engine_of(path).weights or path.suffix)
+        sizes.append(weights.stat().st_size)
+        wanted = network(torch.from_numpy(images))
+        boxes, scores = load_backend(path)(images)
+        np.testing.assert_allclose(boxes, wanted[0], rtol=0, atol=2e-3)
+        np.testing.assert_allclose(scores, wanted[1], rtol=0, atol=1e-5)
+    assert np.abs(scores - deployed(torch.from_numpy(images))[1].numpy()
+                  ).max() > 1e-4
+    return sizes
+
+
+def test_weights_in_fp16(deployed, small, tmp_path):
+    info = DeployInfo.from_config(small.cfg)
+    whole, half = check_fp16(deployed, info, tmp_path / 'a.ncnn.param')
+    assert 0.5 < half / whole < 0.51
+    with pytest.raises(ValueError, match='weights in fp16 can be part of '
+                       '.ncnn.param and .tflite, not of .*a.onnx'):
+        export(deployed, info, tmp_path / 'a.onnx', precision='fp16')
+    with pytest.raises(ValueError, match='bf16 can be part of no file'):
+        export(deployed, info, tmp_path / 'a.ncnn.param', precision='bf16')
 
 
 def test_fp16_is_not_promised_where_it_is_fp32(exported):
@@ -218,7 +265,7 @@ def test_the_tool_and_a_checkpoint(small, tmp_path):
     out = tmp_path / 'new/a.ncnn.param'
     done = run_script('tools/deploy/export.py', small.config,
                       small.checkpoint, out, '--shape', 32, 64, '--images',
-                      small.folder)
+                      small.folder, '--precision', 'fp16')
     assert 'compared with PyTorch on 8 images, boxes' in done.stdout
     assert ' Convolution, ' in done.stdout
     size = sum(out.with_suffix(s).stat().st_size for s in ('.param', '.bin'))

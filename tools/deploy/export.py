@@ -10,9 +10,10 @@ import numpy as np
 from mmfasternet import cli
 from mmfasternet.config import load_config
 from mmfasternet.deploy import DeployInfo, export, load_deployed
-from mmfasternet.deploy.engines import EXPORTED, OPSET, engine_of
+from mmfasternet.deploy.engines import ENGINES, EXPORTED, OPSET, engine_of
 from mmfasternet.deploy.example_images import example_images
 from mmfasternet.deploy.exporting import compare, node_counts
+from mmfasternet.deploy.modules import with_fp16_weights
 from mmfasternet.deploy.predictor import Letterbox
 
 
@@ -50,6 +51,13 @@ def parse_args():
         default=OPSET,
         help=f'of ONNX (default: {OPSET})')
     parser.add_argument(
+        '--precision',
+        choices=list(dict.fromkeys(
+            kind for e in ENGINES.values() for kind in e.stored)),
+        default='fp32',
+        help='of the weights in the file (default: fp32); fp16 halves one of '
+        'ncnn or LiteRT')
+    parser.add_argument(
         '--images',
         help='image or folder to compare on (default: the test images of the '
         'config, or photos that scikit-learn ships)')
@@ -72,12 +80,15 @@ def main():
         cfg = load_config(args.config, options)
         info = DeployInfo.from_config(cfg)
         deployed = load_deployed(cfg, args.checkpoint)
+        if args.precision == 'fp16':
+            deployed = with_fp16_weights(deployed)
         images = example_images(cfg, args.images)
         failed = []
         for out in args.out:
             start = time.perf_counter()
             done = export(deployed, info, out, args.shape, args.batch_size,
-                          args.dynamic, args.nms, args.opset)
+                          args.dynamic, args.nms, args.opset,
+                          args.precision)
             if Path(out).suffix == '.pth':
                 print(f'{out}: checkpoint of the deploy form')
                 continue

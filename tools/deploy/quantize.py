@@ -23,7 +23,8 @@ def parse_args():
     parser.add_argument(
         'model',
         help='what tools/deploy/export.py wrote: .onnx (quantised by ONNX '
-        'Runtime) or .xml (quantised by NNCF for OpenVINO)')
+        'Runtime), .xml (by NNCF for OpenVINO) or .tflite (by AI Edge '
+        'Quantizer)')
     parser.add_argument('out', help='file to write, with the same suffix')
     parser.add_argument(
         '--images',
@@ -147,8 +148,9 @@ def main():
     print(f'  {before:.1f} ms in float, {after:.1f} ms in int8, '
           f'{args.threads} thread(s): {np.median(ratio):.2f} times as fast '
           f'({low:.2f} to {high:.2f}, {args.runs} interleaved runs)')
-    print(f'  {len(parts(args.model)) - len(keep)} of '
-          f'{len(parts(args.model))} parts in int8')
+    there = parts(args.model)
+    if there:
+        print(f'  {len(there) - len(keep)} of {len(there)} parts in int8')
 
 
 if __name__ == '__main__':

@@ -83,6 +83,7 @@ class Engine:
             its files; those of the others end with the maps that
             :func:`.modules.decode_maps` makes boxes of.
         dynamic (bool): Whether a file can be for any batch size and size.
+        stored (tuple[str]): What the weights in its files can be.
         weights (str, optional): Suffix of the file of weights beside it; None
             if they are in it.
     """
@@ -97,6 +98,7 @@ class Engine:
     writers: Tuple[str, ...] = ()
     decodes: bool = True
     dynamic: bool = True
+    stored: Tuple[str, ...] = ('fp32', )
     weights: Optional[str] = None
 
     @property
@@ -202,10 +204,10 @@ ENGINES: Dict[str, Engine] = {
         # fp16 is what it stores and computes in on phones by default
         Engine('ncnn', 'ncnn', '.ncnn.param', ('.ncnn.param', ),
                ('fp32', 'fp16', 'bf16'), (), ('ncnn', ), ('pnnx', ),
-               decodes=False, weights='.bin'),
-        Engine('litert', 'LiteRT', '.tflite', ('.tflite', ), ('fp32', ), (),
-               ('ai_edge_litert', ), ('litert_torch', ),
-               decodes=False, dynamic=False),
+               decodes=False, stored=('fp32', 'fp16'), weights='.bin'),
+        Engine('litert', 'LiteRT', '.tflite', ('.tflite', ), ('fp32', ),
+               ('int8', ), ('ai_edge_litert', ), ('litert_torch', ),
+               decodes=False, dynamic=False, stored=('fp32', 'fp16')),
     )
 }
 EXPORTED = tuple(e.suffix for e in ENGINES.values() if e.suffix)

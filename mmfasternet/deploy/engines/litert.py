@@ -5,7 +5,15 @@ import os
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, List, Optional, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+)
 from zipfile import ZipFile
 
 import numpy as np
@@ -39,10 +47,13 @@ class LiteRTNetwork(Network):
 
     def __call__(self, images: np.ndarray) -> List[np.ndarray]:
         """See :class:`Network`; uint8 will do as well."""
-        self.interpreter.set_tensor(
-            self.input, np.moveaxis(images, 1, -1).astype(self.dtype))
+        self.interpreter.set_tensor(self.input, self.prepare(images))
         self.interpreter.invoke()
         return [self.interpreter.get_tensor(index) for index in self.outputs]
+
+    def prepare(self, images: np.ndarray) -> np.ndarray:
+        """Images as the file takes them."""
+        return np.moveaxis(images, 1, -1).astype(self.dtype)
 
 
 def _interpreter(path: Path, **options: Any) -> litert.Interpreter:
@@ -72,7 +83,8 @@ def write(network: 'nn.Module',
           images: 'Tensor',
           path: Path,
           text: Optional[str],
-          dynamic: bool = False) -> None:
+          dynamic: bool = False,
+          precision: str = 'fp32') -> None:
     """See :meth:`.Engine.write`; by litert-torch."""
     import torch
     litert_torch = require_package('litert_torch')
@@ -84,9 +96,29 @@ def write(network: 'nn.Module',
         litert_torch.convert(
             network, (images.float().movedim(1, -1).contiguous(), )
         ).export(str(path))
+        if precision == 'fp16':
+            _store_fp16(path)
+    _add_text(path, text)
+
+
+def _add_text(path: Path, text: Optional[str]) -> None:
     if text is not None:
         with ZipFile(path, 'a') as archive:
             archive.writestr(TEXT, text)
+
+
+def _store_fp16(path: Path) -> None:
+    """Weights of convolutions in fp16, which are made fp32 when it is run."""
+    tool = require_package('ai_edge_quantizer')
+    types, quantizer = tool.qtyping, tool.Quantizer(str(path))
+    quantizer.update_quantization_recipe(
+        '.*', types.TFLOperationName.CONV_2D,
+        types.OpQuantizationConfig(
+            weight_tensor_config=types.TensorQuantizationConfig(
+                16, dtype=types.TensorDataType.FLOAT),
+            compute_precision=types.ComputePrecision.FLOAT),
+        'float_casting')
+    quantizer.quantize().export_model(str(path), overwrite=True)
 
 
 def operators(path: Path) -> List[Tuple[str, str]]:
@@ -95,3 +127,26 @@ def operators(path: Path) -> List[Tuple[str, str]]:
     interpreter = _interpreter(path, experimental_op_resolver_type=resolver)
     return [(str(op['index']), op['op_name'])
             for op in interpreter._get_ops_details()]
+
+
+def quantize(path: Path, out: Path, batches: Sequence[np.ndarray],
+             keep: Callable[[str], bool]) -> None:
+    """See :meth:`.Engine.quantize`; by AI Edge Quantizer.
+
+    Input and outputs stay in float. ``keep`` is not asked: of its modules a
+    file has no names.
+    """
+    tool = require_package('ai_edge_quantizer')
+    quantizer = tool.Quantizer(str(path), tool.recipe.static_wi8_ai8())
+    for end in ('INPUT', 'OUTPUT'):
+        quantizer.update_quantization_recipe(
+            '.*', tool.qtyping.TFLOperationName(end),
+            algorithm_key='no_quantize')
+    network = open(path, 'fp32', 1, 'cpu')
+    (name, signature), = network.interpreter.get_signature_list().items()
+    entry, = signature['inputs']
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        ranges = quantizer.calibrate({name: [
+            {entry: network.prepare(images)} for images in batches]})
+        quantizer.quantize(ranges).export_model(str(out), overwrite=True)
+    _add_text(out, network.text)

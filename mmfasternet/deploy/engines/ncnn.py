@@ -82,7 +82,8 @@ def write(network: 'nn.Module',
           images: 'Tensor',
           path: Path,
           text: Optional[str],
-          dynamic: bool = False) -> None:
+          dynamic: bool = False,
+          precision: str = 'fp32') -> None:
     """See :meth:`.Engine.write`; by pnnx, which reads what PyTorch traced."""
     import torch
     pnnx = require_package('pnnx')
@@ -94,7 +95,7 @@ def write(network: 'nn.Module',
         torch.jit.trace(
             network, images[:1].float(), check_trace=False).save(str(traced))
         done = subprocess.run([
-            pnnx.EXEC_PATH, str(traced), 'fp16=0',
+            pnnx.EXEC_PATH, str(traced), f'fp16={int(precision == "fp16")}',
             *(f'inputshape{"2" * i}=[{",".join(map(str, shape))}]f32'
               for i, shape in enumerate(shapes)),
             f'ncnnparam={path.resolve()}',
