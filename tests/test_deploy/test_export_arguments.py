@@ -2,6 +2,7 @@
 """What can be typed wrong: every argument of the demos and deploy tools."""
 import argparse
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -124,6 +125,19 @@ def test_what_cannot_be_timed_is_one_error(change, words, small, exported,
     monkeypatch.setattr(sys, 'argv', [tool, *map(str, given.values())])
     with pytest.raises(SystemExit, match=f'error: .*{words}'):
         load(tool, monkeypatch).main()
+
+
+def test_two_files_are_timed_beside_each_other(small, exported, monkeypatch,
+                                               capsys):
+    tool, paths = 'tools/analysis_tools/benchmark_from_file.py', [
+        exported[name] for name in ('any.onnx', 'any.xml')]
+    monkeypatch.setattr(sys, 'argv', [
+        tool, paths[0], small.images[0], '--baseline', paths[1], '--runs',
+        '3'])
+    load(tool, monkeypatch).main()
+    said = capsys.readouterr().out
+    assert f'{paths[0]}: 64x64, 1 thread(s), median of 3 images, ms' in said
+    assert re.search(re.escape(paths[1]) + r': [\d.]+ ms, [\d.]+ times', said)
 
 
 def test_more_threads_than_an_engine_survives(exported):

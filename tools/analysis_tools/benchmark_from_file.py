@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Time a deployed detector from image file to boxes.
 
-Beside it MMDetection's inference_detector, which mmyolo's image demo calls,
-with another config if one is given. Their runs are interleaved.
+Beside it another one, or MMDetection's inference_detector, which mmyolo's
+image demo calls, with a config. Their runs are interleaved.
 """
 import itertools
 from dataclasses import replace
+from functools import partial
 
 # first: it makes mmyolo importable, or says what is missing
 import mmfasternet.models  # noqa: F401  # isort: skip
@@ -19,6 +20,7 @@ from mmfasternet.analysis.timing import interleave, speedup_text, timed
 from mmfasternet.config import build_model, load_config
 from mmfasternet.datasets.images import images_in
 from mmfasternet.deploy import Predictor
+from mmfasternet.deploy.engines import EXPORTED
 
 
 def parse_args():
@@ -27,8 +29,9 @@ def parse_args():
     parser.add_argument('images', help='image or folder')
     parser.add_argument(
         '--baseline',
-        help='config of a detector for inference_detector; its weights are '
-        'random, so hardly a box reaches NMS')
+        help='another exported file, or the config of a detector for '
+        'inference_detector, whose weights are random, so that hardly a box '
+        'reaches NMS')
     cli.add_engine(parser, exported_only=True, threads=False)
     parser.add_argument(
         '--threads', type=cli.thread_count, default=1, help='default: 1')
@@ -54,6 +57,18 @@ def build_baseline(config, info):
     return model
 
 
+def open_baseline(args, info):
+    """What finds boxes in an image, and what it is."""
+    if not args.baseline.endswith(EXPORTED):
+        model = build_baseline(args.baseline, info)
+        return (partial(inference_detector, model),
+                f'{args.baseline} by inference_detector, PyTorch')
+    other = Predictor(args.baseline, threads=args.threads)
+    other.backend.info = replace(
+        other.backend.info, score_thr=info.score_thr)
+    return other, args.baseline
+
+
 def main():
     args = parse_args()
     torch.set_num_threads(args.threads)
@@ -74,10 +89,9 @@ def main():
 
         turns = {args.model: detect}
         if args.baseline:
-            model = build_baseline(args.baseline, info)
+            baseline, name = open_baseline(args, info)
             paths = itertools.cycle(images)
-            turns['baseline'] = timed(
-                lambda: inference_detector(model, next(paths)))
+            turns['baseline'] = timed(lambda: baseline(next(paths)))
         seconds = interleave(turns, args.runs, warm_up=3)
     before, network, after = 1e3 * seconds[args.model].T
     whole = before + network + after
@@ -94,8 +108,7 @@ def main():
     if args.baseline:
         other = 1e3 * seconds['baseline']
         speed, spread = speedup_text(whole, other).split(' ', 1)
-        print(f'{args.baseline} by inference_detector, PyTorch: '
-              f'{np.median(other):.1f} ms, {speed} times {spread}')
+        print(f'{name}: {np.median(other):.1f} ms, {speed} times {spread}')
 
 
 if __name__ == '__main__':
