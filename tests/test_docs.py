@@ -44,8 +44,8 @@ TWINS = [(page, chinese) for page in PAGES
 # Names of what the reader has, or makes with an earlier line.
 MADE = ('configs/mine.py', )
 # Programs that are not ours, whose lines no parser here knows.
-FOREIGN = ('cmake', 'docker', 'git', 'pre-commit', 'sbatch', 'sphinx-build',
-           'trtexec', 'yolo')
+FOREIGN = ('apt', 'cmake', 'docker', 'git', 'pre-commit', 'sbatch',
+           'sphinx-build', 'trtexec', 'yolo')
 
 
 # ------------------------------------------------------------- reading
@@ -418,7 +418,8 @@ def test_twins_are_in_step(page, chinese):
 # What is in a command that the test below does not run, and why. Its form
 # has been checked above.
 NOT_RUN = {
-    'quickstart.sh|setup_env.sh': 'makes the environment, from the network',
+    'quickstart.sh|setup_env.sh|aarch64.sh|^apt ':
+    'makes the environment, from the network',
     'tests/(run.sh|mutation.py)|-m pytest|pre-commit': 'the tests themselves',
     '^(git|pip|source|cd|sphinx-build) ': 'network, or the environment',
     'people|yolo11n.onnx': 'the archive of VOC 2007; another package',
