@@ -9,12 +9,16 @@ import inspect
 import json
 import re
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from conftest import table_rows
+from mmengine.visualization import Visualizer
 from trees import voc_xml, write_image
 
 from mmfasternet.models import FasterNet
@@ -24,8 +28,13 @@ import ultralytics_reference as reference  # noqa: E402
 
 BENCHMARK = 'tools/analysis_tools/benchmark.py'
 COMPARE = 'tools/analysis_tools/compare.py'
+FROM_FILE = 'tools/analysis_tools/benchmark_from_file.py'
 EXPORT = 'tools/deploy/export.py'
 QUANTIZE = 'tools/deploy/quantize.py'
+VERIFY = 'tools/misc/verify_weights.py'
+IMAGE, LARGE, VIDEO, WEB = (
+    f'demo/{kind}_demo.py' for kind in ('image', 'large_image', 'video',
+                                        'web'))
 N = 'configs/yolov8_fasternet_n.py'
 
 
@@ -34,6 +43,8 @@ def tool(monkeypatch, capsys):
     """Run a tool here, and give what it prints."""
 
     def run(path, *arguments, **replaced):
+        # as for a script of that folder
+        monkeypatch.syspath_prepend(str(Path(path).parent))
         spec = importlib.util.spec_from_file_location('tool', path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -60,6 +71,190 @@ def asked(tool, name, function, path, *arguments):
     with pytest.raises(SystemExit, match='error: it is noted'):
         tool(path, *arguments, **{name: note})
     return found[0]
+
+
+# ------------------------------------------------------------ demos
+@pytest.fixture
+def sahi(monkeypatch):
+    """One patch of all of the image; how it was to be cut and merged."""
+    from mmyolo.utils import large_image
+    found = []
+
+    def slice_image(image, **options):
+        found.append(options)
+        return SimpleNamespace(images=[image], starting_pixels=[[0, 0]])
+
+    def merge(results, places, shape, nms_cfg):
+        found.append((places, shape, dict(nms_cfg)))
+        return results[0]
+
+    monkeypatch.setattr(large_image, 'merge_results_by_nms', merge)
+    for name in ('sahi', 'sahi.slicing'):
+        module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
+        module.slice_image = slice_image
+        monkeypatch.setitem(sys.modules, name, module)
+    return found
+
+
+@pytest.mark.parametrize('path', [IMAGE, LARGE])
+def test_what_runs_in_a_demo_of_images(path, tool, small, sahi, monkeypatch):
+    from mmfasternet.deploy import Predictor, TrainedPredictor
+    given = path, small.images[0], small.config, small.checkpoint
+
+    def loaded(kind, *options):
+        with monkeypatch.context() as patch:
+            found = []
+            signature = inspect.signature(kind)
+
+            def note(*args):
+                found.append(signature.bind(*args).arguments)
+                raise ValueError('it is noted')
+
+            patch.setattr(f'mmfasternet.deploy.{kind.__name__}', note)
+            with pytest.raises(SystemExit, match='it is noted'):
+                tool(*given, *options)
+        found, = found
+        assert found.pop('config').filename == small.config
+        return [*found.values()]
+
+    file = small.checkpoint
+    assert loaded(TrainedPredictor) == [file, None]
+    assert loaded(TrainedPredictor, '--device', 'cuda:1') == [file, 'cuda:1']
+    usual = dict(backend='openvino', precision='bf16', threads=3,
+                 device='cuda:1')
+    words = [f'--{key}={value}' for key, value in usual.items()]
+    assert loaded(Predictor, *words) == [file, *usual.values()]
+    if path == LARGE:
+        assert loaded(Predictor, '--deploy') == [
+            file, 'pytorch', 'fp32', None, 'cpu']
+        assert loaded(Predictor, '--deploy', *words)[1] == 'openvino'
+    for option in ('--precision=bf16', '--threads=3'):
+        with pytest.raises(SystemExit, match='are those of an engine: give'):
+            tool(*given, option)
+
+
+def test_how_patches_are_cut_and_merged(tool, small, sahi, tmp_path):
+    given = (LARGE, small.images[0], small.config, small.checkpoint,
+             '--device', 'cpu', '--out-dir', tmp_path)
+    for options, size, overlap, limit, kind in (
+        ((), 640, 0.25, 0.25, 'nms'),
+        (('--patch-size', 96, '--patch-overlap-ratio', 0.5, '--merge-iou-thr',
+          0.75, '--merge-nms-type', 'soft_nms'), 96, 0.5, 0.75, 'soft_nms'),
+    ):
+        sahi.clear()
+        tool(*given, *options)
+        assert sahi == [
+            dict(slice_height=size, slice_width=size,
+                 overlap_height_ratio=overlap, overlap_width_ratio=overlap,
+                 auto_slice_resolution=False),
+            ([[0, 0]], (120, 60), dict(type=kind, iou_threshold=limit))]
+
+
+@pytest.mark.parametrize('path', [IMAGE, LARGE])
+def test_a_window_has_the_picture(path, tool, small, sahi, monkeypatch,
+                                  tmp_path):
+    shown = []
+    monkeypatch.setattr(Visualizer, 'show',
+                        lambda self, *args: shown.append(args))
+    given = (path, small.images[0], small.config, small.checkpoint,
+             '--device', 'cpu', '--out-dir', tmp_path)
+    tool(*given)
+    assert not shown
+    tool(*given, '--show')
+    (picture, title), = shown
+    # matplotlib's, of red, green and blue
+    assert (picture[..., ::-1] == cv2.imread(str(tmp_path / 'vis/0.png'))
+            ).all() and title == 'detections'
+
+
+def test_a_window_of_a_video_is_closed_by_q(tool, small, exported, video,
+                                            monkeypatch, tmp_path):
+    shown, keys = [], iter([-1, ord('x'), ord('q')])
+    monkeypatch.setattr(cv2, 'imshow', lambda *args: shown.append(args))
+    monkeypatch.setattr(cv2, 'waitKey', lambda wait: next(keys))
+    given = VIDEO, video, small.config, exported['any.onnx']
+    assert f'{video}: 12 frames, ' in tool(*given, '--score-thr', 1)
+    assert not shown
+    out = tool(*given, '--score-thr', 1, '--show')
+    assert f'{video}: 3 frames, 0 boxes, ' in out
+    # as bright as they were written, and nothing is drawn above 1
+    assert [title for title, _ in shown] == 3 * [video]
+    for i, (_, picture) in enumerate(shown):
+        assert picture.mean() == pytest.approx(20 * i, abs=2)
+
+
+def test_what_runs_in_a_demo_of_videos(tool, small, video, monkeypatch):
+    from mmfasternet.deploy import Predictor
+    found = []
+
+    def note(*args):
+        found.append([*inspect.signature(Predictor).bind(
+            *args).arguments.values()])
+        raise ValueError('it is noted')
+
+    monkeypatch.setattr('mmfasternet.deploy.Predictor', note)
+    for options in ((), ('--backend=openvino', '--precision=bf16',
+                         '--threads=3', '--device=cuda:1',
+                         '--score-thr=.5')):
+        with pytest.raises(SystemExit, match='it is noted'):
+            tool(VIDEO, video, small.config, small.checkpoint, *options)
+    assert [(args[0], *args[2:]) for args in found] == [
+        (small.checkpoint, None, 'fp32', None, 'cpu', .3),
+        (small.checkpoint, 'openvino', 'bf16', 3, 'cuda:1', .5)]
+
+
+def test_what_the_web_page_offers(tool, small, monkeypatch, tmp_path):
+    for name in ('GRADIO_ANALYTICS_ENABLED', 'HF_HUB_OFFLINE',
+                 'GRADIO_TEMP_DIR'):
+        monkeypatch.setenv(name, '')
+    other = tmp_path / 'other.py'
+    other.write_text(Path(small.config).read_text())
+    again = tmp_path / 'again.pth'
+    again.write_bytes(Path(small.checkpoint).read_bytes())
+    loaded, served = [], []
+
+    class Loaded:
+        backend = SimpleNamespace(info=SimpleNamespace(img_scale=(64, 32)))
+
+        def __init__(self, file, config, *args, **options):
+            loaded.append((config.filename, file, *args, options))
+            self.limit = config.model.test_cfg.max_per_img
+
+        def __call__(self, image):
+            loaded[-1] += (image.shape, self.limit)
+
+    def run(*options):
+        loaded.clear()
+        tool(WEB, small.config, small.checkpoint, *options,
+             Predictor=Loaded, find_spec=lambda name: True,
+             build_page=lambda *args: args,
+             launch=lambda *args: served.append(args))
+        return served.pop()
+
+    (models, *shown), *where = run()
+    assert (shown, where) == ([None, .3], ['127.0.0.1', 7860])
+    assert [*models.models] == ['small, small.pth']
+    # each is tried before the page is there
+    assert loaded == [(small.config, small.checkpoint, None,
+                       dict(threads=None, device='cpu'), (32, 64, 3), 300)]
+    (models, *shown), *where = run(
+        '--compare', other, again, '--compare', small.config,
+        small.checkpoint, '--threads', 3, '--device', 'cuda:1', '--backend',
+        'openvino', '--score-thr', .5, '--server-name', '0.0.0.0',
+        '--server-port', 8000, '--cfg-options', 'model.test_cfg.max_per_img=7')
+    assert (shown, where) == (['openvino', .5], ['0.0.0.0', 8000])
+    assert [*models.models] == ['small, small.pth', 'other, again.pth',
+                                "small, small.pth'"]
+    options = dict(threads=3, device='cuda:1')
+    assert loaded == [
+        (config, file, 'openvino', options, (32, 64, 3), limit)
+        for config, file, limit in (
+            (small.config, small.checkpoint, 7),
+            (str(other), str(again), 300),
+            (small.config, small.checkpoint, 300))]
+    with pytest.raises(SystemExit, match='no such file: none.pth'):
+        run('--compare', other, 'none.pth')
 
 
 # ------------------------------------------------------------ export
@@ -206,6 +401,67 @@ def test_how_the_benchmark_runs_a_network(tool):
     assert (found['rounds'], found['profile']) == (7, True)
 
 
+def test_how_a_file_is_timed(tool, small, exported, monkeypatch):
+    """Of rounds of 1, 4 and 3 ms, 2, 4 and 6, 3, 4 and 5: medians of 2, 4 and
+    4, of wholes of 6, 12 and 14, and of shares of 4 / 4, 8 / 4 and 8 / 6."""
+    from mmfasternet.deploy import Predictor
+    threads, loaded, asked_for = [], [], []
+    monkeypatch.setattr(torch, 'set_num_threads', threads.append)
+
+    def load(*args, **options):
+        loaded.append(options)
+        return Predictor(*args, **dict(options, threads=1))
+
+    def interleave(turns, rounds, warm_up):
+        asked_for.append((rounds, warm_up, [*turns]))
+        first, *_ = [turn() for turn in turns.values()]
+        assert len(first) == 3 and min(first) > 0
+        ours = 1e-3 * np.array([(1, 4, 3), (2, 4, 6), (5, 6, 3)])
+        return {name: 1e-3 * np.array([16, 24, 28]) if name == 'baseline'
+                else ours for name in turns}
+
+    file = exported['any.onnx']
+    out = tool(FROM_FILE, file, small.folder, '--baseline', small.config,
+               Predictor=load, interleave=interleave)
+    row, = table_rows(out)
+    assert [*row.values()] == ['2.0', '4.0', '3.0', '12.0', '133.3%']
+    assert f'{file}: 64x64, 1 thread(s), median of 30 images, ms' in out
+    # 16 / 8, 24 / 12 and 28 / 14
+    assert f'{small.config} by inference_detector, PyTorch: 24.0 ms, 2.00 ' \
+        'times (2.00 to 2.00)' in out
+    out = tool(FROM_FILE, file, small.folder, '--threads', 3, '--runs', 7,
+               '--backend', 'openvino', '--precision', 'bf16', Predictor=load,
+               interleave=interleave)
+    assert '64x64, 3 thread(s), median of 7 images, ms' in out
+    assert 'inference_detector' not in out
+    assert threads == [1, 3]
+    assert loaded == [
+        dict(backend=None, precision='fp32', threads=1),
+        dict(backend='openvino', precision='bf16', threads=3)]
+    assert asked_for == [(30, 3, [file, 'baseline']), (7, 3, [file])]
+
+
+def test_few_boxes_enter_nms_when_a_file_is_timed(tool, small, exported,
+                                                  monkeypatch):
+    found = []
+
+    def interleave(turns, rounds, warm_up):
+        turn, = turns.values()
+        turn()
+        return {name: np.ones((rounds, 3)) for name in turns}
+
+    from mmfasternet.deploy import predictor
+    postprocess = predictor.postprocess
+    monkeypatch.setattr(predictor, 'postprocess', lambda *args: found.append(
+        postprocess(*args)) or found[-1])
+    for options in ((), ('--score-thr', .5)):
+        tool(FROM_FILE, exported['any.onnx'], small.images[0], *options,
+             interleave=interleave)
+    (usual, ), (best, ) = found
+    assert 0 < len(best) < len(usual) and usual.scores.min() < .5
+    assert best.scores.min() >= .5
+
+
 def test_the_operators_of_the_paper_are_compared_with_the_first(tool):
     several, found = candidates(tool, '--operators')
     names = [c.target.split(':')[1] for c in several]
@@ -255,6 +511,17 @@ def test_one_of_two_backbones_in_a_file(tool, tmp_path):
     with pytest.raises(SystemExit, match='2 FasterNets in the checkpoint, bel'
                        "ow 'big.', 'small.': choose one"):
         tool(convert, tmp_path / 'two.pth', tmp_path / 'x.pth')
+
+
+def test_the_certificate_of_one_of_two_backbones(tool, tmp_path):
+    torch.save({f'{name}.{key}': value for name in ('t0', 't1')
+                for key, value in FasterNet(name).state_dict().items()},
+               tmp_path / 'two.pth')
+    for name in ('t0', 't1'):
+        out = tool(VERIFY, tmp_path / 'two.pth', '--prefix', name)
+        assert re.search(rf'variant +FasterNet-{name}\n', out)
+    with pytest.raises(SystemExit, match="'t0.', 't1.': choose one"):
+        tool(VERIFY, tmp_path / 'two.pth')
 
 
 def test_the_variant_of_a_recipe(tool, tmp_path):
