@@ -26,7 +26,7 @@ from collections import deque
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Iterator, List, Optional, Tuple
+from typing import Iterator, List, Optional, Set, Tuple
 
 import pytest
 from coverage_map import Coverage, Selection, select_tests
@@ -34,6 +34,7 @@ from mutants import ROOT, Mutant, mutants_of
 
 PRELOADED = ('mmyolo.models', 'mmyolo.datasets', 'mmdet.apis', 'pandas',
              'matplotlib.pyplot', 'hypothesis', 'onnxruntime')
+STARTED: Set[int] = set()  # processes that have not ended
 # The sources of a room below mmfasternet, and the tests that should notice
 # below tests, fast ones first.
 ROOMS = dict(
@@ -112,7 +113,9 @@ def start_tests(tree: Path, tests: List[str], plugin: object) -> int:
     """The process id of a fork in which pytest runs on a copy of the tree."""
     child = os.fork()
     if child:
+        STARTED.add(child)
         return child
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.setsid()  # so that a time limit ends what the tests have started, too
     with open(f'{tree}.log', 'w') as file:
         os.dup2(file.fileno(), 1)
@@ -137,12 +140,18 @@ def first_to_end(limits: dict) -> Tuple[int, int]:
             done, status = os.waitpid(child, os.WNOHANG)
             if not done and time.monotonic() < limit:
                 continue
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child, signal.SIGKILL)
+            kill(child)
             if not done:
                 os.waitpid(child, 0)
             return child, os.waitstatus_to_exitcode(status) if done else -1
         time.sleep(0.05)
+
+
+def kill(child: int) -> None:
+    """What was started, and all that it has started."""
+    STARTED.discard(child)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
 
 
 def copies(folder: Path, number: int) -> List[Path]:
@@ -252,10 +261,16 @@ def main():
                 print('{}\n  - {}\n  + {}'.format(*mutant.describe()))
         return
     os.environ.setdefault('OMP_NUM_THREADS', '1')
+    # an end as any other: it leaves no folder and no process
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     preload()
     for room in args.room:
         with tempfile.TemporaryDirectory(prefix='mutation') as folder:
-            try_room(room, args, Path(folder))
+            try:
+                try_room(room, args, Path(folder))
+            finally:
+                for child in [*STARTED]:
+                    kill(child)
 
 
 if __name__ == '__main__':

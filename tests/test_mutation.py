@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What tests/mutation.py makes of a line, and that its lists are true."""
+import os
+import select
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,6 +74,36 @@ def test_a_mutant_is_tried_on_the_tests_that_run_it(line, chosen, monkeypatch,
             ('a.py::other', .2, {'a.py': [1]}),
             ('d.py::of_another_file', .1, {'b.py': [2, 3]}))}
     assert select_tests(mutants[line, line], known) == chosen
+
+
+def test_what_is_stopped_leaves_nothing_behind(tmp_path):
+    """A test writes into a pipe, and waits."""
+    tree = tmp_path / 'tree'
+    tree.mkdir()
+    folders = tmp_path / 'tmp'
+    folders.mkdir()
+    reader, writer = os.pipe()
+    (tree / 'test_it.py').write_text(
+        'import os, signal\n\ndef test():\n'
+        f'    os.write({writer}, b"begun")\n    signal.pause()\n')
+    code = ('import sys; sys.path.insert(0, "tests"); import mutation\n'
+            f'mutation.ROOT = mutation.Path({str(tree)!r})\n'
+            'mutation.ROOMS["ops"] = "", "../test_it.py"\n'
+            'mutation.preload = lambda: None\n'
+            'sys.argv[1:] = "--room", "ops"\nmutation.main()')
+    process = subprocess.Popen([sys.executable, '-c', code],
+                               env=dict(os.environ, TMPDIR=str(folders)),
+                               pass_fds=[writer])
+    os.close(writer)
+    assert os.read(reader, 20) == b'begun'
+    assert len([*folders.iterdir()]) == 1
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    assert not [*folders.iterdir()]
+    # the pipe's end is that of the last process that could write into it
+    assert select.select([reader], [], [], 30)[0], 'the test still runs'
+    assert os.read(reader, 20) == b''
+    os.close(reader)
 
 
 @pytest.mark.parametrize('room', ROOMS)
