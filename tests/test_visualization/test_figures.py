@@ -11,12 +11,18 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from mmfasternet.analysis.inspection import LayerStatistics, PConvStatistics
+from mmfasternet.datasets.checks.report import Report, Summary
 from mmfasternet.evaluation.detection_quality import (
     ImageResult,
     confusion_matrix,
     precision_curves,
 )
-from mmfasternet.visualization import benchmark, comparison, network
+from mmfasternet.visualization import (
+    benchmark,
+    comparison,
+    datasets,
+    network,
+)
 from mmfasternet.visualization.detections import paint
 from mmfasternet.visualization.evaluation import (
     plot_confusion,
@@ -57,10 +63,18 @@ def test_confusion_rows_are_true_and_columns_predicted():
     axes = figure.axes[0]
     assert {text.get_position(): text.get_text() for text in axes.texts} == {
         (0, 0): '3', (1, 0): '1', (2, 1): '2', (0, 2): '5'}
-    assert [t.get_text() for t in axes.get_yticklabels()][:2] == ['cat', 'dog']
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ('predicted', 'true')
+    for labels, last in ((axes.get_xticklabels(), 'missed'),
+                         (axes.get_yticklabels(), 'false')):
+        assert [t.get_text() for t in labels] == [
+            'cat', 'dog', f'background\n({last})']
     # the darkest where all of a row are, white where there are none
     assert pixel(figure, axes, 2.3, 1.3).max() < 0.5
     assert pixel(figure, axes, 0.3, 1.3).min() > 0.95
+    # light where it is a quarter of its row, and all of its column
+    assert pixel(figure, axes, 1.3, 0.3).min() > 0.7
+    assert {t.get_position(): t.get_color() for t in axes.texts} == {
+        (0, 0): 'white', (1, 0): 'black', (2, 1): 'white', (0, 2): 'white'}
 
 
 def test_precision_is_drawn_over_recall_with_its_mean():
@@ -70,6 +84,9 @@ def test_precision_is_drawn_over_recall_with_its_mean():
     assert set(found) == {'a: 0.500', 'b: 0.250', 'mean: 0.375'}
     assert found['a: 0.500'][20] == pytest.approx([.2, .8])
     assert axes.get_title() == 'AP50 0.375, last validation'
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ('recall', 'precision')
+    for line, color in zip(axes.lines, ('C0', 'C1', 'k')):
+        assert to_rgb(line.get_color()) == pytest.approx(to_rgb(color))
 
 
 def test_true_boxes_stand_to_the_left_and_predicted_to_the_right(tmp_path):
@@ -89,6 +106,26 @@ def test_true_boxes_stand_to_the_left_and_predicted_to_the_right(tmp_path):
     assert [t.get_text() for t in right.texts] == ['dog 0.90']
     assert left.get_title() == 'a.png: truth'
     assert right.get_title() == 'score at least 0.3: F1 0.00, mean IoU 0.00'
+
+
+def test_what_is_said_of_an_image_and_its_boxes(tmp_path):
+    cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((100, 200, 3), np.uint8))
+    figure = plot_images(
+        [result([(0, 30, 10, 70, 0, .9)],
+                [(0, 30, 10, 80, 0, 0), (50, 2, 90, 40, 1, 1)],
+                tmp_path / 'a.png')], ['cat', 'dog'], 0.3)
+    left, right = figure.axes
+    # the one that was found, of which four fifths are covered
+    assert right.get_title().endswith(': F1 1.00, mean IoU 0.80')
+    cat, dog = left.texts
+    assert (cat.get_text(), dog.get_text()) == ('cat', 'dog (ignored)')
+    # above its box, but not above the image
+    assert (cat.get_va(), dog.get_va()) == ('bottom', 'top')
+    assert cat.get_position() == (0, 30) and dog.get_position() == (50, 2)
+    assert dog.get_bbox_patch().get_facecolor()[:3] == to_rgb('C1')
+    # boxes count from the corner of the first pixel
+    for axes in (left, right):
+        assert axes.images[0].get_extent() == [0, 200, 100, 0]
 
 
 def test_painted_boxes_have_the_colours_of_the_figures():
@@ -123,6 +160,47 @@ def test_results_are_drawn_by_epoch_without_cocos_minus_one():
         loss=[[1, 3], [2, 1]], loss_cls=[[1, 2], [2, 1]])
     assert lines(metric) == {'coco/bbox_mAP': [[2, .5]]}
     assert lines(rate) == dict(lr=[[1, .1], [2, .2]])
+    assert [axes.get_title() for axes in (loss, metric, rate)] == [
+        'training loss', 'validation', 'learning rate']
+
+
+def test_results_of_a_run_by_iterations():
+    names = ['epoch', 'iteration', 'lr', 'loss', 'coco/bbox_mAP_50']
+    rows = [dict(zip(names, ['', *values.split()]))
+            for values in ('500 .1 3 .2', '1000 .2 2 .4')]
+    loss, metric, _ = plot_results(rows).axes
+    assert loss.get_xlabel() == 'iteration'
+    assert lines(loss)['loss'] == [[500, 3], [1000, 2]]
+    assert lines(metric)['coco/bbox_mAP_50'] == [[500, .2], [1000, .4]]
+
+
+# ------------------------------------------------------------- data
+def test_classes_and_sizes_of_a_data_set():
+    report = Report(summaries=dict(
+        train=Summary(9, 3, dict(cat=1, dog=2), np.array(
+            [[8., 15], [8, 15], [8, 15]])),
+        val=Summary(2, 4, dict(dog=4), np.array([[60., 20]]))))
+    axes, = datasets.plot_classes(report).axes
+    names = [t.get_text() for t in axes.get_yticklabels()]
+    assert names == ['cat', 'dog'] and axes.yaxis_inverted()
+    assert [int(y) for y in axes.get_yticks()] == [0, 1]
+    assert {
+        bars.get_label(): {names[int(bar.get_y())]: bar.get_width()
+                           for bar in bars} for bars in axes.containers
+    } == {'train: 3': dict(cat=1, dog=2), 'val: 4': dict(cat=0, dog=4)}
+    sizes, ratios = datasets.plot_box_sizes(report, [8, 32]).axes
+    train, val = sizes.collections
+    assert train.get_offsets().tolist() == 3 * [[8, 15]]
+    assert val.get_offsets().tolist() == [[60, 20]]
+    assert [line.get_xdata()[0] for line in sizes.lines[::2]] == [8, 32]
+    assert [line.get_ydata()[0] for line in sizes.lines[1::2]] == [8, 32]
+    # 8 / 15 lies between 2^-1 and 2^-0.75, 3 between 2^1.5 and 2^1.75
+    for drawn, low, high, count in zip(
+            ratios.patches, (-1, 1.5), (-.75, 1.75), (3, 1)):
+        shown = drawn.get_xy()[drawn.get_xy()[:, 1] > 0]
+        assert {*shown[:, 1]} == {count}
+        assert np.log2([shown[:, 0].min(), shown[:, 0].max()]) == \
+            pytest.approx([low, high])
 
 
 # ------------------------------------------------------------- comparison
@@ -137,6 +215,8 @@ def test_learning_curves_have_a_colour_for_each_detector():
                 ('C0', [[1, 4], [2, 2]]), ('C0', [[1, 3]]),
                 ('C1', [[1, 5]])]
     assert [line.get_xydata().tolist() for line in ap.lines] == [[[1, .7]]]
+    assert (ap.get_title(), loss.get_title()) == (
+        'AP on val', 'training loss')
     legend = [t.get_text() for t in loss.get_legend().get_texts()]
     assert legend == ['A', 'B']
     assert comparison.plot_learning(dict(A=[[]])) is None
@@ -177,6 +257,9 @@ def test_what_the_two_disagree_on_comes_first(tmp_path):
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[:3] == ['1.png: truth', 'A: F1 1.00', 'B: F1 0.00']
     assert titles[4:] == ['A: F1 1.00', 'B: F1 1.00']
+    assert [[(t.get_text(), t.get_position()) for t in axes.texts]
+            for axes in figure.axes[:3]] == [
+                [('a', (0, 0))], [('a 0.90', (0, 0))], [('a 0.90', (10, 10))]]
 
 
 # ------------------------------------------------------------- benchmark
@@ -195,6 +278,7 @@ def test_layers_lie_under_the_roofs():
         dict(a=[(2, 4, .5)], nothing=[]), dict(roof=(100, 20))).axes
     points, _ = axes.collections
     assert points.get_offsets().tolist() == [[2, 4]]
+    assert points.get_sizes().tolist() == [10 + 1500 * .5]
     roof, = axes.lines
     # 100 GFLOP/s, which 20 GB/s feed from 5 FLOP per byte on
     assert roof.get_xydata() == pytest.approx(
@@ -222,6 +306,17 @@ def test_features_and_cams_lie_over_their_place():
         assert heat(shown, 5, 75) == corner
         assert heat(shown, 35, 5) == -corner
         assert over.get_title() == 'a\n2x4x8'
+
+
+def test_channels_have_the_shape_of_the_picture(tmp_path):
+    """Five columns of those that sum up to most, 160 pixels high or wide."""
+    maps = torch.zeros(30, 2, 4)
+    maps[7, 0, 3] = 1  # above, right
+    drawn = network.draw_channels(np.zeros((40, 80, 3), np.uint8), maps)
+    height, width = drawn.shape[:2]
+    assert width / height == pytest.approx(5 * 160 / (4 * 80), rel=.1)
+    network.save(drawn, tmp_path / 'a.png')
+    assert (cv2.imread(str(tmp_path / 'a.png'))[..., ::-1] == drawn).all()
 
 
 def test_redundancy_shows_twins_beside_each_other():
