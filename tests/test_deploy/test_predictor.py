@@ -19,7 +19,8 @@ from PIL import Image
 
 from mmfasternet.checkpoint import CheckpointError, save_checkpoint
 from mmfasternet.config import load_config
-from mmfasternet.deploy import Predictor, TrainedPredictor, frames
+from mmfasternet.deploy import DeployInfo, Predictor, TrainedPredictor, frames
+from mmfasternet.deploy.postprocess import postprocess
 from mmfasternet.deploy.video import prefetch
 
 pytest.importorskip('onnxruntime')
@@ -100,6 +101,68 @@ def test_one_label_and_few_boxes(small, tmp_path, backend):
         for sample, result in zip(
                 Predictor(path, backend=backend)(small.images), wanted):
             assert_same(sample.pred_instances, result)
+
+
+def by_hand(rows):
+    """Boxes ``(N, 4)`` of an image of 60x30, and scores of two classes, as a
+    network of 64x64 gives them: x is halved, y doubled, beside a border of 2
+    to the left and 4 above."""
+    rows = np.array(rows, 'f4')
+    boxes = rows[:, :4] * np.array([.5, 2, .5, 2], 'f4') + [2, 4, 2, 4]
+    return boxes[None].astype('f4'), rows[None, :, 4:]
+
+
+META = dict(ori_shape=(30, 60), scale_factor=(.5, 2), pad_param=(4, 0, 2, 0))
+A = [0, 0, 20, 10, .9, .2]
+B = [0, 0, 20, 6, .8, 0]  # IoU 0.6 with A
+C = [0, 0, 20, 10, .1, .7]
+D = [40, 20, 70, 33, .6, 0]  # over the border
+E = [30, -5, 40, 5, 0, .5]
+
+
+@pytest.mark.parametrize('options, found', [
+    ({}, [(A, 0), (C, 1), (D, 0), (E, 1)]),
+    (dict(iou_threshold=.7), [(A, 0), (B, 0), (C, 1), (D, 0), (E, 1)]),
+    # the fifth of all scores is no candidate
+    (dict(nms_pre=4), [(A, 0), (C, 1), (D, 0)]),
+    (dict(max_per_img=2), [(A, 0), (C, 1)]),
+    (dict(score_thr=.55), [(A, 0), (C, 1), (D, 0)]),
+    (dict(score_thr=.15, iou_threshold=1.),
+     [(A, 0), (B, 0), (C, 1), (D, 0), (E, 1), (A, 1)]),
+    (dict(score_thr=.15, iou_threshold=1., multi_label=False),
+     [(A, 0), (B, 0), (C, 1), (D, 0), (E, 1)]),
+])
+def test_boxes_by_hand(options, found):
+    info = DeployInfo(**dict(dict(
+        classes=('a', 'b'), img_scale=(64, 64), pad_val=114, score_thr=.3,
+        iou_threshold=.5, nms_pre=99, max_per_img=99, multi_label=True),
+        **options))
+    outs = by_hand([E, D, C, B, A])
+    got, = postprocess(info, outs, [META])
+    clipped = [np.clip(row[:4], 0, [60, 30, 60, 30]) for row, _ in found]
+    np.testing.assert_allclose(got.bboxes, clipped, atol=1e-4)
+    assert got.labels.tolist() == [label for _, label in found]
+    np.testing.assert_allclose(
+        got.scores, [row[4 + label] for row, label in found])
+    # without a way back: in pixels of the network
+    got, = postprocess(info, outs)
+    np.testing.assert_allclose(
+        got.bboxes, by_hand([row for row, _ in found])[0][0], atol=1e-4)
+
+
+def test_boxes_of_a_network_with_nms_by_hand():
+    info = DeployInfo(
+        classes=('a', 'b'), img_scale=(64, 64), pad_val=114, score_thr=.3,
+        iou_threshold=.5, nms_pre=99, max_per_img=3, multi_label=True,
+        nms=True)
+    boxes, _ = by_hand([E, D, A])
+    outs = (np.array([[2]]), boxes, np.array([[.5, .4, 0]], 'f4'),
+            np.array([[1, 0, -1]]))
+    got, = postprocess(info, outs, [META])
+    np.testing.assert_allclose(
+        got.bboxes, [[30, 0, 40, 5], [40, 20, 60, 30]], atol=1e-4)
+    assert got.labels.tolist() == [1, 0]
+    np.testing.assert_allclose(got.scores, [.5, .4])
 
 
 def test_arrays_and_a_threshold(small, exported):
@@ -192,6 +255,10 @@ def test_as_it_was_trained(small):
         for path, sample in zip(small.images, samples, strict=True):
             assert sample.img_path == path
             assert_same(sample.pred_instances, expected(small, path))
+    sure = TrainedPredictor(small.checkpoint, small.config, 'cpu', 0.5)
+    wanted = expected(small, small.images[0])
+    assert_same(sure(small.images[0])[0].pred_instances,
+                wanted[wanted.scores >= 0.5])
 
 
 def test_detectors_without_a_deploy_form(tmp_path):

@@ -3,6 +3,8 @@
 import fcntl
 import io
 import json
+import logging
+import math
 import os
 import re
 import resource
@@ -15,16 +17,19 @@ import sys
 import termios
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from conftest import read_csv
+from mmdet.structures import DetDataSample
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
+from mmengine.structures import InstanceData
 from processes import run_script
 
 from mmfasternet.config import load_config, our_hooks
@@ -171,6 +176,54 @@ def test_figures_show_the_last_validation(trained):
     assert {Path(r.path).stem for r in worst[:3]} == {'3', '4', '5'}
     assert Path(worst[3].path).stem == '2'
     assert len(best) == len(worst) == 4
+
+
+class TwoImages:
+    """A box of class 1 in each; the second is a crowd's."""
+
+    metainfo = dict(classes=('a', '$b'))
+
+    def __len__(self):
+        return 2
+
+    def get_data_info(self, i):
+        box = dict(bbox=[0, 0, 10, 10], bbox_label=1, ignore_flag=i)
+        return dict(img_id=7 + i, img_path=f'{i}.png', instances=[box])
+
+
+@pytest.mark.parametrize('options, best, worst, row', [
+    # in the second nothing need be found
+    ({}, ['0.png', '1.png'], ['1.png', '0.png'], [0, 1, 0]),
+    (dict(num_images=1), ['0.png'], ['1.png'], [0, 1, 0]),
+    (dict(score_thr=0.5), ['1.png', '0.png'], ['0.png', '1.png'], [0, 0, 1]),
+])
+def test_what_the_figures_are_asked_for(options, best, worst, row,
+                                        monkeypatch, tmp_path):
+    """Of one image with a box of a score of 0.4, and one without."""
+    asked = []
+    for name in ('plot_precision', 'plot_confusion', 'plot_images'):
+        monkeypatch.setattr(figures, name, lambda *args: asked.append(
+            args) or SimpleNamespace(savefig=lambda path: None))
+    monkeypatch.setattr(figures, 'is_training', lambda runner: True)
+    runner = SimpleNamespace(
+        val_loop=1, val_dataloader=SimpleNamespace(dataset=TwoImages()),
+        work_dir=tmp_path, logger=logging.getLogger('figures'))
+    found = InstanceData(
+        bboxes=torch.tensor([[0., 0, 10, 9]]), labels=torch.tensor([1]),
+        scores=torch.tensor([.4]))
+    hook = figures.EvaluationFiguresHook(**options)
+    hook.before_val_epoch(runner)
+    hook.after_val_iter(runner, 0, outputs=[
+        DetDataSample(metainfo=dict(img_id=7 + i), pred_instances=boxes)
+        for i, boxes in ((1, found[:0]), (0, found))])
+    hook.after_train(runner)
+    (curves, names), (matrix, *_), *pictures = asked
+    assert curves[:, 1] == pytest.approx(np.ones(101))
+    assert names == ['a', r'\$b']  # no formula of Matplotlib
+    assert matrix.tolist() == [[0, 0, 0], row, [0, 0, 0]]
+    assert [[r.path for r in rows] for rows, *_ in pictures] == [best, worst]
+    assert all(rest == [names, options.get('score_thr', .3)]
+               for _, *rest in pictures)
 
 
 def test_without_a_terminal_everything_is_as_it_was(trained):
@@ -356,6 +409,7 @@ def lines_of_bar(monkeypatch, work_dir, interval=0., **kwargs):
     monkeypatch.setattr(sys, 'stdout', shown)
     monkeypatch.setattr(bar, 'time', clock)
     monkeypatch.setattr(bar, 'peak_memory', lambda: 3 * 2**29)
+    monkeypatch.setattr(bar, 'get_world_size', lambda: 4)
     for name in ('TERM', 'COLUMNS'):
         monkeypatch.setenv(name, {'TERM': 'xterm', 'COLUMNS': '200'}[name])
     runner = toy(work_dir, clock, bar.ProgressBarHook(interval), **kwargs)
@@ -377,7 +431,8 @@ def drawn(lines, title):
 
 
 def test_the_numbers_of_the_bar(monkeypatch, tmp_path):
-    """Twelve iterations of ten seconds, four validations of three."""
+    """Twelve iterations of ten seconds, four validations of three; each of
+    four processes trains on two images at a time."""
     lines, runner = lines_of_bar(monkeypatch, tmp_path)
     scalars = runner.message_hub.log_scalars
     losses, lrs, times = (scalars[f'train/{name}'].data[0]
@@ -394,7 +449,7 @@ def test_the_numbers_of_the_bar(monkeypatch, tmp_path):
             assert left == f'0:{seconds // 60:02}:{seconds % 60:02} left'
             first = max(0, done - 10)  # MMEngine's window
             assert numbers == (
-                f'{2 / times[first:done].mean():.1f} images/s 1.50 GiB '
+                f'{8 / times[first:done].mean():.1f} images/s 1.50 GiB '
                 f'lr {lrs[done - 1]:.3g} loss '
                 f'{losses[first:done].mean():.4f}')
         mean = losses[3 * epoch - 3:3 * epoch].mean()
@@ -418,13 +473,15 @@ def test_the_bar_is_drawn_when_it_is_due_and_at_the_end(monkeypatch,
     (None, [30] * 4), (10, [40, 40, 20])])
 def test_the_time_of_a_row_is_that_of_its_training(iterations, seconds,
                                                    monkeypatch, tmp_path):
-    """Ten seconds for two images, without those of the validation."""
+    """Ten seconds for two images of each of four processes, without those of
+    the validation."""
     clock = Clock()
     monkeypatch.setattr(results_hook, 'time', clock)
+    monkeypatch.setattr(results_hook, 'get_world_size', lambda: 4)
     toy(tmp_path, clock, ResultsHook(), iterations=iterations).train()
     rows = read_csv(tmp_path)
     assert [float(row['seconds']) for row in rows] == seconds
-    assert [float(row['images/s']) for row in rows] == [0.2] * len(rows)
+    assert [float(row['images/s']) for row in rows] == [0.8] * len(rows)
 
 
 def ctrl_c_pressed(times=1):
@@ -529,6 +586,26 @@ def test_a_bad_loss_with_nothing_saved(tmp_path):
     assert 'last good checkpoint: none was saved' in str(error.value)
     assert 'paths are not in this batch' in str(error.value)
     assert not list(tmp_path.glob('*.pth'))
+
+
+def test_a_bad_loss_names_its_images_and_the_learning_rate(tmp_path):
+    """Also those of MMDetection's batches, which are lists of samples."""
+    runner = toy(tmp_path)
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner.optim_wrapper.param_groups[0]['lr'] = 0.0125
+    batch = dict(data_samples=[
+        DetDataSample(metainfo=dict(img_path=f'{name}.jpg'))
+        for name in 'ab'])
+    hook = NonFiniteLossHook()
+    hook.before_train(runner)
+    losses = dict(loss=torch.tensor(1e5), loss_a=torch.tensor(2.5), acc=1)
+    hook.after_train_iter(runner, 1, batch, losses)
+    with pytest.raises(NonFiniteLossError) as error:
+        hook.after_train_iter(runner, 1, batch, dict(
+            losses, loss=torch.tensor(-math.inf)))
+    for words in ('at epoch 1, iteration 2 of 3: loss = -inf, loss_a = 2.5\n',
+                  'learning rate: 0.0125\n', ': a.jpg, b.jpg\n'):
+        assert words in str(error.value)
 
 
 def test_ruined_weights_are_not_saved(tmp_path):
