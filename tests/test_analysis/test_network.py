@@ -35,11 +35,26 @@ def test_an_image_is_prepared_as_in_a_test(small, network, tmp_path):
         58.395, 57.12, 57.375]
     np.testing.assert_allclose(
         prepared.inputs[0, :, 32, 32], expected, rtol=1e-5)
+    # 120 pixels are 64, below 16 rows
+    boxes = torch.tensor([[30., 15, 60, 60], [0, 0, 120, 60]])
+    torch.testing.assert_close(prepared.to_input(boxes), torch.tensor(
+        [[16., 24, 32, 48], [0, 16, 64, 48]]))
+    assert prepared.path == path
     # rows 16 to 48 of 64 are rows 2 to 6 of 8, and what is cut is left out
     maps = torch.arange(8.)[:, None].expand(3, 8, 8)
     assert without_padding(maps, prepared)[0, :, 0].tolist() == [2, 3, 4, 5]
     maps = torch.arange(10.)[:, None].expand(3, 10, 10)
     assert without_padding(maps, prepared)[0, :, 0].tolist() == [3, 4, 5, 6]
+
+
+def test_a_narrow_image_has_its_padding_beside_it(small, network, tmp_path):
+    path = str(tmp_path / 'narrow.png')
+    cv2.imwrite(path, np.full((120, 60, 3), 255, np.uint8))
+    prepared = prepare_image(small.cfg, network, path)
+    assert prepared.content == (0, 64, 16, 48)
+    torch.testing.assert_close(
+        prepared.to_input(torch.tensor([[15., 30, 60, 60]])),
+        torch.tensor([[24., 16, 48, 32]]))
 
 
 def test_stages_are_what_the_neck_gets_and_those_before(small, network):

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Comparisons: what is trained, and the tool as users run it."""
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import pytest
@@ -10,6 +14,7 @@ from mmengine.registry import MODELS, init_default_scope
 from processes import run_script
 
 from mmfasternet.analysis.comparison.runs import (
+    Run,
     parse_detector,
     prepare,
     with_model_of,
@@ -36,6 +41,111 @@ def test_the_stock_network_stays_what_it_is():
         for x, y in zip(a, b):
             torch.testing.assert_close(x, y)
     assert cfg.train_cfg.max_epochs == 30
+
+
+def test_mmyolos_detector_stays_if_it_is_asked_for():
+    stock = load_config(STOCK)
+    recipe = load_config('configs/yolov8_fasternet_n_bccd.py')
+    for unmodified, kinds in (
+        (False, ('mmfasternet.AnyBackboneYOLODetector',
+                 'mmfasternet.SparseTaskAlignedAssigner')),
+        (True, ('YOLODetector', 'BatchTaskAlignedAssigner'))):
+        model = with_model_of(recipe, stock, unmodified).model
+        assert (model.type, model.train_cfg.assigner.type) == kinds
+        assert model.train_cfg.assigner.num_classes == 3
+        assert model.bbox_head.head_module.num_classes == 3
+
+
+def test_the_runs_of_a_comparison(tmp_path):
+    """Of each seed all detectors, with their options and the recipe's data;
+    without a recipe that of the first."""
+    n, s, bccd = (f'configs/yolov8_fasternet_{name}.py'
+                  for name in ('n', 's', 'n_bccd'))
+    detectors = [f'A={n}', f'B={s},model.neck.deepen_factor=0.5']
+    runs = prepare(detectors, bccd, [4, 2], tmp_path / 'a',
+                   dict(max_epochs=5))
+    assert [(run.name, run.seed) for run in runs] == [
+        ('A', 4), ('B', 4), ('A', 2), ('B', 2)]
+    for run in runs:
+        cfg = run.settings
+        assert cfg.randomness.seed == run.seed
+        assert run.work_dir == tmp_path / f'a/{run.name}/seed_{run.seed}'
+        assert (cfg.train_cfg.max_epochs, cfg.num_classes) == (5, 3)
+        model = cfg.model
+        assert (model.backbone.arch, model.neck.deepen_factor) == (
+            ('n', 0.33) if run.name == 'A' else ('t0', 0.5))
+    for run in prepare(detectors, None, [1], tmp_path / 'b', {}):
+        assert (run.settings.train_cfg.max_epochs,
+                run.settings.num_classes) == (500, 80)
+    found = tmp_path / 'found.json'
+    found.touch()
+    with pytest.raises(ValueError, match='are for what is trained, and no'):
+        prepare([str(found)], bccd, [1], tmp_path, {})
+
+
+def test_runs_that_are_there(tmp_path):
+    """Their seeds, of files their number."""
+    for name, seed in (('x', 7), ('y', None)):
+        (tmp_path / name).mkdir()
+        (tmp_path / f'{name}/config.py').write_text(
+            f'randomness = dict(seed={seed})')
+        (tmp_path / f'{name}.json').write_text('[]')
+    runs = prepare(
+        [f'A={tmp_path}/{name}' for name in ('x', 'y', 'x.json')] +
+        [f'B={tmp_path}/y.json'], None, [1], tmp_path, {})
+    assert [(run.name, run.seed, run.file and run.file.name) for run in runs
+            ] == [('A', 7, None), ('A', 2, None), ('A', 3, 'x.json'),
+                  ('B', 1, 'y.json')]
+    (tmp_path / 'y/other.py').touch()
+    with pytest.raises(ValueError, match='it holds 2 configs'):
+        prepare([f'A={tmp_path}/y'], None, [1], tmp_path, {})
+    with pytest.raises(FileNotFoundError, match='not found: .*none.json'):
+        prepare([f'A={tmp_path}/none.json'], None, [1], tmp_path, {})
+
+
+def test_a_run_is_trained_to_its_end_and_tested_once(tmp_path, monkeypatch):
+    called = []
+
+    def note(command, check):
+        python, path, *words = command
+        called.append((python == sys.executable, path.name, *words, check))
+
+    monkeypatch.setattr(subprocess, 'run', note)
+    config, work_dir = tmp_path / 'a.py', tmp_path / 'a'
+    load_config('configs/yolov8_fasternet_n.py', dict(
+        max_epochs=7, data_root='there/')).dump(config)
+    work_dir.mkdir()
+    run = Run('A', 1, config, work_dir)
+    (work_dir / 'epoch_6.pth').touch()
+    run.train(['--amp'])
+    assert called.pop() == (
+        True, 'train.py', str(config), '--work-dir', str(work_dir),
+        '--resume', '--amp', True)
+    with pytest.raises(FileNotFoundError, match='epoch_7.pth not found: the'):
+        run.detections()
+    last, found = work_dir / 'epoch_7.pth', work_dir / 'val.bbox.json'
+    last.touch()
+    run.train()
+    assert not called and run.checkpoint() == last
+    for age, stale in ((None, True), (-9, False), (9, True)):
+        if age is not None:  # of the file, in seconds before the checkpoint
+            found.touch()
+            os.utime(found, 2 * (last.stat().st_mtime - age, ))
+        assert run.detections() == found
+        prefix = str(work_dir / 'val')
+        assert called == stale * [(
+            True, 'test.py', str(config), str(last), '--work-dir', prefix,
+            '--json-prefix', prefix, True)]
+        called.clear()
+    assert run.val('annotations') == Path(
+        'there/annotations/instances_val2017.json')
+    assert run.val('images') == Path('there/val2017')
+    # a file of detections
+    run = Run('B', 1, file=tmp_path / 'b.json')
+    run.train()
+    assert (run.detections(), run.val('images'), run.log()) == (
+        tmp_path / 'b.json', None, [])
+    assert not called
 
 
 def test_what_stands_for_a_detector():

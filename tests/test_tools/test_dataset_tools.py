@@ -3,6 +3,7 @@ import importlib.util
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -36,7 +37,7 @@ def arguments(options):
 
 def run_here(monkeypatch, path, *words):
     """Exit status of the tool, run in this process."""
-    monkeypatch.setattr(sys, 'argv', [path, *map(str, words)])
+    monkeypatch.setattr(sys, 'argv', [str(path), *map(str, words)])
     try:
         load(path).main()
     except SystemExit as end:
@@ -224,6 +225,24 @@ def test_browse_writes_a_sheet(coco_options, tmp_path):
     assert '3 images of train in' in done.stdout
     sheet = Image.open(tmp_path / 'a/b.png')
     assert sheet.size == (2 * (320 + 8), 2 * (320 + 2 * 13 + 8))
+
+
+@pytest.mark.parametrize('words, name', [
+    (['-p', 'val', '-n', 2], 'browse_val'),
+    (['--stage2', '--show-number', 2], 'browse_train_stage2'),
+    (['-n', 2], 'browse_train')])
+def test_browse_draws_what_was_asked_for(words, name, coco_options, tmp_path,
+                                         monkeypatch, capsys):
+    browse, config = Path(BROWSE).resolve(), Path(CONFIG).resolve()
+    monkeypatch.chdir(tmp_path)
+    for options, folder in (
+        ({}, 'work_dirs/yolov8_fasternet_n'), (dict(work_dir='x'), 'x')):
+        assert run_here(monkeypatch, browse, config, *words, *arguments(
+            dict(coco_options, **options))) == 0
+        picture = f'{folder}/{name}.png'
+        assert f'2 images of {name.split("_")[1]} in {picture}' in \
+            capsys.readouterr().out
+        assert Path(picture).is_file()
 
 
 def test_browse_repeats_with_a_seed(coco_options, tmp_path, monkeypatch):

@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import table_rows
+from mmengine.runner import set_random_seed
 from mmengine.visualization import Visualizer
 from trees import voc_xml, write_image
 
+from mmfasternet.config import load_config
 from mmfasternet.models import FasterNet
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -31,6 +33,7 @@ COMPARE = 'tools/analysis_tools/compare.py'
 FROM_FILE = 'tools/analysis_tools/benchmark_from_file.py'
 EXPORT = 'tools/deploy/export.py'
 QUANTIZE = 'tools/deploy/quantize.py'
+STATS = 'tools/analysis_tools/layer_stats.py'
 VERIFY = 'tools/misc/verify_weights.py'
 IMAGE, LARGE, VIDEO, WEB = (
     f'demo/{kind}_demo.py' for kind in ('image', 'large_image', 'video',
@@ -58,7 +61,7 @@ def tool(monkeypatch, capsys):
     return run
 
 
-def asked(tool, name, function, path, *arguments):
+def asked(tool, name, function, path, *arguments, **replaced):
     """What a tool asks a function for, by the names of its arguments."""
     found = []
 
@@ -69,7 +72,7 @@ def asked(tool, name, function, path, *arguments):
         raise ValueError('it is noted')
 
     with pytest.raises(SystemExit, match='error: it is noted'):
-        tool(path, *arguments, **{name: note})
+        tool(path, *arguments, **{name: note}, **replaced)
     return found[0]
 
 
@@ -357,7 +360,105 @@ def test_without_a_test_there_is_no_ap(quantize, capsys):
     assert '--max-drop is measured' in capsys.readouterr().err
 
 
+# ------------------------------------------------------------ train
+@pytest.fixture
+def built(tool, coco_options, monkeypatch):
+    """The config that a tool builds its runner from."""
+
+    def run(path, *arguments, options=(), **replaced):
+        found = []
+
+        def note(cfg):
+            found.append(cfg)
+            sys.exit('it is noted')
+
+        monkeypatch.setattr('mmfasternet.cli.build_runner', note)
+        given = [f'{key}={value}'.replace(' ', '')
+                 for key, value in coco_options.items()]
+        with pytest.raises(SystemExit, match='it is noted'):
+            tool(path, *arguments, '--cfg-options', *given, *options,
+                 **replaced)
+        return found[0]
+
+    return run
+
+
+@pytest.mark.parametrize('device, type, scale', [
+    ('cpu', 'mmfasternet.CPUAmpOptimWrapper', None),
+    ('cuda', 'AmpOptimWrapper', 'dynamic')])
+def test_mixed_precision(device, type, scale, built, tmp_path):
+    asked_for = []
+    devices = dict(get_device=lambda: device,
+                   require_bfloat16=lambda: asked_for.append(1))
+    given = 'tools/train.py', N, '--work-dir', tmp_path
+    assert built(*given, **devices).optim_wrapper.type == 'OptimWrapper'
+    wrapper = built(*given, '--amp', **devices).optim_wrapper
+    assert (wrapper.type, wrapper.get('loss_scale')) == (type, scale)
+    assert asked_for == [1] * (device == 'cpu')
+    # what the config asks for is for a GPU
+    wrapper = built(*given, '--amp', options=['optim_wrapper.loss_scale=64'],
+                    **devices).optim_wrapper
+    assert wrapper.get('loss_scale') == (64 if device == 'cuda' else None)
+
+
+def test_where_a_run_goes_on(built, tmp_path, monkeypatch):
+    saved, fresh = tmp_path / 'saved[1]', tmp_path / 'fresh'
+    saved.mkdir()
+    (saved / 'epoch_1.pth').touch()
+    for restarted, folder, words, expected in (
+        (0, saved, [], (False, 'old.pth')),
+        (0, saved, ['--resume'], (True, None)),
+        (0, saved, ['--resume', 'x.pth'], (True, 'x.pth')),
+        (0, fresh, ['--resume'], (False, 'old.pth')),
+        (0, fresh, ['--resume', 'x.pth'], (True, 'x.pth')),
+        # by its launcher, after it had begun
+        (1, saved, [], (True, None)),
+        (1, saved, ['--resume', 'x.pth'], (True, None)),
+        (1, fresh, ['--resume', 'x.pth'], (True, 'x.pth')),
+        (1, fresh, [], (False, 'old.pth')),
+    ):
+        monkeypatch.setenv('SLURM_RESTART_COUNT', str(restarted))
+        cfg = built('tools/train.py', N, '--work-dir', folder, *words,
+                    options=['load_from=old.pth'])
+        assert (cfg.get('resume', False), cfg.load_from) == expected
+        assert cfg.work_dir == str(folder)
+    monkeypatch.delenv('SLURM_RESTART_COUNT')
+    assert built('tools/train.py', N).work_dir == \
+        './work_dirs/yolov8_fasternet_n'
+
+
 # ------------------------------------------------------------ test
+def test_how_a_test_shows_what_it_finds(built, small):
+    given = 'tools/test.py', N, small.checkpoint
+    hook = built(*given).default_hooks.visualization
+    assert not hook.get('draw') and not hook.get('show')
+    hook = built(*given, '--show', '--wait-time', 7).default_hooks[
+        'visualization']
+    assert (hook.draw, hook.show, hook.wait_time) == (True, True, 7)
+    assert built(*given, '--show').default_hooks.visualization.wait_time == 2
+    hook = built(*given, '--show-dir', 'there').default_hooks.visualization
+    assert hook.draw and not hook.get('show') and hook.test_out_dir == 'there'
+
+
+def test_how_a_test_runs_a_file(built, small, tmp_path):
+    path = tmp_path / 'x.onnx'
+    path.touch()
+    used = []
+    for options, expected in (
+        ((), (None, 'fp32')),
+            (('--backend', 'openvino', '--precision', 'bf16'),
+             ('openvino', 'bf16'))):
+        cfg = built('tools/test.py', N, path, *options,
+                    use_exported=lambda cfg, *args: used.append(args))
+        assert used.pop() == (str(path), *expected)
+        assert cfg.load_from is None
+    cfg = built('tools/test.py', N, small.checkpoint, '--tta')
+    assert cfg.load_from == small.checkpoint
+    assert cfg.model.type == 'mmdet.DetTTAModel'
+    assert cfg.model.module.type == 'mmfasternet.AnyBackboneYOLODetector'
+    assert cfg.test_dataloader.dataset.pipeline == cfg.tta_pipeline
+
+
 def test_pictures_boxes_and_hooks_of_a_test(tool, small, truth, tmp_path):
     options = [f'{key}={value}' for key, value in truth.items()]
     # MMEngine keeps visualizers by name, and those of other tests with them
@@ -467,6 +568,106 @@ def test_the_operators_of_the_paper_are_compared_with_the_first(tool):
     names = [c.target.split(':')[1] for c in several]
     assert names[0] == 'conv' and len(set(names)) == 4
     assert {p.baseline.target for p in found['pairs']} == {several[0].target}
+
+
+def test_the_figures_of_the_paper_stand_beside_ours(tool):
+    """Tables 1 and 3: ms, and how many times as fast as the first."""
+    from mmfasternet.analysis.benchmark.race import measure
+    for arguments, shape, figures in (
+        (('--operators', ), (1, 96, 56, 56),
+         [('35.67', '1.00'), ('21.9', '1.63'), ('3.59', '9.94'),
+          ('5.46', '6.53')]),
+        (('--backbones', 'MobileNetV2', 'FasterNet-T0'), (1, 3, 224, 224),
+         [('12.2', '0.75'), ('9.2', '1.00')]),
+    ):
+        found = asked(tool, 'measure', measure, BENCHMARK, *arguments)
+        assert {p.candidate.shape for p in found['pairs']} == {shape}
+        assert [(*p.published.values(), ) for p in found['pairs']] == figures
+
+
+def test_what_networks_are_compared_with(tool):
+    a, b = (f'configs/yolov8_fasternet_{size}.py' for size in 'sm')
+    for baselines, expected in (
+        ([N], [(N, N), (a, N), (N, N), (b, N)]),
+        ([b, N], [(b, b), (a, b), (N, N), (b, N)])):
+        _, found = candidates(tool, a, b, '--baselines', *baselines)
+        assert [(p.candidate.target, p.baseline.target)
+                for p in found['pairs']] == expected
+    _, found = candidates(tool, a)
+    assert [p.baseline for p in found['pairs']] == [None]
+
+
+def test_what_a_benchmark_draws(tool, tmp_path):
+    from mmfasternet.analysis.benchmark.candidates import Candidate
+    from mmfasternet.analysis.benchmark.race import Measured, Result
+    result = Result(Candidate(N, (1, 3, 8, 8)), [.25], 5, 7_000_000_000)
+    drawn = []
+    pictures = SimpleNamespace(draw_latency=lambda *args: drawn.append(
+        args) or SimpleNamespace(savefig=lambda path: None))
+    for options, value, label in (((), 7, 'GMACs'),
+                                  (('--ap', f'{N}=.4'), .4, 'AP')):
+        tool(BENCHMARK, N, '--out-dir', tmp_path / 'out', *options,
+             pictures=pictures,
+             measure=lambda *args: Measured([(result, None, {})], [], {}))
+        assert drawn.pop() == (
+            {'onnxruntime fp32, 1 thread(s), batch 1':
+             [('yolov8_fasternet_n', 250, pytest.approx(value))]}, label)
+
+
+def test_what_compare_measures(tool, tmp_path, monkeypatch):
+    """One run of each detector that has a config, at the size of the first,
+    96 wide and 64 high."""
+    from mmfasternet.analysis.benchmark.race import measure
+    from mmfasternet.analysis.comparison.runs import Run
+    runs = [Run('C', 1, file=tmp_path / 'c.json')]
+    for name in 'AB':
+        config = tmp_path / f'{name}.py'
+        load_config(N, dict(img_scale=[96, 64])).dump(config)
+        runs += [Run(name, seed, config) for seed in (1, 2)]
+    trained = []
+    monkeypatch.setattr(Run, 'train', lambda run, arguments: trained.append(
+        (run.name, run.seed, arguments)))
+
+    def measured(*options):
+        trained.clear()
+        return asked(
+            tool, 'measure', measure, COMPARE, 'x.py', '--work-dir', tmp_path,
+            *options, prepare=lambda *args: runs,
+            evaluate=lambda *args: None)
+
+    found = measured()
+    assert trained == [(run.name, run.seed, []) for run in runs]
+    assert found['rounds'] == 30
+    a, b = (str(tmp_path / f'{name}.py') for name in 'AB')
+    assert [(p.candidate.target, p.baseline.target, p.candidate.backend)
+            for p in found['pairs']] == [
+                (a, a, 'onnxruntime'), (a, a, 'openvino'),
+                (b, a, 'onnxruntime'), (b, a, 'openvino')]
+    assert {c.shape for p in found['pairs']
+            for c in (p.candidate, p.baseline)} == {(1, 3, 64, 96)}
+    found = measured('--amp', '--backends', 'pytorch', '--runs', 7)
+    assert {arguments for *_, (arguments, ) in trained} == {'--amp'}
+    assert found['rounds'] == 7
+    assert {p.candidate.backend for p in found['pairs']} == {'pytorch'}
+
+
+def test_the_first_batch_of_a_seed(tool, coco_options):
+    spec = importlib.util.spec_from_file_location('stats', STATS)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for seed in (0, 7):
+        found = asked(tool, 'first_batch', module.first_batch, STATS, N,
+                      '--seed', seed, '--cfg-options', *(
+                          f'{key}={value}'.replace(' ', '')
+                          for key, value in coco_options.items()))
+        assert found['seed'] == seed
+    # the order of the images; what is done to them is of another seed
+    batches = []
+    for seed in (0, 0, 1):
+        set_random_seed(0)
+        batches.append(module.first_batch(found['cfg'], seed)['inputs'])
+    assert torch.equal(*batches[:2])
+    assert not torch.equal(*batches[1:])
 
 
 def test_what_compare_trains(tool, tmp_path):

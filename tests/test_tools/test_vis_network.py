@@ -2,12 +2,19 @@
 """The tools that look inside, as a user runs them."""
 import csv
 import importlib.util
+import json
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import torch
+from conftest import table_rows
 from processes import run_script
+
+from mmfasternet.analysis.measures import Redundancy
 
 VIS = 'tools/analysis_tools/vis_network.py'
 LAYERS = 'tools/analysis_tools/layer_stats.py'
@@ -64,6 +71,89 @@ def test_all_views_of_a_folder(small, tmp_path):
     assert len(rows) == 7 and 'mean of 2 images' in done.stdout
     # patch embedding and one 3x3: 4 + 2 * 4
     assert cells(done.stdout, 'backbone.stages.0')[-1][-1] == '12'
+
+
+@pytest.fixture(scope='module')
+def tool():
+    spec = importlib.util.spec_from_file_location('tool', VIS)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def views(tool, tmp_path):
+    args = SimpleNamespace(out_dir=tmp_path, target_layers=['a'])
+    return tool.Views(None, args, None)
+
+
+def test_tables_are_of_means_over_the_images(views, capsys):
+    views.redundancies['a'] = [Redundancy(4, .5, .25, .1),
+                               Redundancy(6, .7, .75, .3)]
+    views.pconvs['b'] = [(8, 24, 1, 2, 3, .2, .4, .125),
+                         (8, 24, 3, 4, 5, .4, .8, .375)]
+    views.sum_up(2)
+    redundancy, pconv = capsys.readouterr().out.split('\n\n')[:2]
+    assert redundancy.startswith('channel redundancy, mean of 2 images\n')
+    assert table_rows(redundancy) == [{
+        'map': 'a', 'channels': '5', 'largest abs(r)': '0.600',
+        'of at least 0.9': '50.0%', 'by chance': '0.200'}]
+    assert table_rows(pconv) == [{
+        'module': 'b', 'convolved': '8 of 32', 'rms before': '2',
+        'rms after': '3', 'rms untouched': '4', 'abs(r) before': '0.30',
+        'abs(r) after': '0.60', 'share in the 1x1': '25.0%'}]
+
+
+def test_fields_are_means_over_the_images_of_a_size(
+        views, tool, capsys, monkeypatch, tmp_path):
+    """Of two of 32x16 one sees a pixel, and one a square of 5 around it."""
+    one, five = torch.zeros(2, 16, 32)
+    one[8, 16], five[6:11, 14:19] = 25, 1
+    fields = iter([one, five])
+    monkeypatch.setattr(tool.analysis, 'receptive_fields',
+                        lambda *args: dict(a=next(fields)))
+    for _ in range(2):
+        views.erf('x', SimpleNamespace(inputs=None),
+                  dict(a=torch.zeros(3, 16, 32)))
+    views.sum_up(2)
+    out = capsys.readouterr().out
+    assert out.startswith('receptive field in pixels, mean of 2 image(s) of '
+                          '32x16\n')
+    # a half of all lies in the middle
+    assert table_rows(out) == [{
+        'map': 'a', '50% of it': '1', '95% of it': '5', 'all': '5'}]
+    assert (tmp_path / 'erf.png').is_file()
+
+
+def test_true_boxes_of_a_file(tool, tmp_path):
+    """Without a crowd's, as MMDetection numbers the classes."""
+    data = dict(
+        images=[dict(id=7, file_name='sub/a.png', width=9, height=9)],
+        annotations=[
+            dict(id=i, image_id=7, category_id=category, iscrowd=crowd,
+                 area=12, bbox=[1, 2, 3, 4])
+            for i, (category, crowd) in enumerate(
+                ((10, 0), (20, 0), (20, 1), (30, 0)))],
+        categories=[dict(id=i, name=name)
+                    for i, name in ((10, 'x'), (20, 'y'), (30, 'z'))])
+    path = tmp_path / 'truth.json'
+    path.write_text(json.dumps(data))
+    for classes, labels in ((('y', 'z'), [0, 1]), ((), [0, 1, 2])):
+        boxes, found = tool.Truth(path, classes)('elsewhere/a.png')
+        assert boxes.tolist() == len(labels) * [[1, 2, 4, 6]]
+        assert found.tolist() == labels
+
+
+def test_some_images_of_a_folder(tool, small, coco):
+    args = SimpleNamespace(img=str(coco / 'val'), number=2, ann_file=None)
+    images, truth = tool.inputs_of(args, small.cfg)
+    assert [Path(path).name for path in images] == ['1.png', '2.png']
+    assert truth is None
+    args.ann_file = coco / 'annotations/val.json'
+    images, truth = tool.inputs_of(args, small.cfg)
+    assert [Path(path).name for path in images] == ['1.png', '2.png']
+    boxes, labels = truth(images[1])
+    assert len(boxes) == 1 and labels.tolist() == [0]  # blue
 
 
 def test_any_backbone_and_any_layer(small, monkeypatch, capsys, tmp_path):

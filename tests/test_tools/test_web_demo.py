@@ -5,6 +5,7 @@
 (pip install -e .[web]); with `-m slow` also in Chromium, for which playwright
 and a chromium in the PATH are needed.
 """
+import asyncio
 import base64
 import importlib.util
 import json
@@ -12,12 +13,14 @@ import re
 import shutil
 import socket
 import struct
+import sys
 import threading
 import urllib.request
 import zlib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 from urllib.error import HTTPError
 
 import cv2
@@ -113,6 +116,89 @@ def test_only_images_of_a_size_are_taken(demo, small, tmp_path):
     large.write_bytes(bytes(demo.MAX_BYTES + 1))
     with pytest.raises(ValueError, match='larger than 20 MiB'):
         demo.check_image(large)
+
+
+def test_what_is_said_beside_a_picture(demo):
+    rows = [['blue', .9, 1, 2, 3, 4], ['red', .8, 1, 2, 3, 4],
+            ['blue', .7, 1, 2, 3, 4]]
+    assert demo.summary(rows, (.0012, .0204, .0031)) == (
+        '2 blue, 1 red found\n'
+        '24.7 ms: reading and fitting the image 1.2, network 20.4, boxes 3.1')
+    assert demo.summary([], (0, 0, 0)).startswith('nothing found\n0.0 ms: ')
+
+
+def test_the_answers_of_one_model_and_of_two(demo, small):
+    asked = []
+
+    def models(*args):
+        asked.append(args)
+        return args[1], 60 * [['blue', .5, 0, 0, 1, 1]], (0, 0, 0)
+
+    path = small.images[0]
+    outs = demo.answer(models, path, .2, 'a', 'usual', 'b', 'openvino')
+    assert asked == [(path, 'a', None, .2), (path, 'b', 'openvino', .2)]
+    for name, (picture, text, rows) in zip('ab', (outs[:3], outs[3:])):
+        assert picture == name and text.startswith('60 blue found')
+        assert len(rows) == 50  # the best, as the page says
+    outs = demo.answer(models, path, .2, 'a', 'usual', 'none', 'usual')
+    assert outs[0] == 'a' and outs[3:] == [None, '', []]
+    assert demo.answer(models, None, .2, 'a', 'usual', 'b', 'usual') == 2 * [
+        None, '', []]
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize('headers, passed', [
+    ({}, True), ({b'content-length': b'100'}, True),
+    ({b'content-length': b'101'}, False), ({b'content-length': b'-1'}, False),
+    ({b'transfer-encoding': b'chunked'}, False)])
+def test_what_is_kept_from_the_server(headers, passed, demo):
+    """Large bodies, and those that do not say how large they are."""
+    sent = []
+
+    async def app(scope, receive, send):
+        await send(dict(type='http.response.start', status=200,
+                        headers=[(b'a', b'b')]))
+        await send(dict(type='http.response.body', body=b'inside'))
+
+    async def send(message):
+        sent.append(message)
+
+    guard = demo.Guard(app, 100)
+    asyncio.run(guard(dict(type='http', headers=[*headers.items()]), None,
+                      send))
+    start, body = sent
+    assert start['status'] == (200 if passed else 413)
+    assert body['body'] == (b'inside' if passed else b'more than 100 bytes')
+    if passed:
+        headers = dict(start['headers'])
+        assert headers[b'a'] == b'b'
+        assert headers[b'content-security-policy'].startswith(
+            b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
+            b"frame-ancestors 'self'")
+        assert headers[b'x-content-type-options'] == b'nosniff'
+        assert headers[b'referrer-policy'] == b'no-referrer'
+
+
+@pytest.mark.parametrize('name, hosts', [
+    ('127.0.0.1', ['127.0.0.1', 'localhost']),
+    ('localhost', ['127.0.0.1', 'localhost']), ('0.0.0.0', ['*'])])
+def test_who_may_ask_the_server(name, hosts, demo, monkeypatch):
+    for module in ('gradio', 'starlette', 'starlette.middleware',
+                   'starlette.middleware.trustedhost'):
+        monkeypatch.setitem(sys.modules, module, MagicMock())
+    sys.modules['starlette.middleware'].Middleware = \
+        lambda kind, **options: options
+    page = MagicMock()
+    demo.launch(page, name, 8000)
+    options = page.queue.return_value.launch.call_args.kwargs
+    assert (options['server_name'], options['server_port']) == (name, 8000)
+    trusted, guard = options['app_kwargs']['middleware']
+    assert trusted == dict(allowed_hosts=hosts)
+    # an upload and what is around it
+    assert options['max_file_size'] == 20 * 2**20
+    assert guard == dict(max_bytes=20 * 2**20 + 2**16)
+    assert not any(options[key] for key in (
+        'share', 'ssr_mode', 'pwa', 'mcp_server', 'enable_monitoring'))
 
 
 def test_gradio_is_asked_for(small):
