@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """From labels in any format to a trained detector, as the README says."""
+import argparse
 import json
+import os
 import re
 import runpy
 import shutil
@@ -211,9 +213,6 @@ def test_the_models_are_those_of_the_configs():
 ])
 def test_proposals_suit_the_set(images, size, batch, epochs, monkeypatch):
     """On CPU: 25 iterations an epoch or more, about 800 in all."""
-    import argparse
-
-    import torch
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     propose = runpy.run_path('tools/prepare.py')['propose']
     args = argparse.Namespace(img_scale=None, epochs=None, batch_size=None)
@@ -225,16 +224,67 @@ def test_proposals_suit_the_set(images, size, batch, epochs, monkeypatch):
 
 def test_the_batch_fits_into_half_of_the_memory(monkeypatch):
     """Images of 320 pixels, 0.5 GB: 0.8 * 0.5 / (2 * 0.18 / 4) is 4.4."""
-    import argparse
-    import os
-
-    import torch
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     propose = runpy.run_path('tools/prepare.py')['propose']
     size = dict(SC_PHYS_PAGES=10**9 // 4096, SC_PAGE_SIZE=4096)
     monkeypatch.setattr(os, 'sysconf', size.get)
     args = argparse.Namespace(img_scale=None, epochs=None, batch_size=None)
     assert propose(dict(images=205, side=500), 'n', args)['batch'] == 4
+
+
+@pytest.mark.parametrize('images, size, free, side, expected', [
+    # the CPU: 5,000 images are 625 iterations, of which 800 are wanted
+    (5000, 's', None, 900, dict(
+        scale=(320, 320), batch=8, epochs=30, close=10, warmup=3,
+        val_interval=3, log_interval=50)),
+    (60, 'n', None, 90, dict(
+        scale=(96, 96), batch=2, epochs=30, close=10, warmup=3,
+        val_interval=3, log_interval=6)),
+    # a GPU of 8 GB: 0.8 * 8 / (2 * 0.3) is 10.7, and for n 17.8
+    (5000, 's', 8e9, 900, dict(
+        scale=(640, 640), batch=8, epochs=50, close=10, warmup=3,
+        val_interval=5, log_interval=50)),
+    (5000, 'n', 8e9, 900, dict(
+        scale=(640, 640), batch=16, epochs=50, close=10, warmup=3,
+        val_interval=5, log_interval=50)),
+    (100, 'n', 8e9, 300, dict(
+        scale=(320, 320), batch=4, epochs=300, close=10, warmup=3,
+        val_interval=30, log_interval=5)),
+])
+def test_all_of_a_proposal(images, size, free, side, expected, monkeypatch):
+    tool = runpy.run_path('tools/prepare.py')
+    memory = dict(SC_PHYS_PAGES=10**7, SC_PAGE_SIZE=4096)
+    monkeypatch.setattr(os, 'sysconf', memory.get)
+    monkeypatch.setattr(os, 'cpu_count', lambda: 12)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: free is not None)
+    monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda: (free, 10**12))
+    train = tool['statistics'](dict(
+        images=[dict(width=side, height=9), dict(width=9, height=side),
+                dict(width=9, height=9)], annotations=[1, 2]))
+    assert train == dict(images=3, boxes=2, side=side)
+    args = argparse.Namespace(img_scale=None, epochs=None, batch_size=None)
+    assert tool['propose'](dict(train, images=images), size, args) == dict(
+        expected, workers=8)
+
+
+def test_what_was_asked_for_is_written(coco, prepare, tmp_path):
+    root, labels = to_yolo(coco, tmp_path / 'data'), tmp_path / 'labels'
+    config = tmp_path / 'mine.py'
+    config.touch()
+    prepare(root, config, '--force', '--model', 's', '--epochs', 7,
+            '--img-scale', 96, '--batch-size', 3, '--out-dir', labels)
+    cfg = load_config(str(config))
+    assert (cfg.model.backbone.arch, cfg.max_epochs, cfg.img_scale) == (
+        't0', 7, (96, 96))
+    assert [cfg[name] for name in (
+        'train_batch_size_per_gpu', 'val_batch_size_per_gpu',
+        'total_batch_size')] == [3, 3, 3]
+    assert (cfg.close_mosaic_epochs, cfg.warmup_epochs, cfg.val_interval,
+            cfg.log_interval) == (2, 1, 1, 1)
+    assert sorted(labels.rglob('*.json')) == [
+        labels / f'annotations/mmfasternet_{s}.json' for s in ('train', 'val')]
+    assert not (root / 'annotations').exists()
+    require_data(cfg, 'train', 'val')
 
 
 @pytest.fixture(scope='module')
