@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 import torch
 from mmdet.evaluation import CocoMetric
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope, init_default_scope
 from PIL import Image
 from trees import coco_json, write_image
 
-from mmfasternet.config import load_config
+from mmfasternet.config import image_pipeline, load_config
 from mmfasternet.datasets import images
 from mmfasternet.datasets.checks import SplitConfig, check_dataset
 from mmfasternet.datasets.checks.config import check_config
@@ -872,6 +872,17 @@ def test_boxes_below_two_pixels_are_left_out_by_the_augmentation(folder):
     assert report.summaries['train'].sizes[0] == pytest.approx([2.24, 6.4])
 
 
+@pytest.mark.parametrize('count, refused', [(9, False), (10, True)])
+def test_few_boxes_say_nothing_of_how_they_are_written(count, refused,
+                                                       folder):
+    """All could be corners, and would leave their image as x, y, w, h."""
+    corners(folder)
+    del folder.train['annotations'][count:]
+    kinds = {finding.kind for finding in folder.check().findings}
+    assert ('box-corners' in kinds) == refused
+    assert 'box-beyond-image' in kinds
+
+
 # ------------------------------------------------------------------ limits
 def box(*bbox):
     return lambda f: f.box(*bbox)
@@ -1115,6 +1126,39 @@ def test_config(cfg):
     assert report.summaries['train'].classes == dict(blue=2, red=3)
     # 24 of 80 pixels in 64 of 64
     assert report.summaries['train'].sizes[0] == pytest.approx([19.2, 19.2])
+
+
+RETINANET = 'configs/retinanet/retinanet_fasternet-t0_fpn_1x_coco.py'
+
+
+@pytest.mark.parametrize('scale', [(96, 64), (64, 96), (64, 64)])
+@pytest.mark.parametrize('config', [
+    'configs/yolov8_fasternet_n.py', RETINANET])
+def test_sizes_are_those_in_the_input_of_the_network(config, scale,
+                                                     coco_options):
+    """As the test pipeline makes them of 80x60, whichever is longer."""
+    if config == RETINANET:
+        data = dict(data_root=coco_options['data_root'],
+                    ann_file='annotations/val.json',
+                    data_prefix=dict(img='val/'),
+                    metainfo=dict(classes=('blue', 'red')))
+        cfg = load_config(config)
+        for loader in (cfg.train_dataloader, cfg.val_dataloader,
+                       cfg.test_dataloader):
+            loader.dataset.update(data)
+            for step in loader.dataset.pipeline:
+                if step.type == 'Resize':
+                    step.scale = scale
+    else:
+        cfg = load_config(config, dict(coco_options, img_scale=list(scale)))
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        sample = image_pipeline(cfg)(
+            np.zeros((HEIGHT, WIDTH, 3), np.uint8), '')['data_samples']
+    report = check_config(cfg, images=False)
+    for split in ('train', 'val'):
+        # the image has whole pixels, the boxes have not
+        assert report.summaries[split].sizes[0] == pytest.approx(
+            24 * np.array(sample.scale_factor), rel=0.03)
 
 
 def test_config_without_images_looks_for_some(cfg):

@@ -31,10 +31,13 @@ class SplitConfig(NamedTuple):
         test_mode (bool): Whether the split is evaluated, not trained on.
         filter_cfg (dict): ``filter_empty_gt`` and ``min_size``, as for the
             data set class.
-        img_scale (tuple[int], optional): Size that images are resized to.
+        img_scale (tuple[int], optional): Width and height that images are
+            fitted into.
         classes (sequence[str], optional): Classes of this split, if they are
             not those of all.
         data (dict, optional): The content of ``ann_file``, if it is known.
+        either_way (bool): Whether the longer side of ``img_scale`` is for the
+            longer one of an image, as MMDetection's ``Resize`` has it.
     """
 
     ann_file: str
@@ -44,6 +47,7 @@ class SplitConfig(NamedTuple):
     img_scale: Optional[Sequence[int]] = None
     classes: Optional[Sequence[str]] = None
     data: Optional[dict] = None
+    either_way: bool = False
 
 
 class Annotations(NamedTuple):

@@ -130,9 +130,10 @@ def _box_array(boxes: List[Any]) -> Tuple[np.ndarray, np.ndarray]:
 def _check_geometry(boxes: Boxes, image_sizes: np.ndarray) -> None:
     split = boxes.coco.split
     if split.img_scale is not None:
-        boxes.ratio = np.minimum(
-            max(split.img_scale) / image_sizes.max(1),
-            min(split.img_scale) / image_sizes.min(1))
+        sizes, scale = image_sizes, np.array(split.img_scale)
+        if split.either_way:
+            sizes, scale = np.sort(sizes), np.sort(scale)
+        boxes.ratio = (scale / sizes).min(1)
     _check_convention(boxes, image_sizes)
     x, y, w, h = boxes.xywh.T
     width, height = image_sizes.T

@@ -117,7 +117,9 @@ def _split_config(cfg: Any, leaf: dict, cls: Optional[type]) -> SplitConfig:
     return SplitConfig(
         osp.join(root, leaf.get('ann_file') or ''), osp.join(root, prefix),
         bool(leaf.get('test_mode')), dict(leaf.get('filter_cfg') or {}),
-        cfg.get('img_scale') or next(scales, None), classes)
+        cfg.get('img_scale') or next(scales, None), classes,
+        # of mmyolo's configs all have that name, and letterboxes
+        either_way=not cfg.get('img_scale'))
 
 
 def _values(node: Any, keys: Sequence[str]) -> Iterator[Any]:
