@@ -1025,6 +1025,55 @@ def test_what_looks_odd_and_is_fine(folder, make):
         assert healthy(folder)
 
 
+def test_a_turned_size_needs_a_flag_to_be_one_that_was_turned(folder):
+    folder.train['images'][0].update(width=HEIGHT, height=WIDTH)
+    kinds = {finding.kind for finding in folder.check().findings}
+    assert 'image-size' in kinds and 'image-turned' not in kinds
+
+
+def test_the_size_of_a_square_does_not_tell_that_it_was_turned(folder):
+    exif(6, lambda image: image.resize((WIDTH, WIDTH)))(folder)
+    folder.train['images'][0].update(width=WIDTH, height=WIDTH)
+    finding, = folder.check().findings
+    assert finding.kind == 'image-orientation'
+
+
+def test_what_is_left_out_is_not_counted(folder):
+    folder.box(5, 6, 0, 16)
+    summary = folder.check().summaries['train']
+    assert (summary.boxes, summary.classes) == (7, dict(blue=3, red=4))
+    assert len(summary.sizes) == 7
+
+
+def thumb(correlation, contrast=100):
+    """A picture of that correlation with `thumb(1)`."""
+    first = np.tile([1, -1], 128)
+    other = np.tile([1, 1, -1, -1], 64)
+    pixels = 128 + contrast * (
+        correlation * first + (1 - correlation**2)**.5 * other)
+    return images.Picture(thumb=pixels.round().astype(np.uint8).tobytes())
+
+
+def test_pictures_look_alike_from_a_correlation_on():
+    train = dict(a=thumb(0.975), b=thumb(1), c=thumb(0))
+    found = images.look_alikes(train, dict(
+        twin=thumb(0.999), near=thumb(0.96), none=thumb(-1)))
+    assert found == dict(twin='b', near='a')
+    assert images.look_alikes(dict(b=thumb(1)), dict(
+        x=thumb(0.975), y=thumb(0.965))) == dict(x='b')
+    # walls have no picture
+    for contrast, alike in ((5, dict(x='b')), (3, {})):
+        assert images.look_alikes(
+            dict(b=thumb(1, contrast)), dict(x=thumb(1))) == alike
+
+
+def test_pictures_of_equal_bytes_and_other_sizes_differ(tmp_path):
+    found = [images.inspect_image(str(write_image(
+        tmp_path / f'{width}.png', width, 64 // width))).digest
+        for width in (4, 8, 16)]
+    assert len({*found}) == 3
+
+
 def test_a_pair_is_enough_and_the_name_tells_what_is_evaluated(folder):
     for data in (folder.train, folder.val):
         data['annotations'][0]['iscrowd'] = 1
