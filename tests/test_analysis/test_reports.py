@@ -12,6 +12,7 @@ from mmfasternet.analysis.benchmark.candidates import Candidate
 from mmfasternet.analysis.benchmark.race import Measured, Result
 from mmfasternet.analysis.comparison import report as comparison
 from mmfasternet.analysis.comparison.runs import Run
+from mmfasternet.analysis.tables import markdown
 from mmfasternet.evaluation.average_precision import METRICS, Evaluation
 from mmfasternet.evaluation.errors import ERRORS
 
@@ -128,6 +129,15 @@ def test_what_is_drawn_of_a_race(measured):
         pytest.approx(.04), pytest.approx(20))}
 
 
+def test_a_table_is_aligned():
+    """Names to the left, numbers to the right, and no cell is two."""
+    assert markdown([dict(a='x|y', b=1), dict(b=2222, c='')]) == (
+        '| a    |    b |   c |\n'
+        '| ---- | ---: | --: |\n'
+        '| x\\|y |    1 |     |\n'
+        '|      | 2222 |     |')
+
+
 # ------------------------------------------------------------- comparison
 def detected(*scores):
     """Two images with one object each; found in those that have a score."""
@@ -173,6 +183,27 @@ def test_errors_of_seeds():
     # fixing what is missed gains 50 of 101 recalls, in one of two seeds
     assert row == {'detector': 'A', **dict.fromkeys(ERRORS, '0.000'),
                    'Miss': f'{50 / 101 / 2:.3f}'}
+
+
+def test_pictures_are_of_the_first_seeds(monkeypatch, tmp_path):
+    matrices, pairs = [], []
+    monkeypatch.setattr(comparison, 'plot_confusion', lambda matrix, *args:
+                        matrices.append(matrix.tolist()) or 'drawn')
+    monkeypatch.setattr(
+        comparison.pictures, 'plot_disagreements',
+        lambda pair, classes, count: pairs.append(pair) or 'drawn')
+    seeds = dict(A=[detected(.9, .9), detected(.9, 0)],
+                 B=[detected(.9, 0), detected(0, 0)])
+    found = comparison.figures(seeds, [], {}, tmp_path)
+    assert [name for name, *_ in found] == [
+        'pr_curves', 'confusion_1', 'confusion_2', 'disagreements']
+    assert matrices == [[[2, 0], [0, 0]], [[1, 1], [0, 0]]]
+    pair, = pairs
+    assert {name: [len(r.boxes) for r in results]
+            for name, results in pair.items()} == dict(A=[1, 1], B=[1, 0])
+    assert pair['A'][0].path == str(tmp_path / '1.png')
+    # without the images there is nothing to disagree on
+    assert len(comparison.figures(seeds, [], {}, None)) == 3
 
 
 def test_cost_of_detectors(tmp_path):

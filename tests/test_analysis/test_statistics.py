@@ -109,20 +109,22 @@ def test_pconv_statistics_find_all_of_fasternet_and_what_reads_them():
 # ------------------------------------------------------------ receptive field
 @pytest.mark.parametrize('depth', [1, 4])
 def test_field_of_box_filters_is_their_convolution(depth):
-    """Luo et al., section 2.1: 1s convolved with 1s, nearly a Gaussian."""
-    layers = [nn.Conv2d(1, 1, 3, padding=1, bias=False) for _ in range(depth)]
+    """Luo et al., section 2.1: 1s convolved with 1s, nearly a Gaussian; of
+    two equal channels of the image the sum."""
+    layers = [nn.Conv2d(1 if i else 2, 1, 3, padding=1, bias=False)
+              for i in range(depth)]
     for layer in layers:
         layer.weight.data.fill_(1.)
     model = Model(nn.Sequential(*layers))
     name = f'backbone.{depth - 1}'
-    field = receptive_fields(model, torch.randn(2, 1, 31, 31), [name])[name]
+    field = receptive_fields(model, torch.randn(2, 2, 31, 31), [name])[name]
     line = np.ones(1)
     for _ in range(depth):
         line = np.convolve(line, np.ones(3))
     expected = np.zeros((31, 31))
     inside = slice(15 - depth, 16 + depth)
     expected[inside, inside] = np.outer(line, line)
-    np.testing.assert_allclose(field, expected, rtol=1e-5)
+    np.testing.assert_allclose(field, 2 * expected, rtol=1e-5)
     assert share_side(field, (31, 31), 1) == 2 * depth + 1
     if depth == 1:
         # a ninth is in the middle pixel, and no more is asked for

@@ -10,7 +10,7 @@ from conftest import randomise
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 
-from mmfasternet.checkpoint import RELEASES, CheckpointError
+from mmfasternet.checkpoint import RELEASES, CheckpointError, digest
 from mmfasternet.checkpoint.layouts.fasternet import (
     authors_name,
     find_arch,
@@ -163,6 +163,15 @@ def test_of_two_models_the_averaged_one_is_taken(order, classifier,
 def test_safetensors_of_timm_load(classifier, tmp_path):
     safetensors.torch.save_file(timm(classifier), tmp_path / 'm.safetensors')
     assert_equal(pretrained(tmp_path / 'm.safetensors'), classifier, NORMS)
+
+
+def test_a_file_with_another_hash_than_the_config_says_is_refused(
+        classifier, tmp_path):
+    torch.save(classifier, tmp_path / 'x.pth')
+    right = digest(tmp_path / 'x.pth')
+    pretrained(tmp_path / 'x.pth', sha256=right[:8])
+    with pytest.raises(CheckpointError, match=f'SHA-256 {right}, expected 0'):
+        pretrained(tmp_path / 'x.pth', sha256='0' * 64)
 
 
 def test_half_precision_and_no_batch_counts(classifier, tmp_path):

@@ -500,6 +500,10 @@ def test_another_split_is_tested(coco_options):
     cfg = load_config(FAMILY, dict(options, test_data_prefix='train/'))
     use_split(cfg, 'test')
     assert cfg.test_dataloader.dataset.data_prefix.img == 'train/'
+    # as prepare writes it where names begin at the root
+    other = load_config(FAMILY, dict(options, test_data_prefix=''))
+    use_split(other, 'test')
+    assert other.test_dataloader.dataset.data_prefix.img == ''
     use_split(cfg, 'val')
     assert cfg.test_dataloader == cfg.val_dataloader
     assert cfg.test_evaluator == cfg.val_evaluator

@@ -10,6 +10,9 @@ from mmfasternet.config import load_config
 from mmfasternet.models import YOLOv8SPPFPAFPN
 from mmfasternet.models.necks import ProjectedNeck
 
+# after ours, which makes mmyolo importable
+from mmyolo.models.necks import YOLOv8PAFPN  # isort: skip
+
 SIZES = 'nsmlx'
 STOCK = 'mmyolo::yolov8/yolov8_{}_syncbn_fast_8xb16-500e_coco.py'
 # Parameters in millions / GFLOPs at 640 (2 x MACs) of every variant at every
@@ -269,6 +272,9 @@ def test_what_no_width_can_help_is_named(part, value, words):
 class Told(torch.nn.Module):
     """A neck that gives what it gets."""
 
+    def __init__(self, norm_cfg=None, act_cfg=None):
+        super().__init__()
+
     def forward(self, maps):
         return maps
 
@@ -280,6 +286,30 @@ def test_projections_have_the_widths_asked_for_and_halve_the_rest():
     assert [tuple(out.shape[1:]) for out in outs] == [
         (5, 13, 10), (8, 7, 5), (12, 4, 3), (16, 2, 2)]
     assert outs[0] is maps[0]  # of that width already
+
+
+@pytest.mark.parametrize('options, norm, act', [
+    ({}, torch.nn.BatchNorm2d, torch.nn.ReLU),
+    (dict(norm_cfg=dict(type='GN', num_groups=2), act_cfg=dict(type='GELU')),
+     torch.nn.GroupNorm, torch.nn.GELU)])
+def test_projections_are_normalised_as_their_neck(options, norm, act):
+    neck = ProjectedNeck(dict(type=Told, **options), (5, ), (8, 12))
+    for layer in (*neck.projections, *neck.extra):
+        assert type(layer.norm) is norm and type(layer.activate) is act
+
+
+def test_the_neck_is_normalised_as_yolov8s():
+    """By its own defaults, not by those of a config."""
+    widths = dict(in_channels=[16, 32, 64], widen_factor=1 / 8)
+    ours = YOLOv8SPPFPAFPN(**widths)
+    theirs = YOLOv8PAFPN(out_channels=[128, 256, 512], **dict(
+        widths, in_channels=[128, 256, 512]))
+    found, wanted = ({
+        (m.eps, m.momentum) if isinstance(m, torch.nn.BatchNorm2d) else type(m)
+        for m in neck.modules()
+        if isinstance(m, (torch.nn.BatchNorm2d, torch.nn.SiLU))
+    } for neck in (ours, theirs))
+    assert found == wanted == {(0.001, 0.03), torch.nn.SiLU}
 
 
 @pytest.mark.parametrize('cuda, given, expected', [

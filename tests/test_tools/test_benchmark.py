@@ -15,7 +15,7 @@ from mmfasternet.analysis.benchmark import paper
 from mmfasternet.analysis.benchmark.build import build_network
 from mmfasternet.analysis.benchmark.candidates import baseline_of, cross
 from mmfasternet.analysis.benchmark.layers import exported_layers, with_macs
-from mmfasternet.analysis.benchmark.race import Pair, measure, race
+from mmfasternet.analysis.benchmark.race import Pair, Result, measure, race
 from mmfasternet.analysis.complexity import count
 from mmfasternet.analysis.timing import interleave, speedup, speedup_text
 from mmfasternet.deploy.engines import ENGINES
@@ -177,6 +177,22 @@ def test_a_profile_of_pytorch_counts_as_table_1():
     assert 10 * layers[0]['macs'] == result.macs
     assert (between['macs'], between['parameters']) == (0, 0)
     assert set(measured.bandwidths) == {(1, 'cpu')}
+
+
+def test_how_fast_a_machine_could_be(monkeypatch):
+    """A copy reads and writes four bytes a number; a product of 8x8 with 8x8
+    has 512 multiply-accumulates."""
+    module = 'mmfasternet.analysis.benchmark.race'
+    monkeypatch.setattr(f'{module}.COPIED_NUMBERS', 1024)
+    monkeypatch.setattr(f'{module}.PRODUCT_SIDE', dict(cpu=8, cuda=8))
+    monkeypatch.setattr(f'{module}.race', lambda candidates, *args: {
+        c: Result(c, [.5]) for c in candidates})
+    candidate, = ways('operator:pconv:96x56', backends=['pytorch'],
+                      threads=[3])[0]
+    measured = measure([Pair(candidate)], 1, profile=True)
+    assert measured.bandwidths == {(3, 'cpu'): 2 * 4 * 1024 / .5}
+    assert {(r.macs, r.candidate.threads) for r in measured.products} == {
+        (512, 3)}
 
 
 # ------------------------------------------------------------ what runs

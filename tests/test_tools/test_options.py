@@ -9,6 +9,7 @@ import inspect
 import json
 import re
 import sys
+from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -34,6 +35,7 @@ FROM_FILE = 'tools/analysis_tools/benchmark_from_file.py'
 EXPORT = 'tools/deploy/export.py'
 QUANTIZE = 'tools/deploy/quantize.py'
 STATS = 'tools/analysis_tools/layer_stats.py'
+STEPS = 'tools/analysis_tools/benchmark_training.py'
 VERIFY = 'tools/misc/verify_weights.py'
 IMAGE, LARGE, VIDEO, WEB = (
     f'demo/{kind}_demo.py' for kind in ('image', 'large_image', 'video',
@@ -595,6 +597,13 @@ def test_what_networks_are_compared_with(tool):
                 for p in found['pairs']] == expected
     _, found = candidates(tool, a)
     assert [p.baseline for p in found['pairs']] == [None]
+    # in the way that it runs itself
+    _, found = candidates(
+        tool, a, '--baselines', N, '--backends', 'pytorch', '--precisions',
+        'bf16', '--threads', 2, '--batch-sizes', 4, '--shape', 64, 96,
+        '--channels-last', '--compile')
+    pair = found['pairs'][-1]
+    assert pair.baseline == replace(pair.candidate, target=N)
 
 
 def test_what_a_benchmark_draws(tool, tmp_path):
@@ -649,6 +658,36 @@ def test_what_compare_measures(tool, tmp_path, monkeypatch):
     assert {arguments for *_, (arguments, ) in trained} == {'--amp'}
     assert found['rounds'] == 7
     assert {p.candidate.backend for p in found['pairs']} == {'pytorch'}
+
+
+def test_what_a_training_step_costs(tool, coco_options):
+    """Each with the 100 ms of its data: 600 / 300, 800 / 400 and 1000 / 500
+    are 2, of two images."""
+    asked_for, built = [], []
+
+    def interleave(turns, rounds, warm_up):
+        asked_for.append((rounds, warm_up))
+        steps = dict(zip(turns, 1e-3 * np.array(
+            [3 * [100], [500, 700, 900], [200, 300, 400], 3 * [150]])))
+        assert list(steps)[0] == 'data'
+        return steps
+
+    given = [STEPS, N, '--baseline', N, '--cfg-options', *(
+        f'{key}={value}'.replace(' ', '')
+        for key, value in coco_options.items())]
+    replaced = dict(
+        interleave=interleave, has_bfloat16=lambda: True,
+        build_step=lambda cfg, batch, amp=False: built.append(amp))
+    out = tool(*given, **replaced)
+    assert [[*row.values()] for row in table_rows(out)] == [
+        [f'baseline: {N}', '700', '2.5', '1.00 (1.00 to 1.00)'],
+        [N, '300', '5.0', '2.00 (2.00 to 2.00)'],
+        [f'{N} --amp', '150', '8.0', '3.20 (2.48 to 3.92)']]
+    assert 'data loading: 100 ms per step' in out
+    assert ' 2 images per step, median of 12 interleaved steps' in out
+    tool(*given[:4], '--steps', 5, *given[4:], **replaced)
+    assert asked_for == [(12, 1), (5, 1)]
+    assert built == 2 * [False, False, True]
 
 
 def test_the_first_batch_of_a_seed(tool, coco_options):
