@@ -185,6 +185,8 @@ def test_how_fast_a_machine_could_be(monkeypatch):
     module = 'mmfasternet.analysis.benchmark.race'
     monkeypatch.setattr(f'{module}.COPIED_NUMBERS', 1024)
     monkeypatch.setattr(f'{module}.PRODUCT_SIDE', dict(cpu=8, cuda=8))
+    monkeypatch.setattr(f'{module}.allowed_precisions', lambda target, name:
+                        ('fp32', ) if name == 'pytorch' else ())
     monkeypatch.setattr(f'{module}.race', lambda candidates, *args: {
         c: Result(c, [.5]) for c in candidates})
     candidate, = ways('operator:pconv:96x56', backends=['pytorch'],
