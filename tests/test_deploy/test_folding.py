@@ -281,6 +281,8 @@ def test_stock_yolov8():
     dict(type='YOLOv8HeadModule'),
     dict(type='mmfasternet.YOLOv8PConvHeadModule'),
     dict(type='mmfasternet.YOLOv8PConvHeadModule', cls_convs=(0, 1)),
+    dict(type='mmfasternet.YOLOv8PConvHeadModule', cls_convs=(0, 1),
+         reg_convs=(0, 1)),
 ])
 def test_heads(head_module):
     model = build(backbone=TINY, bbox_head=dict(head_module=head_module))

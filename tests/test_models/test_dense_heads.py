@@ -78,15 +78,18 @@ def test_a_partial_ratio(n_div, convolved):
         assert layers[1][0].partial_conv3.weight.shape[:2] == (convolved, ) * 2
 
 
-@pytest.mark.parametrize('cls_convs', [(), (0, ), (1, ), (0, 1)])
-def test_the_named_convolutions_are_partial_and_no_others(cls_convs):
+@pytest.mark.parametrize('cls_convs, reg_convs', [
+    ((), ()), ((0, ), ()), ((1, ), (0, )), ((0, 1), (0, 1)), ((), (1, ))])
+def test_the_named_convolutions_are_partial_and_no_others(cls_convs,
+                                                          reg_convs):
     """64 channels throughout: 3x3 is 9 * 64^2, PConv and 1x1 are 9 * 16^2 and
     64^2, by the definition of the paper's section 3.2."""
     head = YOLOv8PConvHeadModule(
         cls_convs=cls_convs,
+        reg_convs=reg_convs,
         **dict(SIZE, in_channels=[64, 64, 64]))
     for branches, convs in ((head.cls_preds, cls_convs),
-                            (head.reg_preds, ())):
+                            (head.reg_preds, reg_convs)):
         for layers in branches:
             for i in range(2):
                 weights = sum(
@@ -95,10 +98,11 @@ def test_the_named_convolutions_are_partial_and_no_others(cls_convs):
                                    if i in convs else 9 * 64**2)
 
 
-def test_a_convolution_that_no_branch_has_is_refused():
-    with pytest.raises(ValueError, match='head_module.cls_convs names '
+@pytest.mark.parametrize('name', ['cls_convs', 'reg_convs'])
+def test_a_convolution_that_no_branch_has_is_refused(name):
+    with pytest.raises(ValueError, match=f'head_module.{name} names '
                        r'convolutions of a branch, 0 and 1, got \(0, 2\)'):
-        YOLOv8PConvHeadModule(cls_convs=(0, 2), **SIZE)
+        YOLOv8PConvHeadModule(**{name: (0, 2)}, **SIZE)
 
 
 def test_without_bins_there_is_no_distribution_to_begin_with():
