@@ -40,7 +40,7 @@ OPTIONS = ('', 'x', 'x=', '=1', 'a=[', 'nonsense=1', 'model=1',
            'img_scale=0', 'img_scale=[-1,0]', 'img_scale=x', 'classes=[]',
            'data_root=none/', 'train_ann_file=none.json',
            'train_dataloader=1', 'model.bbox_head.head_module=5')
-OUT = ('out', 'out_dir', 'dst', 'work_dir')
+OUT = ('out', 'out_dir', 'out_file', 'dst', 'work_dir')
 NAMES = ('prefix', 'classes', 'target_layers', 'backbones', 'ap')
 SIZES = ('shape', 'batch_sizes', 'batch_size', 'img_scale', 'threads',
          'workers', 'number', 'seed', 'seeds', 'epochs')
