@@ -82,11 +82,11 @@ class TrainedDetector(NamedTuple):
 def read_detector(name: str) -> TrainedDetector:
     """Read a trained detector of Ultralytics, mmyolo or ours, as data.
 
+    Of one that segments, what detects is read.
+
     Args:
         name (str): A path or URL, see
             :func:`mmfasternet.checkpoint.checkpoint_path`.
-
-    Of one that segments, what detects is read.
 
     Raises:
         FileNotFoundError, CheckpointError: If it cannot be had or read, or
