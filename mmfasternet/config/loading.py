@@ -51,6 +51,7 @@ def load_config(filename: str,
     # MMEngine has merged what the file itself says over the command line's
     cfg.merge_from_dict({name: cfg.knobs[name] for name in used})
     _refuse_edited(cfg)
+    _refuse_idle_teacher(cfg)
     options = {k: v for k, v in options.items() if k not in used}
     for key, value in options.items():
         _refuse_useless(key, value, cfg)
@@ -117,6 +118,16 @@ def _refuse_edited(cfg: Config) -> None:
                 f'copy, or no line `{name} = ...`. Change it in the config '
                 'that inherits ours' +
                 (f', or here {places[0]}' if places else ''))
+
+
+def _refuse_idle_teacher(cfg: Config) -> None:
+    """A teacher in a file whose bases know none, as mmyolo's own."""
+    if None not in (cfg.get('teacher'), cfg.get('teacher_checkpoint')
+                    ) and 'teacher' not in (cfg.get('model') or {}):
+        raise ValueError(
+            f'teacher in {cfg.filename} would teach nobody: no file that it '
+            'inherits makes a student of the model. Inherit one of our '
+            'configs, see docs/en/distillation.md')
 
 
 def _as_list(value: Any) -> Any:

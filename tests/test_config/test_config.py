@@ -754,6 +754,20 @@ def test_an_option_that_would_change_nothing_is_refused(
     assert load_config(config, dict(work_dir='here')).work_dir == 'here'
 
 
+def test_a_teacher_that_teaches_nobody_is_refused(tmp_path):
+    config = tmp_path / 'mine.py'
+    config.write_text(
+        "_base_ = 'mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py'\n"
+        "teacher = 'mmyolo::yolov8/yolov8_s_syncbn_fast_8xb16-500e_coco.py'\n"
+        "teacher_checkpoint = 's.pth'\n")
+    with pytest.raises(ValueError, match='mine.py would teach nobody'):
+        load_config(str(config))
+    config.write_text(config.read_text().replace(
+        'mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py',
+        str(Path('configs/yolov8_fasternet_n.py').resolve())))
+    assert load_config(str(config)).model.teacher
+
+
 def test_a_missing_config_is_named():
     with pytest.raises(FileNotFoundError, match='no/such.py'):
         load_config('no/such.py')
