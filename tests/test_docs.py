@@ -45,7 +45,7 @@ TWINS = [(page, chinese) for page in PAGES
 MADE = ('configs/mine.py', )
 # Programs that are not ours, whose lines no parser here knows.
 FOREIGN = ('apt', 'cmake', 'docker', 'git', 'pre-commit', 'sbatch',
-           'sphinx-build', 'trtexec', 'yolo')
+           'sphinx-build', 'timeout', 'trtexec', 'yolo')
 
 
 # ------------------------------------------------------------- reading
