@@ -16,6 +16,7 @@ from torch import nn
 
 from mmfasternet.models import (
     FasterNet,
+    FasterNetBlock,
     YOLOv8HeadModule,
     YOLOv8PConvHeadModule,
     YOLOv8SPPFPAFPN,
@@ -23,6 +24,7 @@ from mmfasternet.models import (
 
 from .modules import (
     DeployedBackbone,
+    DeployedBlock,
     DeployedDetector,
     DeployedHead,
     DeployedNeck,
@@ -174,7 +176,9 @@ def deploy_form(detector: nn.Module) -> DeployedDetector:
     for part in parts:
         part.eval()  # which returns None for mmyolo's
     backbone, neck, head_module = parts
-    done = {}  # what two may share
+    # what two may share, and the blocks whose inside is known
+    done = {block: DeployedBlock(block) for block in neck.modules()
+            if type(block) is FasterNetBlock}
     head_module = fold_modules(head_module, done)
     neck = fold_modules(neck, done)
     stem = None

@@ -291,6 +291,16 @@ def test_heads(head_module):
         deploy_form(model)(noise()), expected(model, noise()), 1e-12)
 
 
+def test_a_neck_of_fasternet_blocks():
+    neck = dict(fasternet_blocks=True)
+    model = build(backbone=TINY, neck=neck)
+    model = randomise_for(model, noise()).double()
+    deployed = deploy_form(model)
+    assert not has_norms(deployed)
+    assert not any(isinstance(m, ScaleBias) for m in deployed.neck.modules())
+    assert_near(deployed(noise()), expected(model, noise()), 1e-12)
+
+
 def test_refuses_what_it_does_not_know():
     with pytest.raises(TypeError, match='YOLODetector, got Conv2d'):
         deploy_form(nn.Conv2d(3, 3, 1))

@@ -158,6 +158,12 @@ def test_p5_reaches_the_last_level_through_sppf():
      .out_channels, 64),
     (dict(sppf_kernel_size=9), lambda n: n.reduce_layers[2].poolings
      .kernel_size, 9),
+    (dict(fasternet_blocks=True), lambda n: [
+        sum(p.numel() for p in layer.blocks[0].parameters() if p.ndim == 4)
+        for layer in n.bottom_up_layers],
+     # FasterNet's block, 9 (c / 4)^2 + 4 c^2, by the paper's section 3.2;
+     # a bottleneck has 18 c^2
+     [9 * (c // 4)**2 + 4 * c**2 for c in (32, 64)]),
     (dict(freeze_all=True), lambda n: any(
         p.requires_grad for p in n.train().parameters()), False),
     (dict(norm_cfg=dict(type='GN', num_groups=2)), lambda n: any(

@@ -5,11 +5,13 @@ from typing import Sequence
 
 from mmcv.cnn import ConvModule
 from mmdet.utils import ConfigType, OptMultiConfig
+from mmengine.model import ModuleList
 from mmyolo.models.layers import CSPLayerWithTwoConv, SPPFBottleneck
 from mmyolo.models.necks import YOLOv8PAFPN
 from mmyolo.models.utils import make_divisible, make_round
 from torch import Tensor, nn
 
+from mmfasternet.models.backbones.fasternet_layers import FasterNetBlock
 from mmfasternet.registry import MODELS
 
 
@@ -33,6 +35,9 @@ class YOLOv8SPPFPAFPN(YOLOv8PAFPN):
         num_csp_blocks (int): Bottlenecks per C2f layer before scaling.
             Defaults to 3.
         sppf_kernel_size (int): Pooling size of SPPF. Defaults to 5.
+        fasternet_blocks (bool): Whether the C2f layers have FasterNet's
+            blocks where YOLOv8 has bottlenecks of two 3x3 convolutions, 0.25
+            of their multiply-accumulates. Defaults to False.
         freeze_all (bool): Freeze the whole neck. Defaults to False.
         norm_cfg (dict): Config of the normalisation. Defaults to YOLOv8's.
         act_cfg (dict): Config of the activation. Defaults to YOLOv8's.
@@ -52,6 +57,7 @@ class YOLOv8SPPFPAFPN(YOLOv8PAFPN):
                  widen_factor: float = 1.0,
                  num_csp_blocks: int = 3,
                  sppf_kernel_size: int = 5,
+                 fasternet_blocks: bool = False,
                  freeze_all: bool = False,
                  norm_cfg: ConfigType = dict(
                      type='BN', momentum=0.03, eps=0.001),
@@ -64,6 +70,7 @@ class YOLOv8SPPFPAFPN(YOLOv8PAFPN):
                     f'model.neck.{name} must have three entries, for P3, P4 '
                     f'and P5 (strides 8, 16, 32), got {tuple(widths)}')
         self.sppf_kernel_size = sppf_kernel_size
+        self.fasternet_blocks = fasternet_blocks
         super().__init__(
             in_channels=list(in_channels),
             out_channels=list(out_channels),
@@ -79,13 +86,25 @@ class YOLOv8SPPFPAFPN(YOLOv8PAFPN):
         return make_divisible(self.out_channels[idx], self.widen_factor)
 
     def _c2f(self, in_channels: int, out_channels: int) -> nn.Module:
-        return CSPLayerWithTwoConv(
+        layer = CSPLayerWithTwoConv(
             in_channels,
             out_channels,
             num_blocks=make_round(self.num_csp_blocks, self.deepen_factor),
             add_identity=False,
             norm_cfg=self.norm_cfg,
             act_cfg=self.act_cfg)
+        if self.fasternet_blocks:
+            # the paper's partial ratio and expansion
+            layer.blocks = ModuleList(
+                FasterNetBlock(
+                    layer.mid_channels,
+                    n_div=4,
+                    mlp_ratio=2.,
+                    drop_path=0.,
+                    layer_scale_init_value=0.,
+                    norm_cfg=self.norm_cfg,
+                    act_cfg=self.act_cfg) for _ in layer.blocks)
+        return layer
 
     def build_reduce_layer(self, idx: int) -> nn.Module:
         """SPPF for P5; P3 and P4 pass unchanged."""
