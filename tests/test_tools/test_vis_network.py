@@ -14,7 +14,7 @@ import torch
 from conftest import table_rows
 from processes import run_script
 
-from mmfasternet.analysis.inspection import Redundancy
+from mmfasternet.analysis.inspection.statistics import Redundancy
 
 VIS = 'tools/analysis_tools/vis_network.py'
 LAYERS = 'tools/analysis_tools/layer_stats.py'
@@ -110,7 +110,7 @@ def test_fields_are_means_over_the_images_of_a_size(
     one, five = torch.zeros(2, 16, 32)
     one[8, 16], five[6:11, 14:19] = 25, 1
     fields = iter([one, five])
-    monkeypatch.setattr(tool.inspection, 'receptive_fields',
+    monkeypatch.setattr(tool.statistics, 'receptive_fields',
                         lambda *args: dict(a=next(fields)))
     for _ in range(2):
         views.erf('x', SimpleNamespace(inputs=None),
@@ -139,7 +139,7 @@ def test_true_boxes_of_a_file(tool, tmp_path):
     path = tmp_path / 'truth.json'
     path.write_text(json.dumps(data))
     for classes, labels in ((('y', 'z'), [0, 1]), ((), [0, 1, 2])):
-        boxes, found = tool.Truth(path, classes)('elsewhere/a.png')
+        boxes, found = tool.true_boxes(path, classes)['a.png']
         assert boxes.tolist() == len(labels) * [[1, 2, 4, 6]]
         assert found.tolist() == labels
 
@@ -152,7 +152,7 @@ def test_some_images_of_a_folder(tool, small, coco):
     args.ann_file = coco / 'annotations/val.json'
     images, truth = tool.inputs_of(args, small.cfg)
     assert [Path(path).name for path in images] == ['1.png', '2.png']
-    boxes, labels = truth(images[1])
+    boxes, labels = truth[Path(images[1]).name]
     assert len(boxes) == 1 and labels.tolist() == [0]  # blue
 
 
