@@ -21,7 +21,7 @@ from mmfasternet.models import (
     YOLOv8SPPFPAFPN,
 )
 
-from .modules import (
+from .deployed_detector import (
     DeployedBackbone,
     DeployedDetector,
     DeployedHead,
