@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-only
 # GPL because it builds mmyolo's detectors, and mmyolo is GPL-3.0.
-"""Deployed detectors, on any engine."""
+"""Loading deployed detectors, to run on any engine."""
 import time
 from pathlib import Path
 from typing import List, Optional, Union

@@ -139,7 +139,7 @@ def test_true_boxes_of_a_file(tool, tmp_path):
     path = tmp_path / 'truth.json'
     path.write_text(json.dumps(data))
     for classes, labels in ((('y', 'z'), [0, 1]), ((), [0, 1, 2])):
-        boxes, found = tool.true_boxes(path, classes)['a.png']
+        boxes, found = tool.Truth(path, classes)('elsewhere/a.png')
         assert boxes.tolist() == len(labels) * [[1, 2, 4, 6]]
         assert found.tolist() == labels
 
@@ -152,7 +152,7 @@ def test_some_images_of_a_folder(tool, small, coco):
     args.ann_file = coco / 'annotations/val.json'
     images, truth = tool.inputs_of(args, small.cfg)
     assert [Path(path).name for path in images] == ['1.png', '2.png']
-    boxes, labels = truth[Path(images[1]).name]
+    boxes, labels = truth(images[1])
     assert len(boxes) == 1 and labels.tolist() == [0]  # blue
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""See inside a network: what it makes of your images.
+"""See inside any model with a backbone: what it makes of your images.
 
 Views: `features`, the maps of each stage; `redundancy`, how much their
 channels look alike; `pconv`, what partial convolutions do to the channels
@@ -124,7 +124,7 @@ class Views:
             found = found[found.scores >= self.args.score_thr]
             boxes, strides = found.bboxes, found.strides
         else:
-            boxes, labels = self.truth[Path(image.path).name]
+            boxes, labels = self.truth(image.path)
             boxes = image.to_input(boxes).to(found.bboxes.device)
             strides = level_shares.levels_of(
                 found, boxes, labels.to(boxes.device))
@@ -199,21 +199,25 @@ class Views:
                 print(f'stride {stride} finds nothing here')
 
 
-def true_boxes(path, classes):
-    """Of each image of a COCO json, by the name of its file, boxes ``(M, 4)``
-    in its pixels and labels, of some classes or all; no crowds."""
-    coco = read_truth(path)
-    # as MMDetection numbers them
-    labels = {id_: i for i, id_ in enumerate(coco.getCatIds(list(classes)))}
-    truth = {}
-    for id_, image in coco.imgs.items():
-        found = [a for a in coco.imgToAnns[id_]
-                 if not a.get('iscrowd') and a['category_id'] in labels]
+class Truth:
+    """True boxes of images, from a COCO json, of some classes or all."""
+
+    def __init__(self, path, classes):
+        self.coco = read_truth(path)
+        # as MMDetection numbers them
+        self.labels = {id_: i for i, id_ in enumerate(
+            self.coco.getCatIds(list(classes)))}
+        self.ids = {Path(image['file_name']).name: image['id']
+                    for image in self.coco.dataset['images']}
+
+    def __call__(self, path):
+        """Boxes ``(M, 4)`` in pixels of an image file, and labels."""
+        found = [a for a in self.coco.imgToAnns[self.ids[Path(path).name]]
+                 if not a.get('iscrowd') and a['category_id'] in self.labels]
         boxes = torch.tensor([a['bbox'] for a in found]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        truth[Path(image['file_name']).name] = boxes, torch.tensor(
-            [labels[a['category_id']] for a in found]).long()
-    return truth
+        return boxes, torch.tensor(
+            [self.labels[a['category_id']] for a in found]).long()
 
 
 def inputs_of(args, cfg):
@@ -221,9 +225,8 @@ def inputs_of(args, cfg):
     images = images_in(args.img)
     if args.ann_file is None:
         return images[:args.number], None
-    truth = true_boxes(
-        args.ann_file, cfg.get('metainfo', {}).get('classes', ()))
-    known = [path for path in images if Path(path).name in truth]
+    truth = Truth(args.ann_file, cfg.get('metainfo', {}).get('classes', ()))
+    known = [path for path in images if Path(path).name in truth.ids]
     if not known:
         raise ValueError(f'{args.ann_file} has none of the images in '
                          f'{args.img}, e.g. {Path(images[0]).name}')
