@@ -216,17 +216,25 @@ def set_local_rank(args: Namespace) -> None:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 
 
-def add_checkpoint(parser: ArgumentParser, exported: bool = True) -> None:
+def add_checkpoint(parser: ArgumentParser, exported: bool = True,
+                   optional: bool = False) -> None:
     """The positional ``config`` and ``checkpoint``.
 
     Args:
         parser (ArgumentParser): Changed in place.
         exported (bool): Whether an exported file will do as well. Defaults
             to True.
+        optional (bool): Whether the checkpoint may be left out, and only a
+            checkpoint will do. Defaults to False.
     """
     # here, as in add_engine: that package imports mmyolo
     from mmfasternet.deploy.engines import EXPORTED
     parser.add_argument('config', help='config file path')
+    if optional:
+        parser.add_argument(
+            'checkpoint', nargs='?',
+            help='checkpoint file or URL (default: initial weights)')
+        return
     also = ', or a file that tools/deploy/export.py wrote ' \
         f'({", ".join(EXPORTED)})' if exported else ''
     parser.add_argument('checkpoint', help=f'checkpoint file or URL{also}')

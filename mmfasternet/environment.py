@@ -7,13 +7,16 @@ a second import differently.
 """
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib.metadata import distributions
+from pathlib import Path
 from typing import Dict, List, Tuple
 
 # Which distributions write which module, those of OneDL first.
@@ -125,6 +128,27 @@ def installed_versions() -> Dict[str, str]:
             name = re.sub('[-_.]+', '-', name).lower()
             versions.setdefault(name, dist.version)
     return versions
+
+
+def machine(device: str) -> Dict[str, str]:
+    """What measured figures depend on, by name.
+
+    Args:
+        device (str): PyTorch's, where they were measured.
+    """
+    cpu = platform.processor()
+    with suppress(OSError):
+        found = re.search(r'model name\s*:\s*(.+)',
+                          Path('/proc/cpuinfo').read_text())
+        cpu = found[1] if found else cpu
+    described = dict(cpu=cpu, system=platform.platform(),
+                     python=platform.python_version())
+    if device != 'cpu':
+        import torch
+        described['device'] = torch.cuda.get_device_name(device)
+    versions = installed_versions()
+    shown = ('torch', 'onnxruntime', 'openvino', 'timm')
+    return described | {k: versions[k] for k in shown if k in versions}
 
 
 def ask(probes: Dict[str, str]) -> Tuple[Dict[str, str], Dict[str, str]]:

@@ -46,7 +46,7 @@ ROOMS = dict(
     checkpoint=('checkpoint', 'test_checkpoint test_tools/'
                 'test_verify_weights.py test_tools/test_model_converters.py'),
     fold=('deploy/detector_folding.py deploy/norm_folding.py '
-          'deploy/modules.py',
+          'deploy/deployed_detector.py',
           'test_deploy/test_folding.py'),
     evaluation=('evaluation', 'test_evaluation test_visualization/'
                 'test_figures.py test_tools/test_compare.py'),
@@ -61,7 +61,7 @@ ROOMS = dict(
     config=('config', 'test_config test_tools/test_train_test_arguments.py'),
     engine=('engine', 'test_engine'),
     deploy=('deploy/engines deploy/exporting.py deploy/result_files.py '
-            'deploy/example_images.py deploy/info.py deploy/backends.py '
+            'deploy/example_images.py deploy/info.py deploy/loading.py '
             'deploy/onnx_model.py deploy/onnx_nms.py deploy/postprocess.py '
             'deploy/predictor.py deploy/quantization.py deploy/video.py '
             'deploy/trained_predictor.py deploy/exported_detector.py',

@@ -16,8 +16,8 @@ _MODULES = dict(
     deploy_form='detector_folding',
     export='exporting',
     frames='video',
-    load_backend='backends',
-    load_deployed='backends',
+    load_backend='loading',
+    load_deployed='loading',
     use_exported='exported_detector')
 
 __all__ = [*_MODULES]

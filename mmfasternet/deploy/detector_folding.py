@@ -22,7 +22,7 @@ from mmfasternet.models import (
     YOLOv8SPPFPAFPN,
 )
 
-from .modules import (
+from .deployed_detector import (
     DeployedBackbone,
     DeployedBlock,
     DeployedDetector,

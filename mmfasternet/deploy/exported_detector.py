@@ -12,7 +12,7 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.registry import MODELS
 
-from .backends import Backend, load_backend
+from .loading import Backend, load_backend
 from .predictor import detect
 
 if TYPE_CHECKING:

@@ -12,16 +12,16 @@ from mmengine.structures import InstanceData
 
 from mmfasternet.checkpoint import save_checkpoint
 
-from .backends import load_backend
-from .engines import ENGINES, KEY, OPSET, Engine, engine_of
-from .engines.pytorch import PyTorchNetwork
-from .info import DeployInfo
-from .modules import (
+from .deployed_detector import (
     OFFSET,
     DeployedDetector,
     DeployedMaps,
     with_fp16_weights,
 )
+from .engines import ENGINES, KEY, OPSET, Engine, engine_of
+from .engines.pytorch import PyTorchNetwork
+from .info import DeployInfo
+from .loading import load_backend
 from .onnx_model import STRIDE
 from .onnx_nms import OUTPUTS, append_nms
 from .postprocess import postprocess

@@ -30,11 +30,11 @@ from mmfasternet.config import load_config
 from mmfasternet.datasets.images import read_image
 from mmfasternet.visualization.detections import paint
 
-from .backends import Backend, load_backend, load_deployed
 from .engines import ENGINES, EXPORTED
 from .engines.pytorch import PyTorchNetwork
 from .exporting import export
 from .info import DeployInfo
+from .loading import Backend, load_backend, load_deployed
 from .postprocess import Meta, postprocess
 from .video import prefetch
 

@@ -12,8 +12,8 @@ from typing import Dict, List, Optional, Sequence, Union
 
 import numpy as np
 
-from .backends import Backend, load_backend
 from .engines import QUANTISED, engine_of
+from .loading import Backend, load_backend
 from .result_files import written_whole
 
 # Layers of a detector that are kept in float or quantised together: part,

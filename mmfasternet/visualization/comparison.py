@@ -1,22 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of a comparison of detectors, each with its seeds."""
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from matplotlib.figure import Figure  # without pyplot: no display, no state
 
+from mmfasternet.evaluation.average_precision import Evaluation
 from mmfasternet.evaluation.detection_quality import (
     ImageResult,
+    confusion_matrix,
     image_score,
     precision_curves,
 )
 
 from .detections import draw_result, load_picture, show_picture
-from .evaluation import IOU
+from .evaluation import IOU, plot_confusion
 from .fonts import use_fonts_for
 
 SCORE = .3  # least one of a box that counts, as EvaluationFiguresHook's
+
+
+def plot_all(evaluations: Dict[str, List[Evaluation]],
+             logs: Dict[str, List[List[Dict[str, str]]]],
+             ways: Dict[str, Dict[str, Any]],
+             images: Optional[Path]) -> List[Tuple[str, str, Figure]]:
+    """All pictures: file name, caption, figure.
+
+    Args:
+        evaluations (dict[str, list[Evaluation]]): By detector, of each seed.
+        logs (dict[str, list]): The same of the rows of ``results.csv``.
+        ways (dict[str, dict[str, Result]]): What a benchmark found, by
+            engine and precision, then by detector.
+        images (Path, optional): Folder of the validation images.
+    """
+    aps = {name: [run.metrics()['AP'] for run in seeds]
+           for name, seeds in evaluations.items()}
+    milliseconds = {
+        way: {name: 1e3 * result.median for name, result in results.items()}
+        for way, results in ways.items()
+    }
+    classes = next(iter(evaluations.values()))[0].classes
+    results = {name: [run.results(images) for run in seeds]
+               for name, seeds in evaluations.items()}
+    found = [('learning', 'Learning curves', plot_learning(logs)),
+             ('pareto', 'AP against latency; the bars are the range of the '
+              'seeds', plot_pareto(aps, milliseconds)),
+             ('pr_curves', 'Precision over recall at IoU 0.5, a line for each '
+              'seed', plot_curves(results, classes))]
+    for i, (name, seeds) in enumerate(results.items()):
+        matrix = confusion_matrix(seeds[0], len(classes), SCORE, IOU)
+        found.append(
+            (f'confusion_{i + 1}', f'Confusion matrix of {name}, first seed',
+             plot_confusion(matrix, classes,
+                            f'IoU {IOU}, score at least {SCORE}')))
+    if len(evaluations) > 1 and images is not None:
+        pair = {name: results[name][0] for name in list(results)[:2]}
+        found.append(
+            ('disagreements', 'Where the first two disagree most: truth, then '
+             f'what each detects with a score of at least {SCORE}, first seed',
+             plot_disagreements(pair, classes, 6)))
+    return [(name, text, figure) for name, text, figure in found if figure]
 
 
 def plot_learning(logs: Dict[str, List[List[Dict[str, str]]]]

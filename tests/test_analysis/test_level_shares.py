@@ -4,13 +4,13 @@ import torch
 from mmengine.structures import InstanceData
 from torch import nn
 
-from mmfasternet.analysis.inspection import (
+from mmfasternet.analysis.inspection.level_shares import (
     detect_by_level,
     has_levels,
     levels_of,
-    load_network,
-    shares,
+    share_table,
 )
+from mmfasternet.analysis.inspection.network import load_network
 
 
 @pytest.fixture(scope='module')
@@ -69,10 +69,14 @@ def test_the_best_scored_of_those_that_fit_has_found_an_object():
 def test_shares_are_of_what_was_found():
     sides = torch.tensor([10., 63, 64, 127, 100, 130, 300])
     found = torch.tensor([8, 8, 8, 16, 0, 16, 0])
-    rows = shares(sides, found, [8, 16, 32])
-    assert [tuple(row) for row in rows] == [
-        (0, 2, 2, [1, 0, 0]), (64, 3, 2, [.5, .5, 0]),
-        (128, 1, 1, [0, 1, 0]), (200, 1, 0, [0, 0, 0])]
+    rows = share_table(sides, found, [8, 16, 32])
+    assert list(rows[0]) == ['longer side, pixels', 'boxes', 'found',
+                             'stride 8', 'stride 16', 'stride 32']
+    assert [tuple(row.values()) for row in rows] == [
+        ('0 to 64', 2, 2, '1.00', '0.00', '0.00'),
+        ('64 to 128', 3, 2, '0.50', '0.50', '0.00'),
+        ('128 to 200', 1, 1, '0.00', '1.00', '0.00'),
+        ('200 and more', 1, 0, '-', '-', '-')]
 
 
 def test_a_model_without_levels_is_refused(network):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmfasternet.analysis.inspection import (
+from mmfasternet.analysis.inspection.network import (
     feature_maps,
     load_network,
     prepare_image,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every number of the reports, against a case worked out by hand."""
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -9,12 +10,14 @@ from pycocotools.coco import COCO
 
 from mmfasternet.analysis.benchmark import report as benchmark
 from mmfasternet.analysis.benchmark.candidates import Candidate
-from mmfasternet.analysis.benchmark.race import Measured, Result
+from mmfasternet.analysis.benchmark.race import Result
 from mmfasternet.analysis.comparison import report as comparison
 from mmfasternet.analysis.comparison.runs import Run
 from mmfasternet.analysis.tables import markdown
 from mmfasternet.evaluation.average_precision import METRICS, Evaluation
 from mmfasternet.evaluation.errors import ERRORS
+from mmfasternet.visualization import benchmark as pictures
+from mmfasternet.visualization import comparison as plots
 
 
 # ------------------------------------------------------------- benchmark
@@ -40,11 +43,11 @@ def measured():
     base = timed('base.py', list(.008 + .001 * rounds), 9e6)
     fast = timed('fast.py', list((.008 + .001 * rounds) / (1 + rounds / 10)),
                  4e6, memory=7_600_000, layers=layers)
-    product = Result(Candidate('product:8', (8, 8)), [.5], 64, 10_000_000)
-    slower = Result(Candidate('product:8', (8, 8), 'openvino'), [1], 64,
-                    10_000_000)
-    return Measured([(base, base, {}), (fast, base, {'paper: ms': '5'})],
-                    [slower, product], {})
+    base.baseline = fast.baseline = base
+    fast.published = {'paper: ms': '5'}
+    # 20 MFLOP in half a second
+    base.roof = fast.roof = 4e7, 'onnxruntime'
+    return base, fast
 
 
 def test_summary_of_a_race(measured):
@@ -65,7 +68,6 @@ def test_summary_of_a_race(measured):
     assert fast['ms (5th to 95th percentile)'].startswith(f'{ms:.2f} (')
     rate = 2 * 4e6 / (1e-3 * ms)
     assert fast['GFLOP/s'] == f'{rate / 1e9:.3g}'
-    # the faster of the products: 20 MFLOP in half a second
     assert fast['of a matrix product'] == f'{100 * rate / 4e7:.0f} %'
     assert base['ms (5th to 95th percentile)'] == '18.0 (9.00 to 27.0)'
     assert base['speed'] == '1' and base['GFLOP/s'] == '1.00'
@@ -77,9 +79,8 @@ def test_summary_of_a_race(measured):
 
 
 def test_tables_of_layers(measured):
-    (fast, *_), products = measured.entries[1], measured.products
-    text = benchmark.layer_tables(fast, products)
-    caption, kinds, layers = text.split('\n\n')
+    caption, kinds, layers = benchmark.layer_tables(
+        measured[1]).split('\n\n')
     assert '10.00 ms with the profiler on' in caption
     kinds, layers = table_rows(kinds), table_rows(layers)
     assert kinds[0] == {
@@ -101,7 +102,7 @@ def test_tables_of_layers(measured):
 
 
 def test_json_of_a_race(measured):
-    base, fast = benchmark.as_json(measured)
+    base, fast = map(benchmark.as_json, measured)
     assert 'speed' not in base
     assert (fast['speed'], fast['speed_p5'], fast['speed_p95']) == \
         pytest.approx((2, 1.1, 2.9))
@@ -109,24 +110,38 @@ def test_json_of_a_race(measured):
     assert base['flops_per_second'] == pytest.approx(1e9)
     assert base['share_of_matrix_product'] == pytest.approx(25)
     assert fast['baseline']['target'] == 'base.py'
+    assert fast['published'] == {'paper: ms': '5'}
+    assert json.loads(json.dumps([base, fast])) == [
+        {**row, 'candidate': {**row['candidate'], 'shape': [2, 3, 8, 6]}, **(
+            {'baseline': {**row['baseline'], 'shape': [2, 3, 8, 6]}}
+            if 'baseline' in row else {})} for row in (base, fast)]
 
 
 def test_what_is_drawn_of_a_race(measured):
-    base, fast = (result for result, *_ in measured.entries)
-    way = 'onnxruntime fp32, 1 thread(s), batch 2'
-    points = benchmark.latency_points([base], {})
-    assert points == {way: [('base', pytest.approx(18),
-                             pytest.approx(.0045))]}
-    points = benchmark.latency_points([base, fast], {'fast.py': .4})
-    (name, _, ap), = points[way]
-    assert (name, ap) == ('fast', .4)
-    layers, roofs = benchmark.roofline(
-        measured._replace(bandwidths={(1, 'cpu'): 2e10}))
+    base, fast = measured
+    axes, = pictures.draw_latency([base], {}).axes
+    points, = axes.collections
+    np.testing.assert_allclose(points.get_offsets(), [[18, .0045]])
+    assert points.get_label() == 'onnxruntime fp32, 1 thread(s), batch 2'
+    assert axes.get_ylabel() == 'GMACs'
+    axes, = pictures.draw_latency([base, fast], {'fast.py': .4}).axes
+    points, = axes.collections
+    assert [t.get_text() for t in axes.texts] == ['fast']
+    assert points.get_offsets().tolist()[0][1] == .4
+    assert axes.get_ylabel() == 'AP'
+    base.bandwidth = fast.bandwidth = 2e6
+    axes, = pictures.draw_roofline([base, fast]).axes
+    nothing, points = axes.collections
     # 6 MFLOP in 2 MB and 6 of 10 ms; what does not multiply is not shown
-    assert layers['fast, onnxruntime fp32'] == [
-        pytest.approx((3, 1, .6)), pytest.approx((2, 1, .2))]
-    assert roofs == {'matrix product, fp32, 1 thread(s)': (
-        pytest.approx(.04), pytest.approx(20))}
+    np.testing.assert_allclose(points.get_offsets(), [[3, 1], [2, 1]])
+    np.testing.assert_allclose(points.get_sizes(), [10 + 900, 10 + 300])
+    assert points.get_label() == 'fast, onnxruntime fp32'
+    assert not len(nothing.get_offsets())
+    # 0.04 GFLOP/s, which 0.002 GB/s feed from 20 FLOP per byte on
+    roof, = axes.lines
+    assert roof.get_xydata() == pytest.approx(
+        np.array([[.25, .0005], [20, .04], [512, .04]]))
+    assert roof.get_label() == 'matrix product, fp32, 1 thread(s)'
 
 
 def test_a_table_is_aligned():
@@ -187,14 +202,14 @@ def test_errors_of_seeds():
 
 def test_pictures_are_of_the_first_seeds(monkeypatch, tmp_path):
     matrices, pairs = [], []
-    monkeypatch.setattr(comparison, 'plot_confusion', lambda matrix, *args:
+    monkeypatch.setattr(plots, 'plot_confusion', lambda matrix, *args:
                         matrices.append(matrix.tolist()) or 'drawn')
     monkeypatch.setattr(
-        comparison.pictures, 'plot_disagreements',
+        plots, 'plot_disagreements',
         lambda pair, classes, count: pairs.append(pair) or 'drawn')
     seeds = dict(A=[detected(.9, .9), detected(.9, 0)],
                  B=[detected(.9, 0), detected(0, 0)])
-    found = comparison.figures(seeds, [], {}, tmp_path)
+    found = plots.plot_all(seeds, {}, {}, tmp_path)
     assert [name for name, *_ in found] == [
         'pr_curves', 'confusion_1', 'confusion_2', 'disagreements']
     assert matrices == [[[2, 0], [0, 0]], [[1, 1], [0, 0]]]
@@ -203,7 +218,7 @@ def test_pictures_are_of_the_first_seeds(monkeypatch, tmp_path):
             for name, results in pair.items()} == dict(A=[1, 1], B=[1, 0])
     assert pair['A'][0].path == str(tmp_path / '1.png')
     # without the images there is nothing to disagree on
-    assert len(comparison.figures(seeds, [], {}, None)) == 3
+    assert len(plots.plot_all(seeds, {}, {}, None)) == 3
 
 
 def test_cost_of_detectors(tmp_path):
@@ -214,11 +229,12 @@ def test_cost_of_detectors(tmp_path):
             writer.writerow(['epoch', 'images/s', 'memory'])
             writer.writerows([i + 1, speed, 100 + speed]
                              for i, speed in enumerate(speeds))
-    runs = [Run(name, 1, work_dir=tmp_path / name) for name in 'AB']
+    logs = {name: [Run(name, 1, work_dir=tmp_path / name).log()]
+            for name in 'AB'}
     a, b = timed('a.py', [.02, .03, .04], 2e9), timed('b.py', [.01] * 3, 1e9)
-    ways = comparison.latencies(
-        Measured([(a, a, {}), (b, a, {})], [], {}), {'a.py': 'A', 'b.py': 'B'})
-    text = comparison.cost(runs, ways, ['--amp'])
+    a.baseline = b.baseline = a
+    text = comparison.cost(
+        logs, {'onnxruntime fp32': dict(A=a, B=b)}, ['--amp'])
     first, second = table_rows(text)
     assert first == {
         'detector': 'A', 'parameters M': '1.23', 'GMACs': '2.00',
@@ -229,4 +245,4 @@ def test_cost_of_detectors(tmp_path):
     assert second['speed, onnxruntime fp32'] == '3.00 (2.10 to 3.90)'
     assert second['training images/s'] == '40.0'
     assert 'batch 2, 3x8x6, 1 thread' in text and '(`--amp`)' in text
-    assert comparison.cost([Run('C', 1)], {}, []) == ''
+    assert comparison.cost(dict(C=[Run('C', 1).log()]), {}, []) == ''

@@ -8,7 +8,7 @@ from mmengine.model import BaseModel
 from sklearn.decomposition import PCA
 from torch import nn
 
-from mmfasternet.analysis.inspection import (
+from mmfasternet.analysis.inspection.statistics import (
     channel_correlation,
     channel_redundancy,
     eigen_cam,

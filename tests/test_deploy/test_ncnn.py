@@ -22,8 +22,8 @@ from mmfasternet.deploy import (
     load_backend,
     load_deployed,
 )
+from mmfasternet.deploy.deployed_detector import decode_maps, with_fp16_weights
 from mmfasternet.deploy.engines import ENGINES, engine_of
-from mmfasternet.deploy.modules import decode_maps, with_fp16_weights
 
 ncnn = pytest.importorskip('ncnn', reason='pip install ncnn')
 pytest.importorskip('pnnx', reason='pip install pnnx')

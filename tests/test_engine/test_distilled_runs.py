@@ -15,7 +15,6 @@ from mmdet.engine.hooks import PipelineSwitchHook
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
-from mmfasternet.analysis.comparison.runs import with_model_of
 from mmfasternet.checkpoint import CheckpointError, load_model_weights
 from mmfasternet.config import (
     build_model,
@@ -23,6 +22,7 @@ from mmfasternet.config import (
     require_data,
     require_sound_data,
 )
+from mmfasternet.config.recipe import with_model_of
 from mmfasternet.datasets import MixedSampler, UnlabelledImages
 from mmfasternet.datasets.checks.config import check_config
 from mmfasternet.engine import DistillationHook

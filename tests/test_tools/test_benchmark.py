@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the benchmark reports, except how fast anything is."""
 import json
+import math
 import runpy
 import sys
 from importlib.util import find_spec
@@ -166,8 +167,7 @@ def test_a_profile_names_every_layer_that_multiplies(backend, exported):
 
 def test_a_profile_of_pytorch_counts_as_table_1():
     candidate, = ways('operator:pconv:96x56', backends=['pytorch'])[0]
-    measured = measure([Pair(candidate)], 1, profile=True)
-    (result, *_), = measured.entries
+    result, = measure([Pair(candidate)], 1, profile=True)
     *layers, between = result.layers
     # ten partial convolutions of 24 of 96 channels, on 56x56
     assert [(row['kind'], row['macs'], row['parameters'], row['bytes'])
@@ -176,7 +176,7 @@ def test_a_profile_of_pytorch_counts_as_table_1():
                 4 * (2 * 24 * 56**2 + 9 * 24**2))]
     assert 10 * layers[0]['macs'] == result.macs
     assert (between['macs'], between['parameters']) == (0, 0)
-    assert set(measured.bandwidths) == {(1, 'cpu')}
+    assert 0 < result.bandwidth < math.inf
 
 
 def test_how_fast_a_machine_could_be(monkeypatch):
@@ -188,13 +188,32 @@ def test_how_fast_a_machine_could_be(monkeypatch):
     monkeypatch.setattr(f'{module}.allowed_precisions', lambda target, name:
                         ('fp32', ) if name == 'pytorch' else ())
     monkeypatch.setattr(f'{module}.race', lambda candidates, *args: {
-        c: Result(c, [.5]) for c in candidates})
-    candidate, = ways('operator:pconv:96x56', backends=['pytorch'],
-                      threads=[3])[0]
-    measured = measure([Pair(candidate)], 1, profile=True)
-    assert measured.bandwidths == {(3, 'cpu'): 2 * 4 * 1024 / .5}
-    assert {(r.macs, r.candidate.threads) for r in measured.products} == {
-        (512, 3)}
+        c: Result(c, [1 / c.threads]) for c in candidates})
+    found, _ = ways('operator:pconv:96x56', backends=['pytorch'],
+                    threads=[2, 3])
+    for result in measure([Pair(candidate) for candidate in found], 1, True):
+        threads = result.candidate.threads
+        assert result.bandwidth == 2 * 4 * 1024 * threads
+        assert result.roof == (2 * 512 * threads, 'pytorch')
+    for result in measure([Pair(candidate) for candidate in found], 1):
+        assert result.bandwidth == math.inf
+
+
+def test_the_roof_is_the_faster_of_the_engines(monkeypatch):
+    module = 'mmfasternet.analysis.benchmark.race'
+    monkeypatch.setattr(f'{module}.PRODUCT_SIDE', dict(cpu=8, cuda=8))
+    monkeypatch.setattr(f'{module}.race', lambda candidates, *args: {
+        c: Result(c, [.5 if c.backend == 'onnxruntime' else 1])
+        for c in candidates})
+    monkeypatch.setattr(
+        f'{module}.allowed_precisions', lambda target, name:
+        ('fp32', ) if name in ('pytorch', 'onnxruntime') else ())
+    base, other = (ways(f'operator:{name}:96x56', backends=['pytorch'])[0][0]
+                   for name in ('conv', 'pconv'))
+    one, two = measure([Pair(base, base), Pair(other, base, dict(ms='5'))], 1)
+    assert one.roof == two.roof == (2 * 512 / .5, 'onnxruntime')
+    assert one.baseline is two.baseline is one
+    assert (one.published, two.published) == ({}, dict(ms='5'))
 
 
 # ------------------------------------------------------------ what runs

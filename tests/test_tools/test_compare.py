@@ -17,9 +17,9 @@ from mmfasternet.analysis.comparison.runs import (
     Run,
     parse_detector,
     prepare,
-    with_model_of,
 )
 from mmfasternet.config import load_config
+from mmfasternet.config.recipe import with_model_of
 
 STOCK = 'mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py'
 

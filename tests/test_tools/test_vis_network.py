@@ -14,7 +14,7 @@ import torch
 from conftest import table_rows
 from processes import run_script
 
-from mmfasternet.analysis.inspection import Redundancy
+from mmfasternet.analysis.inspection.statistics import Redundancy
 
 VIS = 'tools/analysis_tools/vis_network.py'
 LAYERS = 'tools/analysis_tools/layer_stats.py'
@@ -110,7 +110,7 @@ def test_fields_are_means_over_the_images_of_a_size(
     one, five = torch.zeros(2, 16, 32)
     one[8, 16], five[6:11, 14:19] = 25, 1
     fields = iter([one, five])
-    monkeypatch.setattr(tool.inspection, 'receptive_fields',
+    monkeypatch.setattr(tool.statistics, 'receptive_fields',
                         lambda *args: dict(a=next(fields)))
     for _ in range(2):
         views.erf('x', SimpleNamespace(inputs=None),

@@ -10,19 +10,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from mmfasternet.analysis.inspection import LayerStatistics, PConvStatistics
+from mmfasternet.analysis.inspection.statistics import (
+    LayerStatistics,
+    PConvStatistics,
+)
 from mmfasternet.datasets.checks.report import Report, Summary
 from mmfasternet.evaluation.detection_quality import (
     ImageResult,
     confusion_matrix,
     precision_curves,
 )
-from mmfasternet.visualization import (
-    benchmark,
-    comparison,
-    datasets,
-    network,
-)
+from mmfasternet.visualization import comparison, datasets, network
 from mmfasternet.visualization.detections import paint
 from mmfasternet.visualization.evaluation import (
     plot_confusion,
@@ -260,29 +258,6 @@ def test_what_the_two_disagree_on_comes_first(tmp_path):
     assert [[(t.get_text(), t.get_position()) for t in axes.texts]
             for axes in figure.axes[:3]] == [
                 [('a', (0, 0))], [('a 0.90', (0, 0))], [('a 0.90', (10, 10))]]
-
-
-# ------------------------------------------------------------- benchmark
-def test_latency_is_drawn_by_way():
-    axes, = benchmark.draw_latency(
-        dict(fp32=[('a', 2, 4), ('b', 3, 3)], int8=[('a', 1, 4)]), 'AP').axes
-    first, second = axes.collections
-    assert first.get_offsets().tolist() == [[2, 4], [3, 3]]
-    assert second.get_offsets().tolist() == [[1, 4]]
-    assert [t.get_text() for t in axes.texts] == ['a', 'b', 'a']
-    assert axes.get_ylabel() == 'AP'
-
-
-def test_layers_lie_under_the_roofs():
-    axes, = benchmark.draw_roofline(
-        dict(a=[(2, 4, .5)], nothing=[]), dict(roof=(100, 20))).axes
-    points, _ = axes.collections
-    assert points.get_offsets().tolist() == [[2, 4]]
-    assert points.get_sizes().tolist() == [10 + 1500 * .5]
-    roof, = axes.lines
-    # 100 GFLOP/s, which 20 GB/s feed from 5 FLOP per byte on
-    assert roof.get_xydata() == pytest.approx(
-        np.array([[.25, 5], [5, 100], [512, 100]]))
 
 
 # ------------------------------------------------------------- networks

@@ -19,6 +19,7 @@ from mmfasternet.analysis.benchmark import paper, report
 from mmfasternet.analysis.benchmark.candidates import baseline_of, cross
 from mmfasternet.analysis.benchmark.race import Pair, measure
 from mmfasternet.deploy.engines import ENGINES
+from mmfasternet.environment import machine
 from mmfasternet.visualization import benchmark as pictures
 
 
@@ -96,26 +97,28 @@ def add_settings(parser):
         '--compile', action='store_true', help='pytorch only')
 
 
-def ways(spec, args, shape=None, options=None):
-    """All candidates of a network; what cannot be run is said."""
+def ways(spec, args, shape=None, options=None, baseline=None, published=None):
+    """All candidates of a network, each with its baseline and what is
+    published; what cannot be run is said."""
     found, notes = cross(
         spec, args.backends, args.precisions, args.threads, args.batch_sizes,
         shape, device=args.device, channels_last=args.channels_last,
         compile=args.compile, options=json.dumps(options or {}))
     for note in notes:
         print(f'left out: {note}')
-    return found
+    return [Pair(candidate, baseline and baseline_of(
+        candidate, baseline, shape), published or {}) for candidate in found]
 
 
 def groups(args):
     """The races: title and pairs of each."""
     pairs = []
     for spec, baseline in zip(args.networks, args.baselines):
-        for candidate in ways(spec, args, args.shape, args.cfg_options):
-            base = baseline and baseline_of(candidate, baseline, args.shape)
-            if base:
-                pairs.append(Pair(base, base))
-            pairs.append(Pair(candidate, base))
+        for pair in ways(
+                spec, args, args.shape, args.cfg_options, baseline):
+            if pair.baseline:
+                pairs.append(Pair(pair.baseline, pair.baseline))
+            pairs.append(pair)
     if pairs:
         yield '', pairs
     for channels, side in paper.MAPS if args.operators else ():
@@ -139,36 +142,27 @@ def study(specs, baseline, args):
         ms = paper.find(spec).ms
         published = {'paper: ms': f'{ms:g}',
                      'paper: speed': f'{base_ms / ms:.2f}'}
-        pairs += [Pair(candidate, baseline_of(candidate, baseline), published)
-                  for candidate in ways(spec, args)]
+        pairs += ways(spec, args, baseline=baseline, published=published)
     return pairs
 
 
-def write(args, texts, measured):
+def write(args, texts, results):
     """Into the folder that was asked for."""
-    report.write_json(args.out_dir / 'benchmark.json', measured, args.device)
-    machine = ', '.join(
-        f'{k} {v}' for k, v in report.machine(args.device).items())
+    report.write_json(args.out_dir / 'benchmark.json', results, args.device)
+    where = ', '.join(
+        f'{k} {v}' for k, v in machine(args.device).items())
     (args.out_dir / 'benchmark.md').write_text(
-        '\n\n'.join([machine, *texts]) + '\n')
-    results = [entry[0] for race in measured for entry in race.entries]
-    pictures.draw_latency(
-        report.latency_points(results, args.ap), 'AP' if args.ap else 'GMACs'
-    ).savefig(args.out_dir / 'latency.png')
+        '\n\n'.join([where, *texts]) + '\n')
+    pictures.draw_latency(results, args.ap).savefig(
+        args.out_dir / 'latency.png')
     if args.profile:
-        layers, roofs = {}, {}
-        for race in measured:
-            found = report.roofline(race)
-            layers.update(found[0])
-            roofs.update(found[1])
-        pictures.draw_roofline(layers, roofs).savefig(
-            args.out_dir / 'roofline.png')
+        pictures.draw_roofline(results).savefig(args.out_dir / 'roofline.png')
     print(f'written to {args.out_dir}')
 
 
 def main():
     args = parse_args()
-    texts, measured = [], []
+    texts, results = [], []
     with cli.clear_errors():
         if args.out_dir:
             cli.make_folder(args.out_dir)
@@ -176,13 +170,12 @@ def main():
             race = measure(pairs, args.runs, args.profile)
             parts = [f'### {title}'] * bool(title) + [report.summary(race)]
             if args.profile:
-                parts += [report.layer_tables(entry[0], race.products)
-                          for entry in race.entries]
+                parts += map(report.layer_tables, race)
             texts.append('\n\n'.join(parts))
             print(f'{texts[-1]}\n')
-            measured.append(race)
+            results += race
     if args.out_dir:
-        write(args, texts, measured)
+        write(args, texts, results)
 
 
 if __name__ == '__main__':

@@ -18,10 +18,10 @@ from mmengine.runner import Runner
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet import cli
-from mmfasternet.analysis.comparison.runs import with_model_of
 from mmfasternet.analysis.tables import markdown
 from mmfasternet.analysis.timing import interleave, speedup_text, timed
 from mmfasternet.config import build_model, load_config, require_loader
+from mmfasternet.config.recipe import with_model_of
 from mmfasternet.engine.optimizers.cpu_amp_optim_wrapper import has_bfloat16
 
 

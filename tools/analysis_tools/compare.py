@@ -18,15 +18,17 @@ import mmfasternet.models  # noqa: F401  # isort: skip
 from mmfasternet import cli
 from mmfasternet.analysis.benchmark.candidates import baseline_of, cross
 from mmfasternet.analysis.benchmark.race import Pair, measure
-from mmfasternet.analysis.benchmark.report import machine, write_json
+from mmfasternet.analysis.benchmark.report import write_json
 from mmfasternet.analysis.comparison import report
 from mmfasternet.analysis.comparison.runs import prepare
 from mmfasternet.deploy.engines import ENGINES
+from mmfasternet.environment import machine
 from mmfasternet.evaluation.average_precision import (
     Evaluation,
     read_detections,
     read_truth,
 )
+from mmfasternet.visualization.comparison import plot_all
 
 
 def parse_args():
@@ -89,7 +91,8 @@ def evaluate(runs, ann_file):
 
 
 def benchmark(runs, args):
-    """Size and latency of one run of each detector that has a config."""
+    """Size and latency of one run of each detector that has a config, by
+    backend and precision, then by detector."""
     first = {}
     for run in runs:
         if run.config:
@@ -106,9 +109,13 @@ def benchmark(runs, args):
             print(f'left out: {note}')
         pairs += [Pair(candidate, baseline_of(
             candidate, str(baseline.config), shape)) for candidate in found]
-    measured = measure(pairs, args.runs)
-    write_json(args.work_dir / 'benchmark.json', [measured], 'cpu')
-    return report.latencies(measured, names)
+    results, ways = measure(pairs, args.runs), {}
+    write_json(args.work_dir / 'benchmark.json', results, 'cpu')
+    for result in results:
+        c = result.candidate
+        ways.setdefault(f'{c.backend} {c.precision}', {})[
+            names[c.target]] = result
+    return ways
 
 
 def introduction(runs, evaluations):
@@ -151,13 +158,16 @@ def main():
                  'command goes on')
     parts = [*introduction(runs, evaluations), '## Accuracy',
              report.accuracy(evaluations, args.samples)]
-    costs = report.cost(runs, ways, arguments)
+    logs = {}
+    for run in runs:
+        logs.setdefault(run.name, []).append(run.log())
+    costs = report.cost(logs, ways, arguments)
     if costs:
         parts += ['## Size and speed', costs]
     parts += ['## Errors', report.errors(evaluations), '## Pictures']
     folder = next((run.val('images') for run in runs if run.config), None)
     page = report.write(args.work_dir, '\n\n'.join(parts),
-                        report.figures(evaluations, runs, ways, folder))
+                        plot_all(evaluations, logs, ways, folder))
     print(f'written: {page} and report.md beside it')
 
 

@@ -36,20 +36,17 @@ def main():
     with cli.clear_errors():
         cfg = load_config(args.config, args.cfg_options)
         counts = count_complexity(cfg, args.shape, args.train)
-    shown = [name for name in counts if name and (
-        args.show_arch or name in PARTS)]
-    rows = []
-    for name in [*shown, '']:
-        parameters, macs = counts[name]
-        rows.append({
-            'module': name or 'total', 'parameters': f'{parameters:,}',
-            'GMACs': f'{macs / 1e9:.3f}',
-            'GFLOPs = 2 x GMACs': f'{2 * macs / 1e9:.3f}'
-        })
+    shown = {name: counts[name] for name in counts if name and (
+        args.show_arch or name in PARTS)}
+    shown['total'] = counts['']
     mode = 'train' if args.train else 'eval'
     print(f'{args.config}, input {args.shape[0]}x{args.shape[1]} '
           f'(height x width), batch 1, {mode} mode')
-    print(markdown(rows))
+    print(markdown([{
+        'module': name, 'parameters': f'{parameters:,}',
+        'GMACs': f'{macs / 1e9:.3f}',
+        'GFLOPs = 2 x GMACs': f'{2 * macs / 1e9:.3f}'
+    } for name, (parameters, macs) in shown.items()]))
     print('MAC: multiply-accumulate of a convolution or a matrix product. '
           'The FasterNet paper and MMDetection print GMACs as "FLOPs", '
           'Ultralytics prints 2 x GMACs.')

@@ -12,7 +12,7 @@ from mmengine.runner import Runner, set_random_seed
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet import cli
-from mmfasternet.analysis import inspection
+from mmfasternet.analysis.inspection import network, statistics
 from mmfasternet.analysis.tables import markdown
 from mmfasternet.config import load_config, require_loader
 from mmfasternet.visualization import network as pictures
@@ -20,10 +20,7 @@ from mmfasternet.visualization import network as pictures
 
 def parse_args():
     parser = cli.tool_parser(__doc__)
-    parser.add_argument('config', help='config file path')
-    parser.add_argument(
-        'checkpoint', nargs='?',
-        help='checkpoint file or URL (default: initial weights)')
+    cli.add_checkpoint(parser, optional=True)
     parser.add_argument(
         '--out-dir', type=Path, default=Path('output'),
         help='for layers.csv and layers.png')
@@ -60,10 +57,10 @@ def main():
         cfg = load_config(args.config, args.cfg_options)
         require_loader(cfg, 'train')
         cli.make_folder(args.out_dir)
-        model = inspection.load_network(cfg, args.checkpoint, args.device)
+        model = network.load_network(cfg, args.checkpoint, args.device)
         set_random_seed(args.seed)
         data = first_batch(cfg, args.seed)
-        rows = inspection.layer_statistics(model, data)
+        rows = statistics.layer_statistics(model, data)
     parts = {}
     for row in rows:
         parts.setdefault(part(row), []).append(row)
@@ -78,7 +75,7 @@ def main():
     } for name, group in parts.items()]))
     with (args.out_dir / 'layers.csv').open('w', newline='') as file:
         writer = csv.writer(file)
-        writer.writerow(inspection.LayerStatistics._fields)
+        writer.writerow(statistics.LayerStatistics._fields)
         writer.writerows(rows)
     pictures.save(pictures.draw_layers(rows), args.out_dir / 'layers.png')
     print(f'{len(data["inputs"])} images; layers.csv and layers.png in '

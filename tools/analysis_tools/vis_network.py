@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""See inside a network: what it makes of your images.
+"""See inside any model with a backbone: what it makes of your images.
 
 Views: `features`, the maps of each stage; `redundancy`, how much their
 channels look alike; `pconv`, what partial convolutions do to the channels
@@ -16,7 +16,7 @@ import torch
 
 import mmfasternet.models  # noqa: F401  makes mmyolo importable
 from mmfasternet import cli
-from mmfasternet.analysis import inspection
+from mmfasternet.analysis.inspection import level_shares, network, statistics
 from mmfasternet.analysis.tables import markdown
 from mmfasternet.config import load_config
 from mmfasternet.datasets.images import images_in
@@ -31,10 +31,7 @@ VIEWS = ('features', 'redundancy', 'pconv', 'erf', 'cam', 'levels')
 def parse_args():
     parser = cli.tool_parser(__doc__)
     parser.add_argument('img', help='image file, folder of images, or URL')
-    parser.add_argument('config', help='config of any model with a backbone')
-    parser.add_argument(
-        'checkpoint', nargs='?',
-        help='checkpoint file or URL (default: initial weights)')
+    cli.add_checkpoint(parser, optional=True)
     parser.add_argument(
         '--view', nargs='+', choices=VIEWS,
         help='default: all that the network has')
@@ -76,8 +73,8 @@ class Views:
     def look(self, views, stem, image):
         """Pictures of an image are called by its stem."""
         if self.names is None:
-            self.names = inspection.stage_names(self.model, image.inputs)
-        maps = {name: x[0] for name, x in inspection.feature_maps(
+            self.names = network.stage_names(self.model, image.inputs)
+        maps = {name: x[0] for name, x in network.feature_maps(
             self.model, image.inputs, self.names).items()}
         for view in views:
             getattr(self, view)(stem, image, maps)
@@ -96,41 +93,41 @@ class Views:
 
     def redundancy(self, stem, image, maps):
         for name, x in maps.items():
-            x = inspection.without_padding(x, image)
-            self.redundancies[name].append(inspection.channel_redundancy(x))
-            r = inspection.channel_correlation(x)
+            x = network.without_padding(x, image)
+            self.redundancies[name].append(statistics.channel_redundancy(x))
+            r = statistics.channel_correlation(x)
             self.write(pictures.draw_redundancy(name, x, r), stem,
                        'redundancy', name)
 
     def pconv(self, stem, image, maps):
-        for name, *row in inspection.pconv_statistics(
+        for name, *row in statistics.pconv_statistics(
                 self.model, image.inputs,
-                lambda x: inspection.without_padding(x, image)):
+                lambda x: network.without_padding(x, image)):
             self.pconvs[name].append(row)
 
     def erf(self, stem, image, maps):
-        for name, field in inspection.receptive_fields(
+        for name, field in statistics.receptive_fields(
                 self.model, image.inputs, self.names).items():
             key = (tuple(field.shape), name)
             count, total, _ = self.fields.get(key, (0, 0., None))
             self.fields[key] = count + 1, total + field, maps[name].shape[1:]
 
     def cam(self, stem, image, maps):
-        cams = {name: inspection.eigen_cam(x) for name, x in maps.items()}
+        cams = {name: statistics.eigen_cam(x) for name, x in maps.items()}
         self.write(pictures.draw_features(image.picture, maps, cams), stem,
                    'cam')
 
     def levels(self, stem, image, maps):
-        found, self.strides = inspection.detect_by_level(self.model,
-                                                       image.inputs)
+        found, self.strides = level_shares.detect_by_level(
+            self.model, image.inputs)
         if self.truth is None:
             found = found[found.scores >= self.args.score_thr]
             boxes, strides = found.bboxes, found.strides
         else:
             boxes, labels = self.truth(image.path)
             boxes = image.to_input(boxes).to(found.bboxes.device)
-            strides = inspection.levels_of(found, boxes,
-                                         labels.to(boxes.device))
+            strides = level_shares.levels_of(
+                found, boxes, labels.to(boxes.device))
         sides = (boxes[:, 2:] - boxes[:, :2]).amax(1)
         self.boxes.append((sides.cpu(), strides.cpu()))
 
@@ -138,7 +135,7 @@ class Views:
     def sum_up(self, number):
         of = f'mean of {number} images' if number > 1 else 'one image'
         if self.redundancies:
-            means = {name: inspection.Redundancy(*np.mean(rows, 0))
+            means = {name: statistics.Redundancy(*np.mean(rows, 0))
                      for name, rows in self.redundancies.items()}
             print_table(f'channel redundancy, {of}', [{
                 'map': name,
@@ -156,7 +153,7 @@ class Views:
             self.sum_up_levels(number)
 
     def sum_up_pconvs(self, of):
-        found = [inspection.PConvStatistics(name, *np.mean(rows, 0))
+        found = [statistics.PConvStatistics(name, *np.mean(rows, 0))
                  for name, rows in self.pconvs.items()]
         print_table(f'partial convolutions, {of}', [{
             'module': r.name,
@@ -177,10 +174,10 @@ class Views:
         fields, squares, rows = {}, {}, []
         for name, (count, total, shape) in found.items():
             field = fields[name] = total / count
-            sides = {share: inspection.share_side(field, shape[-2:], share)
+            sides = {share: statistics.share_side(field, shape[-2:], share)
                      for share in SHARES}
-            squares[name] = inspection.middle_of(field, shape[-2:]), sides
-            whole = inspection.share_side(field, shape[-2:], 1)
+            squares[name] = statistics.middle_of(field, shape[-2:]), sides
+            whole = statistics.share_side(field, shape[-2:], 1)
             rows.append({'map': name, **{
                 f'{share:.0%} of it': f'{side:.0f}'
                 for share, side in sides.items()}, 'all': f'{whole:.0f}'})
@@ -192,18 +189,11 @@ class Views:
 
     def sum_up_levels(self, number):
         sides, strides = map(torch.cat, zip(*self.boxes))
-        rows = inspection.shares(sides, strides, self.strides)
-        ends = [f'to {row.smallest}' for row in rows[1:]] + ['and more']
         what = f'detections of at least {self.args.score_thr:g}' if \
             self.truth is None else 'true boxes'
         print_table(
-            f'{what} in {number} image(s), by the stride that finds them', [{
-                'longer side, pixels': f'{row.smallest} {end}',
-                'boxes': row.count,
-                'found': row.found,
-                **{f'stride {stride}': f'{share:.2f}' if row.found else '-'
-                   for stride, share in zip(self.strides, row.shares)}
-            } for row, end in zip(rows, ends)])
+            f'{what} in {number} image(s), by the stride that finds them',
+            level_shares.share_table(sides, strides, self.strides))
         for stride in self.strides:
             if len(strides) and not (strides == stride).any():
                 print(f'stride {stride} finds nothing here')
@@ -248,10 +238,10 @@ def main():
     with cli.clear_errors():
         cfg = load_config(args.config, args.cfg_options)
         images, truth = inputs_of(args, cfg)
-        model = inspection.load_network(cfg, args.checkpoint, args.device)
+        model = network.load_network(cfg, args.checkpoint, args.device)
         has = dict(
             pconv=any(isinstance(m, PartialConv) for m in model.modules()),
-            levels=inspection.has_levels(model))
+            levels=level_shares.has_levels(model))
         chosen = args.view or [v for v in VIEWS if has.get(v, True)]
         cli.make_folder(args.out_dir)
         views = Views(model, args, truth)
@@ -260,7 +250,7 @@ def main():
             # images of two folders may have the same name
             again = stems[:i].count(stem)
             views.look(chosen, f'{stem}_{again + 1}' if again else stem,
-                       inspection.prepare_image(cfg, model, path))
+                       network.prepare_image(cfg, model, path))
         views.sum_up(len(images))
     print(f'pictures of {len(images)} image(s) in {args.out_dir}')
 

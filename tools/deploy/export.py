@@ -10,10 +10,10 @@ import numpy as np
 from mmfasternet import cli
 from mmfasternet.config import load_config
 from mmfasternet.deploy import DeployInfo, export, load_deployed
+from mmfasternet.deploy.deployed_detector import with_fp16_weights
 from mmfasternet.deploy.engines import ENGINES, EXPORTED, OPSET, engine_of
 from mmfasternet.deploy.example_images import example_images
 from mmfasternet.deploy.exporting import compare, node_counts
-from mmfasternet.deploy.modules import with_fp16_weights
 from mmfasternet.deploy.predictor import Letterbox
 
 

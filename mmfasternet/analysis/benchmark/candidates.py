@@ -6,13 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from mmfasternet.analysis.benchmark import paper
-from mmfasternet.deploy.engines import (
-    ENGINES,
-    EXPORTED,
-    engine_of,
-    readers_of,
-)
+from mmfasternet.deploy.engines import ENGINES, EXPORTED, engine_of, readers_of
+
+from . import paper
 
 # What is tried first of what can run a network on a CPU.
 _ORDER = ('onnxruntime', 'openvino', 'pytorch')
@@ -47,24 +43,20 @@ class Candidate:
         first, *others = (Path(part) for part in self.target.split(','))
         return ', '.join([first.stem, *(path.name for path in others)])
 
-    @property
-    def file(self) -> Optional[Path]:
-        """The exported file, None if the network is built."""
-        return _exported_file(self.target)
-
     def key(self) -> tuple:
         """What of two candidates may share one exported file."""
         return self.target, self.shape, self.options
 
 
-def _exported_file(target: str) -> Optional[Path]:
+def exported_file(target: str) -> Optional[Path]:
+    """The exported file that a target is, None if its network is built."""
     path = Path(target)
     return path if target.endswith(EXPORTED) else None
 
 
 def allowed_precisions(target: str, backend: str) -> Tuple[str, ...]:
     """Of a network on an engine, the usual first; empty if it cannot."""
-    engine, file = ENGINES[backend], _exported_file(target)
+    engine, file = ENGINES[backend], exported_file(target)
     # what does not read ONNX is timed by benchmark_from_file.py
     if engine.suffix and '.onnx' not in engine.reads or \
             file and file.suffix not in engine.reads:
@@ -79,7 +71,7 @@ def is_quantised(target: str) -> bool:
     Raises:
         FileNotFoundError: If there is no such file.
     """
-    file = _exported_file(target)
+    file = exported_file(target)
     if file and not file.is_file():
         raise FileNotFoundError(f'exported file not found: {file}')
     return bool(file) and any(
@@ -118,7 +110,7 @@ def input_shape(target: str, batch: int,
 @cache
 def _exported_shape(target: str) -> Tuple[Optional[int], ...]:
     """Of the only input, None for an axis of any size."""
-    file = _exported_file(target)
+    file = exported_file(target)
     if file is None:
         return (None, ) * 4
     return next(e for e in readers_of(file) if e.is_installed).open(file).shape

@@ -41,11 +41,17 @@ def exported_layers(path: Union[str, Path],
     Raises:
         ImportError: If OpenVINO is not installed.
     """
-    model = ENGINES['openvino'].module.openvino_core().read_model(str(path))
+    core = ENGINES['openvino'].module.openvino_core()
+    from openvino.passes import ConstantFolding, Manager
+    model = core.read_model(str(path))
     model.reshape(list(shape))
-    ops = model.get_ordered_ops()
-    return sum(map(_weights_in, ops)), [
-        _layer(op) for op in ops if op.get_type_name() in _MULTIPLIERS]
+    total = sum(_weights_in(op) for op in model.get_ordered_ops())
+    # so that what is made of constants is one, and shapes are
+    passes = Manager()
+    passes.register_pass(ConstantFolding())
+    passes.run_passes(model)
+    return total, [_layer(op) for op in model.get_ordered_ops()
+                   if op.get_type_name() in _MULTIPLIERS]
 
 
 def _layer(op: Any) -> Layer:
@@ -76,7 +82,8 @@ def _layer(op: Any) -> Layer:
         output.get_element_type().size, described,
         tuple(name for follower in followers for name in (
             follower.get_friendly_name(), *follower.output(0).get_names())),
-        _constant(op.input_value(1).get_node()) + _bias(followers))
+        sum(_weights_in(value.get_node()) for node in (op, *followers)
+            for value in node.input_values()))
 
 
 def _weights_in(op: Any) -> int:
@@ -89,38 +96,11 @@ def _weights_in(op: Any) -> int:
     return math.prod(shape) if is_weight else 0
 
 
-def _constant(node: Any) -> int:
-    """The weights that an input is made of, 0 if it is not constant."""
-    largest, left, seen = 0, [node], set()
-    while left:
-        node = left.pop()
-        if node.get_friendly_name() in seen:
-            continue
-        seen.add(node.get_friendly_name())
-        if node.get_type_name() == 'Parameter':
-            return 0
-        if node.get_type_name() != 'ShapeOf':  # the shape, not what has it
-            largest = max(largest, _weights_in(node))
-            left += [value.get_node() for value in node.input_values()]
-    return largest
-
-
-def _bias(followers: Sequence[Any]) -> int:
-    """Weights of a sum that comes first, or after a product with a number."""
-    for op in followers:
-        if op.get_type_name() == 'Add':
-            return sum(_constant(v.get_node()) for v in op.input_values())
-        if op.get_type_name() != 'Multiply':
-            break
-    return 0
-
-
 def _followers(op: Any) -> List[Any]:
     """The activations and sums that alone read a layer."""
     found = []
     while True:
         readers = [i.get_node() for i in op.output(0).get_target_inputs()]
-        readers = [r for r in readers if r.get_type_name() != 'ShapeOf']
         if len(readers) != 1 or readers[0].get_type_name() not in _MERGED:
             return found
         op, = readers

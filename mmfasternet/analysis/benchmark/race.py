@@ -15,22 +15,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mmfasternet.analysis.benchmark.build import build_network
-from mmfasternet.analysis.benchmark.candidates import (
-    Candidate,
-    allowed_precisions,
-)
-from mmfasternet.analysis.benchmark.layers import (
-    Layer,
-    exported_layers,
-    with_macs,
-)
 from mmfasternet.analysis.complexity import count
 from mmfasternet.analysis.timing import interleave
 from mmfasternet.deploy.engines import ENGINES
 
+from .build import build_network
+from .candidates import Candidate, allowed_precisions, exported_file
+from .layers import Layer, exported_layers, with_macs
+
 _WORKER = 'mmfasternet.analysis.benchmark.worker'
-_PACKAGE = str(Path(__file__).parents[3])
 # Each turn takes at least so long, or one run: short runs are repeated.
 TURN_SECONDS = 0.1
 # A product that fills the arithmetic units for a while, by type of device,
@@ -39,7 +32,7 @@ PRODUCT_SIDE = dict(cpu=2048, cuda=8192)
 COPIED_NUMBERS = 1 << 25
 
 
-@dataclass
+@dataclass(eq=False)
 class Result:
     """What one candidate achieved."""
 
@@ -51,6 +44,13 @@ class Result:
     #: If profiled, of each layer ``name``, ``kind``, ``seconds``, ``macs``,
     #: ``parameters`` and ``bytes``.
     layers: List[Dict[str, Any]] = field(default_factory=list)
+    baseline: Optional['Result'] = None  #: Itself if it is one.
+    published: Dict[str, str] = field(default_factory=dict)  #: By column.
+    #: FLOP/s of the fastest large matrix product in its precision, with its
+    #: threads, where it ran, and the engine of that; if one has it.
+    roof: Optional[Tuple[float, str]] = None
+    #: Bytes per second of a copy in memory there; if profiled.
+    bandwidth: float = math.inf
 
     @property
     def median(self) -> float:
@@ -71,11 +71,9 @@ class Process:
         self.candidate = candidate
         # open as long as the process is
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115
-        paths = [_PACKAGE, os.environ.get('PYTHONPATH')]
         threads = str(candidate.threads)
         environment = dict(
-            os.environ, OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads,
-            PYTHONPATH=os.pathsep.join(filter(None, paths)))
+            os.environ, OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
         self.process = subprocess.Popen(
             [sys.executable, '-m', _WORKER,
              json.dumps([asdict(candidate), path])],
@@ -162,22 +160,13 @@ class Pair(NamedTuple):
     published: Dict[str, str] = {}
 
 
-class Measured(NamedTuple):
-    """What :func:`measure` found."""
-
-    #: Of each candidate its result, that of its baseline or None, and what
-    #: is published.
-    entries: List[Tuple[Result, Optional[Result], Dict[str, str]]]
-    products: List[Result]  #: Large matrix products of all engines.
-    #: Bytes per second of a copy in memory, by number of threads and device;
-    #: empty without a profile.
-    bandwidths: Dict[Tuple[int, str], float]
-
-
 def measure(pairs: Sequence[Pair],
             rounds: int,
-            profile: bool = False) -> Measured:
+            profile: bool = False) -> List[Result]:
     """Race candidates, their baselines and what this machine can do.
+
+    Returns:
+        list[Result]: Of the candidates, in the order of ``pairs``.
 
     Raises:
         ValueError: If a candidate does not run.
@@ -207,15 +196,25 @@ def measure(pairs: Sequence[Pair],
         for row in result.layers:
             row['parameters'], row['macs'] = network.modules.get(
                 row['name'], (0, 0))
-    entries = {}
-    for candidate, baseline, published in pairs:
-        entries.setdefault(candidate, (
-            results[candidate], results.get(baseline), published))
-    return Measured(
-        list(entries.values()),
-        [r for c, r in results.items() if c.target.startswith('product:')],
-        {(c.threads, c.device): 8 * COPIED_NUMBERS / r.median
-         for c, r in results.items() if c.target.startswith('copy:')})
+    for candidate, baseline, published in reversed(pairs):  # the first wins
+        result = results[candidate]
+        result.baseline, result.published = results.get(baseline), published
+        _set_roofs(result, [*results.values()])
+    return [results[c] for c in dict.fromkeys(p.candidate for p in pairs)]
+
+
+def _set_roofs(result: Result, others: Sequence[Result]) -> None:
+    """What the machine can do in its conditions."""
+    own = result.candidate
+    for other in others:
+        kind, c = other.candidate.target.partition(':')[0], other.candidate
+        if (c.threads, c.device) != (own.threads, own.device):
+            continue
+        if kind == 'copy':
+            result.bandwidth = 8 * COPIED_NUMBERS / other.median
+        elif kind == 'product' and c.precision == own.precision:
+            roof = other.flops, c.backend
+            result.roof = max(roof, result.roof or roof)
 
 
 def _yardsticks(candidates: Sequence[Candidate],
@@ -253,7 +252,7 @@ def _prepare(candidate: Candidate, candidates: Sequence[Candidate],
              path: Path) -> _Network:
     """Count a network, and write it to ``path`` if one of those that share
     it reads files."""
-    file, modules, layers = candidate.file, {}, []
+    file, modules, layers = exported_file(candidate.target), {}, []
     if file is None:
         network = build_network(candidate.target,
                                 json.loads(candidate.options))

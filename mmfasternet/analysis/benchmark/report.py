@@ -1,35 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results of a benchmark as Markdown tables and JSON."""
 import json
-import math
-import platform
 import re
 from collections import defaultdict
-from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
-from mmfasternet.analysis.benchmark.candidates import Candidate
-from mmfasternet.analysis.benchmark.race import Measured, Result
 from mmfasternet.analysis.tables import markdown
 from mmfasternet.analysis.timing import speedup, speedup_text, spread
+from mmfasternet.environment import machine
+
+from .candidates import Candidate
+from .race import Result
 
 SHOWN = 0.001  # of the time of a network: smaller layers share a row
-
-
-def find_roof(candidate: Candidate, products: Sequence[Result]
-              ) -> Optional[Tuple[float, str]]:
-    """FLOP/s of the fastest large matrix product, and its engine, in the
-    candidate's precision, with its threads, where it runs; or None."""
-
-    def conditions(c: Candidate) -> tuple:
-        return c.precision, c.threads, c.device
-
-    return max(((p.flops, p.candidate.backend) for p in products
-                if conditions(p.candidate) == conditions(candidate)),
-               default=None)
 
 
 def _settings(candidate: Candidate) -> Dict[str, str]:
@@ -45,19 +30,17 @@ def _settings(candidate: Candidate) -> Dict[str, str]:
     }
 
 
-def summary(measured: Measured) -> str:
+def summary(results: Sequence[Result]) -> str:
     """The caption and the table of a race.
 
     What is the same in all rows is in the caption.
     """
-    entries = measured.entries
-    settings = [_settings(result.candidate) for result, *_ in entries]
+    settings = [_settings(result.candidate) for result in results]
     varying = [k for k in settings[0] if len({s[k] for s in settings}) > 1]
-    compared = any(baseline for _, baseline, _ in entries)
+    compared = any(result.baseline for result in results)
     rows, sources = [], []
-    for (result, baseline, published), setting in zip(entries, settings):
-        candidate = result.candidate
-        roof = find_roof(candidate, measured.products)
+    for result, setting in zip(results, settings):
+        candidate, roof = result.candidate, result.roof
         if roof:
             sources.append(
                 f'{roof[1]} {roof[0] / 1e9:.0f} GFLOP/s in '
@@ -70,15 +53,14 @@ def summary(measured: Measured) -> str:
         row['ms (5th to 95th percentile)'] = '{} ({} to {})'.format(
             *(_significant(1e3 * v) for v in spread(result.seconds)))
         if compared:
-            row['speed'] = _speed(result, baseline)
+            row['speed'] = _speed(result)
         row['GFLOP/s'] = _significant(result.flops / 1e9)
-        row['of a matrix product'] = \
-            f'{100 * result.flops / roof[0]:.0f} %' if roof else '-'
+        row['of a matrix product'] = _share(result.flops, roof)
         row['memory MB'] = f'{result.memory / 1e6:.0f}'
-        rows.append({**row, **published})
+        rows.append({**row, **result.published})
     common = [f'{k} {v}' for k, v in settings[0].items()
               if k not in varying and v != 'no']
-    lines = [f'{", ".join(common)}; median of {len(entries[0][0].seconds)} '
+    lines = [f'{", ".join(common)}; median of {len(results[0].seconds)} '
              'interleaved rounds']
     if compared:
         lines.append('speed: baseline / network, median and 5th to 95th '
@@ -96,17 +78,20 @@ def _significant(value: float) -> str:
     return f'{value:.{max(0, 2 - exponent)}f}' if value else '0'
 
 
-def _speed(result: Result, baseline: Optional[Result]) -> str:
-    if baseline is None or baseline is result:
-        return '' if baseline is None else '1'
-    text = speedup_text(result.seconds, baseline.seconds)
+def _share(flops: float, roof: Optional[Tuple[float, str]]) -> str:
+    return f'{100 * flops / roof[0]:.0f} %' if flops and roof else '-'
+
+
+def _speed(result: Result) -> str:
+    if result.baseline in (None, result):
+        return '' if result.baseline is None else '1'
+    text = speedup_text(result.seconds, result.baseline.seconds)
     return '**{}** {}'.format(*text.split(' ', 1))
 
 
-def layer_tables(result: Result, products: Sequence[Result]) -> str:
+def layer_tables(result: Result) -> str:
     """Where the time of a candidate goes, by kind and by layer."""
     candidate, layers = result.candidate, result.layers
-    roof = find_roof(candidate, products)
     total = _sum(layers, 'seconds')
 
     def cells(rows: Sequence[Dict[str, Any]]) -> Dict[str, str]:
@@ -119,8 +104,7 @@ def layer_tables(result: Result, products: Sequence[Result]) -> str:
             'of the time': f'{100 * seconds / total:.1f} %',
             'MMACs': _significant(macs / 1e6) if macs else '-',
             'GFLOP/s': _significant(rate / 1e9) if macs else '-',
-            'of a matrix product':
-            f'{100 * rate / roof[0]:.0f} %' if macs and roof else '-',
+            'of a matrix product': _share(rate, result.roof),
             'FLOP/byte': f'{2 * macs / size:.1f}' if macs and size else '-',
             'parameters': f'{parameters:,}' if parameters else '-',
             'MB': _significant(size / 1e6) if size else '-'
@@ -154,86 +138,29 @@ def _sum(rows: Sequence[Dict[str, Any]], key: str) -> float:
     return sum(row[key] for row in rows)
 
 
-def machine(device: str) -> Dict[str, str]:
-    """What the figures depend on."""
-    cpu = platform.processor()
-    with suppress(OSError):
-        found = re.search(r'model name\s*:\s*(.+)',
-                          Path('/proc/cpuinfo').read_text())
-        cpu = found[1] if found else cpu
-    described = dict(cpu=cpu, system=platform.platform(),
-                     python=platform.python_version())
-    if device != 'cpu':
-        import torch
-        described['device'] = torch.cuda.get_device_name(device)
-    for package in ('torch', 'onnxruntime', 'openvino', 'timm'):
-        with suppress(PackageNotFoundError):
-            described[package] = version(package)
-    return described
-
-
-def write_json(path: Path, races: Sequence[Measured], device: str) -> None:
+def write_json(path: Path, results: Sequence[Result], device: str) -> None:
     """All figures of several races, and what they depend on."""
-    rows = [row for race in races for row in as_json(race)]
-    path.write_text(json.dumps(
-        dict(machine=machine(device), results=rows), indent=1))
+    path.write_text(json.dumps(dict(
+        machine=machine(device), results=[*map(as_json, results)]), indent=1))
 
 
-def as_json(measured: Measured) -> List[Dict[str, Any]]:
-    """All figures, the times of every round with them."""
-    rows = []
-    for result, baseline, texts in measured.entries:
-        roof = find_roof(result.candidate, measured.products)
-        row = dict(name=result.candidate.name, **asdict(result),
-                   **_named('median_seconds', spread(result.seconds)),
-                   flops_per_second=result.flops, published=texts)
-        if baseline not in (None, result):
-            row['baseline'] = asdict(baseline.candidate)
-            row.update(
-                _named('speed', speedup(result.seconds, baseline.seconds)))
-        if roof:
-            row.update(matrix_product_flops_per_second=roof[0],
-                       matrix_product_backend=roof[1],
-                       share_of_matrix_product=result.flops / roof[0])
-        rows.append(row)
-    return rows
+def as_json(result: Result) -> Dict[str, Any]:
+    """All figures of a candidate, the times of every round with them."""
+    row = dict(
+        vars(result), name=result.candidate.name,
+        candidate=asdict(result.candidate), flops_per_second=result.flops,
+        **_named('median_seconds', spread(result.seconds)))
+    baseline, roof, _ = map(row.pop, ('baseline', 'roof', 'bandwidth'))
+    if baseline not in (None, result):
+        row.update(
+            baseline=asdict(baseline.candidate),
+            **_named('speed', speedup(result.seconds, baseline.seconds)))
+    if roof:
+        row.update(matrix_product_flops_per_second=roof[0],
+                   matrix_product_backend=roof[1],
+                   share_of_matrix_product=result.flops / roof[0])
+    return row
 
 
 def _named(name: str, values: Tuple[float, float, float]) -> Dict[str, float]:
     return {name: values[0], f'{name}_p5': values[1], f'{name}_p95': values[2]}
-
-
-def latency_points(results: Sequence[Result], accuracies: Dict[str, float]
-                   ) -> Dict[str, List[Tuple[str, float, float]]]:
-    """For ``draw_latency``: ms over AP by target, or over GMACs of an image
-    where no AP is known."""
-    points = defaultdict(list)
-    for result in results:
-        c = result.candidate
-        if not accuracies or c.target in accuracies:
-            points[f'{c.backend} {c.precision}, {c.threads} thread(s), batch '
-                   f'{c.shape[0]}'].append(
-                       (c.name, 1e3 * result.median, accuracies[c.target]
-                        if accuracies else 1e-9 * result.macs / c.shape[0]))
-    return points
-
-
-def roofline(measured: Measured) -> Tuple[dict, dict]:
-    """For ``draw_roofline``: what multiplies by network, and the roofs."""
-    layers, roofs = {}, {}
-    for result, *_ in measured.entries:
-        c = result.candidate
-        total = _sum(result.layers, 'seconds')
-        layers[f'{c.name}, {c.backend} {c.precision}'] = [
-            (2 * row['macs'] / row['bytes'],
-             2e-9 * row['macs'] / row['seconds'], row['seconds'] / total)
-            for row in result.layers
-            if row['macs'] and row['bytes'] and row['seconds']
-        ]
-        roof = find_roof(c, measured.products)
-        if roof:
-            bandwidth = measured.bandwidths.get((c.threads, c.device),
-                                                math.inf)
-            roofs[f'matrix product, {c.precision}, {c.threads} thread(s)'] = (
-                1e-9 * roof[0], 1e-9 * bandwidth)
-    return layers, roofs

@@ -10,8 +10,8 @@ import os
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
-from contextlib import ExitStack, suppress
+from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +27,6 @@ def _status(field):
             if line.startswith(field):
                 return 1024 * int(line.split()[1])
     return 0
-
-
-def _median(times, runs):
-    """Seconds per run of what may be called several times in each of them;
-    the first run warms up."""
-    return float(np.median(np.reshape(times, (runs + 1, -1)).sum(1)[1:]))
 
 
 class Runtime:
@@ -73,7 +67,22 @@ class Runtime:
         return [timed(self.run)() for _ in range(runs)]
 
     def profile(self, runs):
-        """Name, kind, seconds per run and bytes moved of each layer."""
+        """Name, kind, seconds per run and bytes moved of each layer; a run
+        may call one several times, and the first run warms up."""
+        calls = defaultdict(list)
+        for name, kind, *figures in self.calls(runs + 1):
+            calls[name, kind].append(figures)
+        return [
+            dict(name=name, kind=kind, bytes=sum(sizes) // (runs + 1),
+                 seconds=float(np.median(
+                     np.reshape(seconds, (runs + 1, -1)).sum(1)[1:])))
+            for (name, kind), (seconds, sizes) in (
+                (key, zip(*values)) for key, values in calls.items())
+            if any(seconds)
+        ]
+
+    def calls(self, runs):
+        """Name, kind, seconds and bytes moved of each call of a layer."""
         raise NotImplementedError
 
     def memory(self):
@@ -89,27 +98,22 @@ class OnnxRuntime(Runtime):
             self.path, self.candidate['threads'], **options)
         return self.engine.ONNXRuntimeNetwork(session, self.path)
 
-    def profile(self, runs):
+    def calls(self, runs):
         with tempfile.TemporaryDirectory() as folder:
             network = self.open(
                 enable_profiling=True,
                 profile_file_prefix=os.path.join(folder, 'profile'))
-            for _ in range(runs + 1):
+            for _ in range(runs):
                 network(self.images)
             path = network.session.end_profiling()
             events = json.loads(Path(path).read_text())
-        times, rows = defaultdict(list), {}
         for event in events:
             args = event.get('args', {})
-            if event.get('cat') != 'Node' or 'op_name' not in args:
-                continue
-            name = event['name'].replace('_kernel_time', '')
-            times[name].append(event['dur'] / 1e6)
-            rows[name] = dict(name=name, kind=args['op_name'], bytes=sum(
-                int(args.get(f'{key}_size', 0))
-                for key in ('activation', 'parameter', 'output')))
-        return [dict(row, seconds=_median(times[name], runs))
-                for name, row in rows.items()]
+            if event.get('cat') == 'Node' and 'op_name' in args:
+                yield (event['name'].replace('_kernel_time', ''),
+                       args['op_name'], event['dur'] / 1e6,
+                       sum(int(args.get(f'{key}_size', 0))
+                           for key in ('activation', 'parameter', 'output')))
 
 
 class OpenVINO(Runtime):
@@ -127,17 +131,13 @@ class OpenVINO(Runtime):
                              f'for {hint}')
         return self.engine.OpenVINONetwork(compiled, self.path, None)
 
-    def profile(self, runs):
+    def calls(self, runs):
         request = self.open(PERF_COUNT=True).compiled.create_infer_request()
-        times, kinds = defaultdict(list), {}
-        for _ in range(runs + 1):
+        for _ in range(runs):
             request.infer([self.images])
             for info in request.get_profiling_info():
-                times[info.node_name].append(info.real_time.total_seconds())
-                kinds[info.node_name] = f'{info.node_type} ({info.exec_type})'
-        return [dict(name=name, kind=kinds[name], bytes=0,
-                     seconds=_median(values, runs))
-                for name, values in times.items() if any(values)]
+                yield (info.node_name, f'{info.node_type} ({info.exec_type})',
+                       info.real_time.total_seconds(), 0)
 
 
 class PyTorch(Runtime):
@@ -170,8 +170,10 @@ class PyTorch(Runtime):
             return self.torch.cuda.max_memory_allocated(self.network.device)
         return super().memory()
 
-    def profile(self, runs):
-        times, sizes, begun = defaultdict(list), Counter(), {}
+    def calls(self, runs):
+        names = {module: name for name, module in self.built.named_modules()
+                 if not any(module.children())}
+        begun, calls = {}, []  # of this run
 
         def now():
             if self.on_gpu:
@@ -179,29 +181,27 @@ class PyTorch(Runtime):
             return time.perf_counter()
 
         def before(module, args):
-            begun[module] = now()
+            if module in names:
+                begun[module] = now()
 
         def after(module, args, output):
-            times[module].append(now() - begun[module])
-            sizes[module] += sum(
-                t.numel() * t.element_size()
-                for t in (*args, output, getattr(module, 'weight', None))
-                if isinstance(t, self.torch.Tensor))
+            if module in names:
+                seconds = now() - begun[module]
+                tensors = *args, output, getattr(module, 'weight', None)
+                calls.append((module, seconds, sum(
+                    t.numel() * t.element_size() for t in tensors
+                    if isinstance(t, self.torch.Tensor))))
 
-        names = {module: name for name, module in self.built.named_modules()
-                 if not any(module.children())}
-        with ExitStack() as stack:
-            for module in names:
-                stack.enter_context(module.register_forward_pre_hook(before))
-                stack.enter_context(module.register_forward_hook(after))
-            total = [timed(self.run)() for _ in range(runs + 1)]
-        rows = [dict(name=names[module], kind=_kind(module),
-                     bytes=sizes[module] // (runs + 1),
-                     seconds=_median(taken, runs))
-                for module, taken in times.items()]
-        rest = _median(total, runs) - sum(row['seconds'] for row in rows)
-        return [*rows, dict(name='(between the modules)', kind='functions',
-                            bytes=0, seconds=max(0., rest))]
+        hooks = self.torch.nn.modules.module
+        with hooks.register_module_forward_pre_hook(before), \
+                hooks.register_module_forward_hook(after):
+            for _ in range(runs):
+                calls.clear()
+                rest = timed(self.run)()
+                for module, seconds, size in calls:
+                    yield names[module], _kind(module), seconds, size
+                    rest -= seconds
+                yield '(between the modules)', 'functions', max(0., rest), 0
 
 
 def _kind(module):

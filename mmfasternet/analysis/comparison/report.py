@@ -3,14 +3,13 @@
 import base64
 import re
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
-from mmfasternet.analysis.benchmark.race import Measured, Result
-from mmfasternet.analysis.comparison.runs import Run
+from mmfasternet.analysis.benchmark.race import Result
 from mmfasternet.analysis.tables import markdown
 from mmfasternet.analysis.timing import speedup_text
 from mmfasternet.evaluation.average_precision import (
@@ -18,35 +17,32 @@ from mmfasternet.evaluation.average_precision import (
     bootstrap,
     interval,
 )
-from mmfasternet.evaluation.detection_quality import confusion_matrix
 from mmfasternet.evaluation.errors import ERRORS, error_split
-from mmfasternet.visualization import comparison as pictures
-from mmfasternet.visualization.evaluation import IOU, plot_confusion
 
 Evaluations = Dict[str, List[Evaluation]]
-# of a backend and precision the result of each detector, and of the baseline
-Latencies = Dict[str, Dict[str, Tuple[Result, Result]]]
+# by detector and metric, of each seed
+Values = Dict[str, Dict[str, np.ndarray]]
+# rows of results.csv by detector, for each of its seeds
+Logs = Dict[str, List[List[Dict[str, str]]]]
+Latencies = Dict[str, Dict[str, Result]]  # by way to run, then by detector
 
 
 def accuracy(evaluations: Evaluations, samples: int) -> str:
     """Metrics of each detector (by its seeds), and the differences from the
     first one with bootstrap intervals, as Markdown."""
-    values = {name: [run.metrics() for run in runs]
-              for name, runs in evaluations.items()}
+    values: Values = {}
+    for name, runs in evaluations.items():
+        found = [run.metrics() for run in runs]
+        values[name] = {metric: np.array([one[metric] for one in found])
+                        for metric in found[0]}
     first, *others = values
-    rows = []
-    for name, runs in values.items():
-        rows.append({'detector': name, 'seeds': len(runs)})
-        for metric in runs[0]:  # NaN where there is nothing to find
-            numbers = np.array([run[metric] for run in runs])
-            rows[-1][metric] = f'{numbers.mean():.3f}'
-            if len(numbers) > 1:
-                rows[-1][metric] += f' ± {numbers.std(ddof=1):.3f}'
-    per_seed = [
-        {'detector': name, **{f'run {i}': f'{run["AP"]:.3f}'
-                              for i, run in enumerate(runs, 1)}}
-        for name, runs in values.items()
-    ]
+    rows = [{'detector': name, 'seeds': len(own['AP']), **{
+        metric: f'{v.mean():.3f}' + (  # NaN where there is nothing to find
+            f' ± {v.std(ddof=1):.3f}' if len(v) > 1 else '')
+        for metric, v in own.items()}} for name, own in values.items()]
+    per_seed = [{'detector': name, **{
+        f'run {i}': f'{ap:.3f}' for i, ap in enumerate(own['AP'], 1)}}
+        for name, own in values.items()]
     parts = ['Mean over the seeds ± their standard deviation.',
              markdown(rows), 'AP of each seed:', markdown(per_seed)]
     if others:
@@ -60,8 +56,7 @@ def accuracy(evaluations: Evaluations, samples: int) -> str:
     return '\n\n'.join(parts)
 
 
-def _differences(evaluations: Evaluations,
-                 values: Dict[str, List[Dict[str, float]]],
+def _differences(evaluations: Evaluations, values: Values,
                  samples: int) -> List[Dict[str, str]]:
     """Rows: each detector but the first, minus the first."""
     draws = dict(zip(values, bootstrap(list(evaluations.values()), samples)))
@@ -69,48 +64,33 @@ def _differences(evaluations: Evaluations,
     rows = []
     for name in others:
         rows.append({'detector': name})
-        for metric in values[first][0]:
-            mean, base = (np.mean([run[metric] for run in values[n]])
-                          for n in (name, first))
+        for metric, base in values[first].items():
+            difference = values[name][metric].mean() - base.mean()
             low, high = interval(draws[name][metric] - draws[first][metric])
-            rows[-1][metric] = \
-                f'{mean - base:+.3f} ({low:+.3f} to {high:+.3f})'
+            rows[-1][metric] = f'{difference:+.3f} ({low:+.3f} to {high:+.3f})'
     return rows
 
 
-def latencies(measured: Measured, names: Dict[str, str]) -> Latencies:
-    """Results of a benchmark by backend and precision, then by detector."""
-    found: Latencies = {}
-    for result, baseline, _ in measured.entries:
-        c = result.candidate
-        found.setdefault(f'{c.backend} {c.precision}', {})[
-            names[c.target]] = result, baseline
-    return found
-
-
-def cost(runs: Sequence[Run], ways: Latencies,
-         arguments: Sequence[str]) -> str:
+def cost(logs: Logs, ways: Latencies, arguments: Sequence[str]) -> str:
     """Size and speed of each detector, trained with ``arguments``, as
     Markdown; empty if nothing is known."""
-    logs: Dict[str, list] = {}
-    for run in runs:
-        logs.setdefault(run.name, []).extend(
-            row for row in run.log() if row['images/s'])
-    if not (ways or any(logs.values())):
+    epochs = {name: [row for log in seeds for row in log if row['images/s']]
+              for name, seeds in logs.items()}
+    if not (ways or any(epochs.values())):
         return ''
     rows = []
-    for name, log in logs.items():
+    for name, log in epochs.items():
         row = {'detector': name, 'parameters M': '', 'GMACs': ''}
         for way, results in ways.items():
-            result, baseline = results.get(name, (None, None))
+            result = results.get(name)
             row.update({f'ms, {way}': '', f'speed, {way}': ''})
             if result:
                 row['parameters M'] = f'{result.parameters / 1e6:.2f}'
                 row['GMACs'] = f'{result.macs / 1e9:.2f}'
                 row[f'ms, {way}'] = f'{1e3 * result.median:.1f}'
-            if result is not baseline:
-                row[f'speed, {way}'] = speedup_text(
-                    result.seconds, baseline.seconds)
+                if result is not result.baseline:
+                    row[f'speed, {way}'] = speedup_text(
+                        result.seconds, result.baseline.seconds)
         speeds = [float(line['images/s']) for line in log]
         memory = [int(line['memory']) for line in log if line.get('memory')]
         row['training images/s'] = f'{np.median(speeds):.1f}' if speeds else ''
@@ -120,7 +100,7 @@ def cost(runs: Sequence[Run], ways: Latencies,
     text = (f'Training images/s are those of the median epoch{with_}, memory '
             'is the peak of the process that trains')
     if ways:
-        candidate = next(iter(next(iter(ways.values())).values()))[0].candidate
+        candidate = next(iter(next(iter(ways.values())).values())).candidate
         batch, *size = candidate.shape
         text = (f'The network without box decoding and NMS, batch {batch}, '
                 f'{"x".join(map(str, size))}, {candidate.threads} thread; '
@@ -142,43 +122,6 @@ def errors(evaluations: Evaluations) -> str:
         'Bolya et al., ECCV 2020): the class is wrong, the place, both, a '
         'second detection of one object, of nothing, none at all. Mean over '
         f'the seeds.\n\n{markdown(rows)}')
-
-
-def figures(evaluations: Evaluations, runs: Sequence[Run], ways: Latencies,
-            images: Optional[Path]) -> List[Tuple[str, str, Figure]]:
-    """All pictures: file name, caption, figure."""
-    score = pictures.SCORE
-    logs: Dict[str, list] = {}
-    for run in runs:
-        logs.setdefault(run.name, []).append(run.log())
-    aps = {name: [run.metrics()['AP'] for run in seeds]
-           for name, seeds in evaluations.items()}
-    milliseconds = {
-        way: {name: 1e3 * result.median
-              for name, (result, _) in results.items()}
-        for way, results in ways.items()
-    }
-    classes = next(iter(evaluations.values()))[0].classes
-    results = {name: [run.results(images) for run in seeds]
-               for name, seeds in evaluations.items()}
-    found = [('learning', 'Learning curves', pictures.plot_learning(logs)),
-             ('pareto', 'AP against latency; the bars are the range of the '
-              'seeds', pictures.plot_pareto(aps, milliseconds)),
-             ('pr_curves', 'Precision over recall at IoU 0.5, a line for each '
-              'seed', pictures.plot_curves(results, classes))]
-    for i, (name, seeds) in enumerate(results.items()):
-        matrix = confusion_matrix(seeds[0], len(classes), score, IOU)
-        found.append(
-            (f'confusion_{i + 1}', f'Confusion matrix of {name}, first seed',
-             plot_confusion(matrix, classes,
-                            f'IoU {IOU}, score at least {score}')))
-    if len(evaluations) > 1 and images is not None:
-        pair = {name: results[name][0] for name in list(results)[:2]}
-        found.append(
-            ('disagreements', 'Where the first two disagree most: truth, then '
-             f'what each detects with a score of at least {score}, first seed',
-             pictures.plot_disagreements(pair, classes, 6)))
-    return [(name, text, figure) for name, text, figure in found if figure]
 
 
 def write(folder: Path, text: str,

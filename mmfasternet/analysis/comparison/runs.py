@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
-# GPL because it names classes of mmyolo, and runs tools that import it.
+# GPL because it runs tools that import mmyolo.
 """The training runs of a comparison, and what they detect."""
 import csv
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,15 +11,11 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from mmengine.config import Config, DictAction
 
+from mmfasternet.checkpoint import whole_file
 from mmfasternet.config import load_config
+from mmfasternet.config.recipe import with_model_of
 
 _TOOLS = Path(__file__).parents[2] / '.mim' / 'tools'
-# Computes the same with less time and memory, and alike under --amp, so that
-# what differs between two training runs is the network.
-SAME_BUT_FASTER = {
-    'YOLODetector': 'mmfasternet.AnyBackboneYOLODetector',
-    'BatchTaskAlignedAssigner': 'mmfasternet.SparseTaskAlignedAssigner',
-}
 
 
 @dataclass
@@ -127,48 +122,6 @@ def parse_detector(text: str) -> Tuple[str, str, Dict[str, Any]]:
     return name.replace('/', '-'), path, values
 
 
-def with_model_of(recipe: Config,
-                  other: Config,
-                  unmodified: bool = False) -> Config:
-    """A copy of a recipe with the model of another config, for the classes of
-    the recipe; mmyolo's detector and assigner are replaced by what computes
-    the same faster, unless they are to stay ``unmodified``.
-
-    Raises:
-        ValueError: If the other config has no model.
-    """
-    if 'model' not in other:
-        raise ValueError(f'{other.filename} has no `model`: it is not a '
-                         'complete config')
-    cfg = Config(recipe.to_dict(), filename=recipe.filename)
-    model = Config(dict(model=other.model.to_dict())).model
-    model.bbox_head.head_module.num_classes = cfg.num_classes
-    model.train_cfg.assigner.num_classes = cfg.num_classes
-    for part in () if unmodified else (model, model.train_cfg.assigner):
-        part.type = SAME_BUT_FASTER.get(part.type, part.type)
-    cfg.model = model
-    _take_teacher(cfg, other)
-    return cfg
-
-
-def _take_teacher(cfg: Config, other: Config) -> None:
-    """That, and images without labels, belong to a detector, not a recipe."""
-    hook = other.get('default_hooks', {}).get('distillation')
-    cfg.setdefault('default_hooks', {}).pop('distillation', None)
-    if hook:
-        cfg.default_hooks.distillation = hook
-    loader, theirs = cfg.train_dataloader, other.train_dataloader
-    if 'unlabelled' in loader.dataset:
-        loader.dataset = loader.dataset.labelled
-        loader.sampler = dict(type='DefaultSampler', shuffle=True)
-    if 'unlabelled' in theirs.dataset:
-        labelled = loader.dataset
-        loader.dataset = theirs.dataset.copy()
-        loader.dataset.labelled = labelled
-        loader.dataset.unlabelled.pipeline = labelled.pipeline
-        loader.sampler = theirs.sampler
-
-
 def prepare(detectors: Sequence[str], recipe: Optional[str],
             seeds: Sequence[int], work_dir: Path,
             options: Dict[str, Any],
@@ -240,12 +193,10 @@ def _existing(name: str, path: Path, others: Sequence[Run]) -> Run:
 
 
 def _write_config(cfg: Config, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix('.new.py')
-    cfg.dump(new)
-    if path.exists() and new.read_text() != path.read_text():
-        new.unlink()
+    text = cfg.pretty_text
+    if path.exists() and path.read_bytes() != text.encode():
         raise ValueError(f'{path} is of a training run with other settings: '
                          'choose another --work-dir, or delete it and its '
                          'folder')
-    os.replace(new, path)
+    with whole_file(path) as file:
+        file.write(text.encode())

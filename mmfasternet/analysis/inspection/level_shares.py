@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which level of a detector, by its stride, finds what."""
 import inspect
-from typing import List, NamedTuple, Sequence, Tuple
+import math
+from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
 from mmdet.structures.bbox import bbox_overlaps
@@ -11,15 +12,6 @@ from torch import Tensor, nn
 # of the longer side, in pixels of the network's input
 SIDES = (0, 64, 128, 200)
 IOU = 0.5
-
-
-class Share(NamedTuple):
-    """Of the boxes of a range of sizes those that each level found."""
-
-    smallest: int  #: Least of the longer sides, in pixels of the input.
-    count: int  #: How many boxes.
-    found: int  #: How many of them something found.
-    shares: List[float]  #: Of those, by stride.
 
 
 def has_levels(model: nn.Module) -> bool:
@@ -49,7 +41,7 @@ def detect_by_level(model: nn.Module,
                          'detectors, e.g. YOLO')
     size = tuple(inputs.shape[2:])
     meta = dict(img_shape=size, scale_factor=(1., 1.),
-                ori_shape=(float('inf'), float('inf')))
+                ori_shape=(math.inf, math.inf))
     where, strides = {}, []
     with torch.no_grad():
         scores, *rest = model(inputs, mode='tensor')
@@ -91,15 +83,22 @@ def levels_of(found: InstanceData, boxes: Tensor, labels: Tensor) -> Tensor:
     return found.strides[best] * right.any(0)
 
 
-def shares(sides: Tensor, found: Tensor,
-           strides: Sequence[int]) -> List[Share]:
-    """Shares of the levels, whose strides are given, by the longer side of
-    boxes ``(N,)``; ``found`` is the stride that found each, or 0 ``(N,)``."""
+def share_table(sides: Tensor, found: Tensor,
+                strides: Sequence[int]) -> List[Dict[str, Any]]:
+    """Rows of a table: by the longer side of boxes ``(N,)``, in pixels of the
+    input, how many there are, how many were found, and of those the share of
+    each stride; ``found`` is the stride that found each, or 0 ``(N,)``."""
     rows = []
-    for smallest, end in zip(SIDES, (*SIDES[1:], float('inf'))):
+    for smallest, end in zip(SIDES, (*SIDES[1:], math.inf)):
         own = found[(sides >= smallest) & (sides < end)]
         total = int((own > 0).sum())
-        rows.append(
-            Share(smallest, len(own), total,
-                  [int((own == s).sum()) / max(total, 1) for s in strides]))
+        rows.append({
+            'longer side, pixels':
+            f'{smallest} {"and more" if end == math.inf else f"to {end}"}',
+            'boxes': len(own),
+            'found': total,
+            **{f'stride {stride}':
+               f'{int((own == stride).sum()) / total:.2f}' if total else '-'
+               for stride in strides}
+        })
     return rows

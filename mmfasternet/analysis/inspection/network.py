@@ -4,17 +4,9 @@ import difflib
 import math
 import re
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import (
-    Any,
-    Dict,
-    Iterator,
-    List,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -22,6 +14,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from mmfasternet.checkpoint import load_model_weights
 from mmfasternet.config import build_model, image_pipeline
@@ -71,7 +64,8 @@ def load_network(cfg: Config,
     return model
 
 
-class Prepared(NamedTuple):
+@dataclass
+class Prepared:
     """An image as the network gets it."""
 
     inputs: Tensor  #: The input, ``(1, C, H, W)``.
@@ -221,25 +215,24 @@ def stage_names(model: nn.Module, inputs: Tensor) -> List[str]:
     if not hasattr(model, 'backbone'):
         raise ValueError(f'{type(model).__name__} has no `backbone` whose '
                          'stages could be shown: name modules of it')
+    names = {module: f'backbone.{name}'
+             for name, module in model.backbone.named_modules() if name}
     last: Dict[Tuple[int, int], Tuple[str, Tensor]] = {}
 
-    def keep(name: str, module: nn.Module, args: tuple, output: Any) -> None:
-        if isinstance(output, Tensor) and output.dim() == 4 and \
+    def keep(name: Optional[str], output: Any) -> None:
+        if name and isinstance(output, Tensor) and output.dim() == 4 and \
                 min(output.shape[2:]) > 1:
             last[output.shape[2:]] = name, output
 
-    with ExitStack() as stack, torch.no_grad():
-        for name, module in model.backbone.named_modules():
-            if name:
-                stack.enter_context(module.register_forward_hook(
-                    partial(keep, f'backbone.{name}')))
+    with torch.no_grad(), register_module_forward_hook(
+            lambda module, args, output: keep(names.get(module), output)):
         outputs = model.backbone(inputs)
     if isinstance(outputs, Tensor):
         outputs = [outputs]
     for index, output in enumerate(outputs):
         # no module gave it if a function made it of what one gave
         if not any(output is known for _, known in last.values()):
-            keep(f'backbone[{index}]', model.backbone, (), output)
+            keep(f'backbone[{index}]', output)
     if not last:
         raise ValueError(f'{type(model.backbone).__name__} has no feature '
                          'maps (N, C, H, W)')

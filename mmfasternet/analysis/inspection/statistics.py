@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers about feature maps, partial convolutions, gradients and layers."""
 import math
-from contextlib import ExitStack
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from mmfasternet.models.backbones import PartialConv
 
@@ -122,20 +122,15 @@ def pconv_statistics(
     givers: Dict[Tensor, nn.Module] = {}  # the PConv that gave a map
     weights: Dict[nn.Module, Tensor] = {}  # of the 1x1 convolution behind
 
-    def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
-        seen[module] = args[0], output
-        givers[output] = module
-
-    def read(module: nn.Module, args: tuple) -> None:
-        if args[0] in givers and module.kernel_size == (1, 1):
+    def keep(module: nn.Module, args: tuple, output: Any) -> None:
+        if module in names:
+            seen[module] = args[0], output
+            givers[output] = module
+        elif isinstance(module, nn.Conv2d) and args[0] in givers and \
+                module.kernel_size == (1, 1):
             weights[givers[args[0]]] = module.weight
 
-    with ExitStack() as stack, torch.no_grad():
-        for module in model.modules():
-            if module in names:
-                stack.enter_context(module.register_forward_hook(keep))
-            elif isinstance(module, nn.Conv2d):
-                stack.enter_context(module.register_forward_pre_hook(read))
+    with register_module_forward_hook(keep), torch.no_grad():
         # the head has some, too, but not every head runs alone
         run(model, inputs, list(names.values()))
     return [
@@ -306,8 +301,8 @@ def layer_statistics(model: nn.Module,
     peaks: Dict[nn.Module, Tensor] = {}
 
     def keep(module: nn.Module, args: tuple, output: Any) -> None:
-        if not isinstance(output, Tensor) or output.dim() < 2 or \
-                not output.is_floating_point():
+        if module not in names or not isinstance(output, Tensor) or \
+                output.dim() < 2 or not output.is_floating_point():
             return
         own = sums.setdefault(module, torch.zeros(2, 3, dtype=torch.float64))
         own[0] += _sums(output)
@@ -322,16 +317,14 @@ def layer_statistics(model: nn.Module,
 
     model.train()
     model.zero_grad()
-    with ExitStack() as stack:
-        stack.callback(model.eval)
-        for module in names:
-            stack.enter_context(module.register_forward_hook(keep))
+    with register_module_forward_hook(keep):
         data = model.data_preprocessor(data, True)
         loss, log = model.parse_losses(model(**data, mode='loss'))
-        if not loss.isfinite():
-            raise ValueError(f'the loss is not finite: {log}. Other images, '
-                             'or weights, are needed to see anything')
-        loss.backward()
+    model.eval()
+    if not loss.isfinite():
+        raise ValueError(f'the loss is not finite: {log}. Other images, or '
+                         'weights, are needed to see anything')
+    loss.backward()
     rows = [_statistics(names[module], module, own, peaks[module])
             for module, own in sums.items()]
     model.zero_grad()

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))
 KEY = 'mmfasternet'  # of the text that is written into exported files
 OPSET = 18  # the first of PyTorch's exporter, read by every engine here
+# tells by its name whether a convolution stays in float
+Keep = Callable[[str], bool]
 
 
 class Network:
@@ -81,7 +83,7 @@ class Engine:
         writers (tuple[str]): What has to be importable to write.
         decodes (bool): Whether boxes, and NMS if it is asked for, are part of
             its files; those of the others end with the maps that
-            :func:`.modules.decode_maps` makes boxes of.
+            :func:`.deployed_detector.decode_maps` makes boxes of.
         dynamic (bool): Whether a file can be for any batch size and size.
         stored (tuple[str]): What the weights in its files can be.
         weights (str, optional): Suffix of the file of weights beside it; None
@@ -181,11 +183,9 @@ class Engine:
         return self.module.operators(Path(path))
 
     def quantize(self, path: Path, out: Path, batches: Sequence['np.ndarray'],
-                 keep: Callable[[str], bool]) -> None:
-        """Write a file in int8, calibrated with batches of inputs.
-
-        ``keep`` tells by its name whether a convolution stays in float.
-        """
+                 keep: Keep) -> None:
+        """Write a file in int8, calibrated with batches of inputs; ``keep``
+        tells by its name whether a convolution stays in float."""
         with _quiet('nncf', ''):
             self.module.quantize(path, out, batches, keep)
 

@@ -5,21 +5,19 @@ import os
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Callable,
-    List,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple
 from zipfile import ZipFile
 
 import numpy as np
 from ai_edge_litert import interpreter as litert
 
-from mmfasternet.deploy.engines import KEY, Network, damaged, require_package
+from mmfasternet.deploy.engines import (
+    KEY,
+    Keep,
+    Network,
+    damaged,
+    require_package,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -130,7 +128,7 @@ def operators(path: Path) -> List[Tuple[str, str]]:
 
 
 def quantize(path: Path, out: Path, batches: Sequence[np.ndarray],
-             keep: Callable[[str], bool]) -> None:
+             keep: Keep) -> None:
     """See :meth:`.Engine.quantize`; by AI Edge Quantizer.
 
     Input and outputs stay in float. ``keep`` is not asked: of its modules a

@@ -1,21 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """``.onnx`` files, in ONNX Runtime."""
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Callable,
-    List,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 import onnxruntime
 
 from mmfasternet.deploy.engines import (
     KEY,
+    Keep,
     Network,
     damaged,
     require_package,
@@ -107,7 +100,7 @@ def operators(path: Path) -> List[Tuple[str, str]]:
 
 
 def quantize(path: Path, out: Path, batches: Sequence[np.ndarray],
-             keep: Callable[[str], bool]) -> None:
+             keep: Keep) -> None:
     """See :meth:`.Engine.quantize`; by ONNX Runtime's own quantiser."""
     from onnxruntime import quantization
     name = open(path, 'fp32', None, 'cpu').input

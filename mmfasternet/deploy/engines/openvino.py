@@ -3,21 +3,14 @@
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Callable,
-    List,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 import openvino
 
 from mmfasternet.deploy.engines import (
     KEY,
+    Keep,
     Network,
     damaged,
     require_package,
@@ -143,7 +136,7 @@ def operators(path: Path) -> List[Tuple[str, str]]:
 
 
 def quantize(path: Path, out: Path, batches: Sequence[np.ndarray],
-             keep: Callable[[str], bool]) -> None:
+             keep: Keep) -> None:
     """See :meth:`.Engine.quantize`; by NNCF."""
     nncf = require_package('nncf')
     model = openvino_core().read_model(str(path))
@@ -159,7 +152,7 @@ def quantize(path: Path, out: Path, batches: Sequence[np.ndarray],
 
 
 def _float_names(model: openvino.Model,
-                 keep: Callable[[str], bool]) -> List[str]:
+                 keep: Keep) -> List[str]:
     """What NNCF must not touch: the parts to keep, and the decoding."""
     names = []
     before = set()  # operations that a convolution comes after

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-only
 # GPL because it builds mmyolo's detectors, and mmyolo is GPL-3.0.
-"""Deployed detectors, on any engine."""
+"""Loading deployed detectors, to run on any engine."""
 import time
 from pathlib import Path
 from typing import List, Optional, Union
@@ -12,10 +12,10 @@ from mmengine.config import Config
 from mmfasternet.checkpoint import get_checkpoint, load_model_weights
 from mmfasternet.config import build_model
 
+from .deployed_detector import DeployedDetector, decode_maps
 from .detector_folding import deploy_form
 from .engines import ENGINES, KEY, Network, engine_of
 from .info import DeployInfo
-from .modules import DeployedDetector, decode_maps
 from .onnx_model import STRIDE
 
 
