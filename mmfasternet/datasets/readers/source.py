@@ -93,16 +93,18 @@ class Tree:
             name (str): Its path there, of Windows or not, or a URL.
             to (Path): The file of labels.
         """
-        texts = [name.replace('\\', '/')]
-        texts += texts[0].partition('?')[:1]
+        name = name.replace('\\', '/')
+        texts = [name.partition('?')[0], name]  # of a URL
         for text in dict.fromkeys([*texts, *map(unquote, texts)]):
             path, suffix = PurePath(text), PurePath(text).suffix.lower()
             for folder in (to.parent, to.parent / 'images', self.root):
                 if suffix in IMAGE_SUFFIXES and os.path.isfile(folder / path):
                     return folder / path
-            found = self.nearest(path.stem, [suffix], to, path) if \
-                suffix in IMAGE_SUFFIXES else \
-                self.nearest(path.name, IMAGE_SUFFIXES, to, path)
+            found = None
+            if suffix in IMAGE_SUFFIXES:
+                found = self.nearest(path.stem, [suffix], to, path)
+            elif '?' not in name:
+                found = self.nearest(path.name, IMAGE_SUFFIXES, to, path)
             if found:
                 return found
         return None
