@@ -6,8 +6,9 @@ import stat
 from pathlib import Path
 from typing import Iterator, Union
 
-# Copies that operating systems and storage boxes leave behind.
-_COPIES = ('__MACOSX', '@eaDir', '$RECYCLE.BIN')
+# Copies and waste that operating systems and storage boxes leave behind.
+_COPIES = ('__macosx', '@eadir', '@__thumb', '@recycle', '#recycle',
+           '$recycle.bin', 'recycler', 'lost+found')
 _BOMS = ((codecs.BOM_UTF8, 'utf-8-sig'), (codecs.BOM_UTF16_LE, 'utf-16'),
          (codecs.BOM_UTF16_BE, 'utf-16'))
 
@@ -41,7 +42,7 @@ def files_below(root: Union[str, Path]) -> Iterator[Path]:
 
 def is_hidden(path: Path, root: Union[str, Path]) -> bool:
     """Whether a file is a hidden one, or in a hidden folder below ``root``."""
-    return any(part.startswith('.') or part in _COPIES
+    return any(part.startswith('.') or part.lower() in _COPIES
                for part in path.relative_to(root).parts)
 
 

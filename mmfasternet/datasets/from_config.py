@@ -2,6 +2,14 @@
 """The data sets that a config names."""
 from typing import Iterator, Optional
 
+# Of what every data set class takes; another kind ends deep inside it.
+_KINDS = {
+    'type': (str, type), 'ann_file': (str, ), 'data_root': (str, ),
+    'data_prefix': (dict, str), 'metainfo': (dict, ),
+    'metainfo.classes': (list, tuple, str), 'filter_cfg': (dict, ),
+    'filter_cfg.min_size': (int, float)
+}
+
 
 def leaf_datasets(dataset: Optional[dict]) -> Iterator[dict]:
     """The data sets inside RepeatDataset, ConcatDataset and the like.
@@ -11,17 +19,38 @@ def leaf_datasets(dataset: Optional[dict]) -> Iterator[dict]:
 
     Yields:
         dict: The config of each data set that reads a file itself.
+
+    Raises:
+        ValueError: If one has a value of a wrong kind, or no type.
     """
     if not dataset:
         return
+    if not isinstance(dataset, dict):
+        raise ValueError(f'dataset must be a dict, got {dataset!r}')
     inner = dataset.get('datasets') or dataset.get('dataset')
     if 'unlabelled' in dataset:
         inner = [dataset['labelled'], dataset['unlabelled']]
     if inner is None:
+        _check_kinds(dataset)
         yield dataset
         return
     for child in inner if isinstance(inner, (list, tuple)) else [inner]:
         yield from leaf_datasets(child)
+
+
+def _check_kinds(leaf: dict) -> None:
+    if leaf.get('type') is None:
+        raise ValueError('dataset has no type; it has '
+                         f'{", ".join(key for key in leaf if leaf[key])}')
+    for name, kinds in _KINDS.items():
+        value = leaf
+        for key in name.split('.'):
+            value = (value or {}).get(key)
+        if value is not None and not isinstance(value, kinds):
+            raise ValueError(
+                f'dataset.{name} must be of type '
+                f'{" or ".join(kind.__name__ for kind in kinds)}, got '
+                f'{value!r}')
 
 
 def dataset_class(leaf: dict, scope: Optional[str]) -> Optional[type]:

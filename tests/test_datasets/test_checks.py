@@ -1085,6 +1085,32 @@ def test_a_pair_is_enough_and_the_name_tells_what_is_evaluated(folder):
     assert list(report.summaries['val'].classes) == ['blue', 'red']
 
 
+@pytest.mark.parametrize('names, alike', [
+    (('Red', ' red', 'blue'), ["'Red'", "' red'"]),
+    (('stop sign', 'StopSign', 'red'), ["'stop sign'", "'StopSign'"]),
+    (('red', 'reds', 'blue'), []),
+])
+def test_classes_that_differ_in_case_or_spaces_only(folder, names, alike):
+    for data in (folder.train, folder.val):
+        data['categories'] = [dict(id=10 * i, name=name)
+                              for i, name in enumerate(names, 1)]
+    folder.classes = names
+    found = [f for f in folder.check().findings if f.kind == 'class-alike']
+    assert [f.split for f in found] == ['train', 'val'] * bool(alike)
+    assert all(list(f.examples) == alike for f in found)
+
+
+@pytest.mark.parametrize('key', ['width', 'area', 'bbox'])
+def test_a_number_that_no_float_holds(folder, key):
+    if key == 'bbox':
+        folder.box(10**400, 6, 20, 16)
+    else:
+        part = 'images' if key == 'width' else 'annotations'
+        dict(folder.train)[part][0][key] = -10**400
+    (finding, *_) = folder.check().findings
+    assert finding.severity == 'refused' and finding.count == 1
+
+
 def test_names_that_cannot_be_printed_do_not_stop_the_report(folder):
     folder.rename('a\udcff.png')
     report = folder.check()
@@ -1331,6 +1357,26 @@ def test_config_that_cannot_be_checked_says_so(cfg, change, words):
     (finding, ) = report.findings
     assert (finding.kind, finding.severity) == ('not-checked', 'note')
     assert words in finding.message and list(report.summaries) == ['val']
+
+
+@pytest.mark.parametrize('key, value, words', [
+    ('ann_file', 3, 'ann_file must be of type str, got 3'),
+    ('data_root', ['a'], 'data_root must be of type str'),
+    ('data_prefix', 3, 'data_prefix must be of type dict or str, got 3'),
+    ('metainfo', 3, 'metainfo must be of type dict, got 3'),
+    ('metainfo', dict(classes=3), 'metainfo.classes must be of type list or'),
+    ('filter_cfg', 3, 'filter_cfg must be of type dict, got 3'),
+    ('filter_cfg', dict(min_size='x'), 'min_size must be of type int or fl'),
+    ('type', None, ' has no type; it has .*ann_file'),
+    ('type', 3, 'type must be of type str or type, got 3'),
+])
+def test_config_with_a_value_of_a_wrong_kind(cfg, key, value, words):
+    cfg.train_dataloader.dataset[key] = value
+    with pytest.raises(ValueError, match=f'^dataset.*{words}'):
+        check_config(cfg)
+    cfg.train_dataloader.dataset = 'coco'
+    with pytest.raises(ValueError, match="dataset must be a dict, got 'coco'"):
+        check_config(cfg)
 
 
 def test_digits_are_checked_once_they_are_there(tmp_path):

@@ -158,7 +158,8 @@ def test_a_list_of_images_that_do_not_exist(tmp_path):
 
 @pytest.mark.parametrize('line', [
     'images/{}.png', './images/{}.png', 'data/images/{}.png', '{}.png', '{}',
-    '/content/data/images/{}.png', 'images\\{}.png'
+    '/content/data/images/{}.png', 'images\\{}.png', '"images/{}.png"',
+    './images/{0}.png ./labels/{0}.xml'
 ])
 @pytest.mark.parametrize('suffix', ['.xml', '.txt'])
 def test_lists_beside_the_images(line, suffix, tmp_path):
@@ -174,6 +175,53 @@ def test_lists_beside_the_images(line, suffix, tmp_path):
     source = read_dataset(tmp_path)
     assert names(source) == dict(train=['a', 'b'], val=['c'], test=['d'])
     assert table(source)[:2] == ((4, 4, 0, 0), (4, 4, 0, 0))
+
+
+@pytest.mark.parametrize('train, val', [
+    ('train.txt', 'dev.txt'), ('mine_train.txt', 'mine_val.txt'),
+    ('autosplit_train.txt', 'autosplit_val.txt'), ('train.csv', 'valid.csv'),
+    ('训练.txt', '验证集.txt')
+])
+def test_ways_to_name_lists(train, val, tmp_path):
+    yolo(tmp_path, *'abc')
+    write(tmp_path / train, './images/a.png\n')
+    write(tmp_path / val, './images/b.png\n')
+    # is not a list, whatever its name
+    write(tmp_path / 'notes_test.txt', 'By hand.')
+    source = read_dataset(tmp_path)
+    assert names(source) == dict(train=['a'], val=['b'])
+    assert table(source)[0] == (3, 2, 0, 1)
+
+
+def test_lists_of_several_classes_name_an_image_once(tmp_path):
+    voc(tmp_path, cat_train=['a', 'b'], dog_train=['b', 'c'], cat_val=['d'])
+    assert names(read_dataset(tmp_path)) == dict(
+        train=['a', 'b', 'c'], val=['d'])
+
+
+def test_a_list_of_images_without_labels(tmp_path):
+    """As the test split of VOC, whose labels are secret."""
+    voc(tmp_path, train=['a', 'b'], val=['c'], test=['d', 'e'])
+    for stem in 'de':
+        (tmp_path / f'Annotations/{stem}.xml').unlink()
+    source = read_dataset(tmp_path)
+    assert names(source) == dict(train=['a', 'b'], val=['c'])
+    assert table(source)[:2] == ((5, 3, 0, 2), (3, 3, 0, 0))
+    said, nothing = source.messages
+    assert 'test.txt: 2 of the 2 images that it lists have no labels' in said
+    assert nothing.endswith('test.txt: lists no image that can be used')
+    write(tmp_path / 'ImageSets/Main/train.txt', 'd\ne')
+    with pytest.raises(ValueError, match='train.txt: lists no image that can'):
+        read_dataset(tmp_path)
+
+
+def test_an_empty_list_is_said(tmp_path):
+    voc(tmp_path, train=['a', 'b'])
+    write(tmp_path / 'ImageSets/Main/val.txt', '\n')
+    source = read_dataset(tmp_path)
+    assert len(names(source)['val']) == 1
+    assert source.messages == [
+        f'{tmp_path}/ImageSets/Main/val.txt: lists no image that can be used']
 
 
 # ------------------------------------------------------------ folders' names
@@ -204,11 +252,23 @@ def test_folders_that_are_not_splits(tmp_path):
 @pytest.mark.parametrize('train, val', [
     ('train2017', 'val2017'), ('Train', 'Validation'),
     ('images_train', 'images_valid'), ('mine_train', 'mine_val'),
-    ('train_set', 'valid_set'), ('training', 'validation')
+    ('train_set', 'valid_set'), ('training', 'validation'),
+    ('trainset', 'valset'), ('TrainImages', 'EvalImages'), ('train', 'dev'),
+    ('训练集', '验证集'), ('3训练', '3验证')
 ])
 def test_ways_to_name_splits(train, val, tmp_path):
     yolo(tmp_path, f'{train}/a', f'{val}/b')
     assert names(read_dataset(tmp_path)) == dict(train=['a'], val=['b'])
+
+
+@pytest.mark.parametrize('both, test', [
+    ('train_val', 'test'), ('trainval', 'test'), ('my-train+val', 'my-test')
+])
+def test_a_split_for_training_and_validation(both, test, tmp_path):
+    yolo(tmp_path, f'{both}/a', f'{both}/b', f'{test}/c')
+    found = names(read_dataset(tmp_path))
+    assert found['test'] == ['c']
+    assert sorted(found['train'] + found['val']) == ['a', 'b']
 
 
 @pytest.mark.parametrize('layout', [
@@ -272,6 +332,49 @@ def test_every_file_is_accounted_for(tmp_path):
     line, = (line for line in account(read_dataset(tmp_path))
              if '4 images of a kind that is not read: ' in line)
     assert line.count('/images/') == 3 and line.endswith(', ...')
+
+
+@pytest.mark.parametrize('folder', [
+    '#recycle/images', '$Recycle.Bin', '.Trash-1000/files', 'lost+found',
+    'images/@eaDir/a.png', '__MACOSX/images', 'images/.ipynb_checkpoints'
+])
+def test_waste_of_systems_is_not_used(folder, tmp_path):
+    yolo(tmp_path, '#train/$a', '@train/b', 'val/c')
+    image(tmp_path / folder / 'x.png')
+    source = read_dataset(tmp_path)
+    assert names(source) == dict(train=['$a', 'b'], val=['c'])
+    images, _, lines = table(source)
+    assert images == (4, 3, 0, 1)
+    assert lines == [f'left out: 1 hidden copies: {tmp_path}/{folder}/x.png']
+
+
+@pytest.mark.parametrize('label, picture', [
+    ('A', 'a'), ('a\u0308', 'ä'), ('ä', 'a\u0308'), ('가'.encode().decode(),
+                                                   '\u1100\u1161')
+])
+def test_names_that_other_systems_take_for_the_same(label, picture, tmp_path):
+    yolo(tmp_path, 'train/b', 'val/c')
+    image(tmp_path / f'images/train/{picture}.png')
+    write(tmp_path / f'labels/train/{label}.TXT', f'0 {SHARES}')
+    source = read_dataset(tmp_path)
+    assert names(source)['train'] == sorted([picture, 'b'])
+    assert table(source)[:2] == ((3, 3, 0, 0), (3, 3, 0, 0))
+
+
+def test_names_that_differ_in_case_only_are_two_where_both_are(tmp_path):
+    yolo(tmp_path, 'train/EMPTY', 'train/b', 'val/c')
+    image(tmp_path / 'images/train/empty.png')
+    assert names(read_dataset(tmp_path))['train'] == ['EMPTY', 'b', 'empty']
+
+
+def test_of_two_copies_the_less_deep_one_is_nearer(tmp_path):
+    voc(tmp_path, train=['a', 'b'], val=['c'])
+    shutil.copytree(tmp_path / 'JPEGImages', tmp_path / 'old/JPEGImages')
+    shutil.copytree(tmp_path / 'JPEGImages', tmp_path / 'masks')
+    source = read_dataset(tmp_path)
+    assert names(source) == dict(train=['a', 'b'], val=['c'])
+    assert all(i['file_name'].startswith('JPEG') for part in
+               source.splits.values() for i in part.coco['images'])
 
 
 def test_hidden_copies_of_xml_and_settings_of_programs(tmp_path):
@@ -342,6 +445,15 @@ def test_encodings(encoding, tmp_path):
     for path, _ in files.values():  # as mmdet reads it
         data = json.loads(path.read_bytes().decode('utf-8'))
         assert data['categories'][1]['name'] == '猫和狗'
+
+
+def test_an_xml_that_says_another_encoding_than_it_has(tmp_path):
+    """As programs of .NET write it."""
+    root = voc(tmp_path, train=['a'], val=['b'])
+    text = '<?xml version="1.0" encoding="utf-16"?>\n' + xml('a.png')
+    for end in ('', ' '):  # as UTF-16, one of them has an odd half
+        write(root / 'Annotations/a.xml', text + end)
+        assert names(read_dataset(root)) == dict(train=['a'], val=['b'])
 
 
 @pytest.mark.parametrize('encoding, text', [
@@ -448,6 +560,13 @@ def test_roboflows_only_class_has_the_name_of_what_it_is(tmp_path, prepare):
     (lambda d: d['annotations'][0].update(category_id=9), 'category-unknown'),
     (lambda d: d['annotations'][0].update(image_id=9), 'image-unknown'),
     (lambda d: d['annotations'][0].pop('area'), '1 boxes without area or is'),
+    (lambda d: d['annotations'][0].update(area=None), '1 boxes without area'),
+    (lambda d: d['annotations'][0].update(area=0), '1 boxes without area or'),
+    (lambda d: d['annotations'][0].update(iscrowd=None), '1 boxes without ar'),
+    (lambda d: d.pop('annotations'), 'categories must be lists'),
+    (lambda d: d.pop('categories'), 'categories must be lists'),
+    (lambda d: [i.update(file_name=f'https://x.y/{i["file_name"]}?v=1%20')
+                for i in d['images']], 'left out\n  images'),
     (lambda d: [a.pop('iscrowd') for a in d['annotations']],
      ' boxes without area or iscrowd: written'),
     (lambda d: d['annotations'][0].pop('id'), 'annotations numbered from 1'),
@@ -488,6 +607,57 @@ def test_images_of_another_split_are_not_taken_for_missing_ones(tmp_path):
     assert not drop_damaged(source)[f'{tmp_path}/images/train/a.png'].digest
     assert names(source) == dict(train=['b', 'c'], val=['a', 'b', 'c'])
     assert table(source)[0] == (5, 5, 0, 0)
+
+
+@pytest.mark.parametrize('named, there', [
+    ('A.PNG', 'a.png'), ('ä.png', 'a\u0308.png'), ('a%20b.png', 'a b.png'),
+    ('a%20b.png', 'a%20b.png'), ('x\\a.png', 'a.png'), ('a.1', 'a.1.png'),
+    ('https://x.y/d/a.png?X-Amz=1&a=/b', 'a.png'),
+    ('/data/local-files/?d=mine/a.png', 'a.png')
+])
+def test_ways_to_name_an_image(named, there, tmp_path):
+    for split, name in (('train', named), ('val', 'b.png')):
+        write(tmp_path / f'annotations/{split}.json', json.dumps(coco_json(
+            {name: (W, H, [('cat', *BOX)])}, dict(cat=1))))
+    image(tmp_path / 'images' / there)
+    image(tmp_path / 'images/b.png')
+    source = read_dataset(tmp_path)
+    assert names(source) == dict(train=[Path(there).stem], val=['b'])
+    assert table(source)[0] == (2, 2, 0, 0)
+
+
+def test_an_image_that_is_listed_twice_is_in_one_split(tmp_path):
+    """As of two annotators."""
+    root = coco(tmp_path, ('', ))
+    path = root / '_annotations.coco.json'
+    data = json.loads(path.read_text())
+    for key, extra in (('images', {}), ('annotations', dict(image_id=10))):
+        data[key] += [dict(e, id=e['id'] + 10, **{
+            k: e[k] + v for k, v in extra.items()}) for e in data[key]]
+    path.write_text(json.dumps(data))
+    found = names(read_dataset(root))
+    assert sorted(map(len, found.values())) == [2, 4]
+    assert not {*found['train']} & {*found['val']}
+
+
+def test_a_json_that_is_not_used_is_counted(tmp_path):
+    root = coco(tmp_path, ('train', 'val', 'test'))
+    for split, name in (('train', 'train_small'), ('train', 'day')):
+        shutil.copy(root / split / '_annotations.coco.json',
+                    root / f'{name}.json')
+    path = root / 'test/_annotations.coco.json'
+    data = json.loads(path.read_text())
+    del data['annotations']  # as of those that only the organisers have
+    path.write_text(json.dumps(data))
+    (root / 'day.json').unlink()
+    source = read_dataset(root)
+    assert names(source) == dict(
+        train=['traina', 'trainb', 'trainc'], val=['vald'])
+    images, labels, lines = table(source)
+    assert images == (5, 4, 0, 1) and labels == (4, 2, 0, 2)
+    assert any('train_small.json' in line and '_annotations.coco.json' in line
+               for line in lines)
+    assert 'test: left out, as it has no boxes' in source.messages[-1]
 
 
 # ------------------------------------------------------------ Darknet and CVAT
@@ -586,6 +756,7 @@ def test_cvats_xml(tmp_path):
      [15.86, 9.86, 28.28, 28.28]),
     ('<box label="cat" xtl="-5" ytl="14" xbr="70" ybr="34"/>',
      [0, 14, 64, 20]),
+    ('<box label=" cat " xtl="48" ytl="36" xbr="16" ybr="12"/>', BOX),
 ])
 def test_shapes_of_cvat(shape, box, tmp_path):
     root = cvat(tmp_path, ('a', 'train', shape), ('b', 'val', ''))
@@ -603,6 +774,38 @@ def test_shapes_of_cvat_that_are_not_boxes(shape, words, tmp_path):
     source = read_dataset(
         cvat(tmp_path, ('a', 'train', shape), ('b', 'val', CVAT_BOX)))
     assert words in source.messages[0]
+
+
+@pytest.mark.parametrize('size', [
+    '', 'width="" height=""', 'width="0" height="0"', 'width="64"',
+    'width="nan" height="inf"', 'width="64.0" height="48.0"'
+])
+def test_a_size_that_cvat_does_not_say(size, tmp_path):
+    root = cvat(tmp_path, ('a', 'train', CVAT_BOX), ('b', 'val', CVAT_BOX))
+    text = (root / 'annotations.xml').read_text()
+    write(root / 'annotations.xml',
+          text.replace('width="64" height="48"', size))
+    assert names(read_dataset(root)) == dict(train=['a'], val=['b'])
+
+
+def test_subsets_of_cvat_with_images_of_the_same_name(tmp_path):
+    root = cvat(tmp_path, ('Train/a', 'Train', CVAT_BOX),
+                ('Validation/a', 'Validation', CVAT_BOX))
+    text = (root / 'annotations.xml').read_text()
+    write(root / 'annotations.xml',
+          re.sub('name="[A-Z][a-z]+/', 'name="', text))
+    source = read_dataset(root)
+    assert names(source) == dict(train=['a'], val=['a'])
+    assert table(source)[0] == (2, 2, 0, 0)
+
+
+def test_two_jobs_of_cvat_on_one_image(tmp_path):
+    other = '<box label="a dog" xtl="1" ytl="2" xbr="4" ybr="6"/>'
+    root = cvat(tmp_path, ('a', 'train', CVAT_BOX), ('b', 'val', CVAT_BOX),
+                ('a', 'train', other))
+    found = read_dataset(root).splits['train'].coco
+    assert len(found['images']) == 1
+    assert [a['bbox'] for a in found['annotations']] == [BOX, [1, 2, 3, 4]]
 
 
 def test_an_image_has_the_labels_of_one_file(tmp_path):
@@ -632,6 +835,14 @@ def test_an_image_has_the_labels_of_one_file(tmp_path):
     (CVAT.format(CVAT_IMAGE.format(
         'a', '', '<polygon label="cat" points=""/>')),
      'annotations.xml:5: points must be a number'),
+    (CVAT.format(CVAT_IMAGE.format(
+        'a', '', '<polygon label="cat" points="1,2;3,4;5"/>')),
+     'annotations.xml:5: points must be pairs of x and y'),
+    (CVAT.format(CVAT_IMAGE.format('a', '', CVAT_BOX.replace('cat', ' '))),
+     'annotations.xml:5: box has no label'),
+    (CVAT.format(CVAT_IMAGE.format(
+        'a', '', CVAT_BOX.replace('label="cat"', ''))),
+     'annotations.xml:5: box has no label'),
     (CVAT.format('<image>')[:-3], 'broken xml'),
 ])
 def test_broken_xml_of_cvat(content, words, tmp_path):
@@ -673,6 +884,8 @@ def test_labelme(tmp_path):
 @pytest.mark.parametrize('shapes, boxes', [
     ([shape([[10, 30], [20, 12], [30, 20]], 'polygon')], [[10, 12, 20, 18]]),
     ([shape([[30, 20], [33, 24]], 'circle')], [[25, 15, 10, 10]]),
+    ([shape([['30', '20'], ['33', '24']], 'circle', ' cat ')],
+     [[25, 15, 10, 10]]),
     # two parts of one object, and another object
     ([shape([[1, 2], [5, 6]], group_id=1), shape([[8, 9], [20, 30]],
                                                  group_id=1),
@@ -692,11 +905,27 @@ def test_shapes_of_labelme(shapes, boxes, tmp_path):
 @pytest.mark.parametrize('broken', [
     dict(points=[[1, 2], [3, 4]]), dict(label='cat'),
     shape([['x', 2], [3, 4]]), shape([]), shape([1, 2, 3]),
-    shape([[float('nan'), 2], [3, 4]]), 'cat'
+    shape([[float('nan'), 2], [3, 4]]), 'cat', shape([[1, 2]], label=None),
+    shape([[1, 2], [5, 6]], label=' '), shape([[10**400, 2], [3, 4]])
 ])
 def test_broken_shapes_of_labelme_name_the_place(broken, tmp_path):
     with pytest.raises(ValueError, match=r'train/a.json: shape 0: '):
         read_dataset(labelme(tmp_path, broken))
+
+
+def test_a_json_of_labelme_that_was_renamed_with_its_image(tmp_path):
+    """The path in it is that of before, and of another image now."""
+    for stem in 'abcde':
+        image(tmp_path / f'{stem}.png')
+        write(tmp_path / f'{stem}.json', json.dumps(dict(
+            shapes=[shape([[1, 2], [5, 6]], label=stem)], imagePath='a.png')))
+    source = read_dataset(tmp_path)
+    assert sum(len(s.coco['images']) for s in source.splits.values()) == 5
+    for split in source.splits.values():
+        for i, a in zip(split.coco['images'], split.coco['annotations']):
+            assert i['id'] == a['image_id']
+            assert source.classes[a['category_id'] - 1] == Path(
+                i['file_name']).stem
 
 
 def test_the_size_and_the_image_in_a_json_of_labelme(tmp_path):
@@ -704,6 +933,7 @@ def test_the_size_and_the_image_in_a_json_of_labelme(tmp_path):
     path = labelme(tmp_path, shape([[1, 2], [5, 6]])) / 'val/b.json'
     data = json.loads(path.read_text())
     for stated, size in ((dict(imageWidth=640, imageHeight=480), (640, 480)),
+                         (dict(imageWidth=10**400), (W, H)),
                          (dict(imageWidth=0, imageHeight=None), (W, H))):
         write(path, json.dumps({**data, **stated}))
         (found, ) = read_dataset(tmp_path).splits['val'].coco['images']
@@ -727,13 +957,33 @@ def test_an_xml_that_names_its_image_otherwise(tmp_path):
 
 @pytest.mark.parametrize('size', [
     '', '<size/>', '<size><width>0</width><height>0</height></size>',
-    '<size><width>64</width></size>'
+    '<size><width>64</width></size>',
+    '<size><width>None</width><height>48</height></size>',
+    '<size><width/><height> </height></size>',
+    '<size><width>inf</width><height>-1</height></size>'
 ])
 def test_an_xml_without_a_size(size, tmp_path):
     root = voc(tmp_path, train=['a'], val=['b'])
     text = re.sub('<size>.*</size>', size, xml('a.png'))
     write(root / 'Annotations/a.xml', text)
     assert names(read_dataset(root)) == dict(train=['a'], val=['b'])
+
+
+def test_corners_of_voc_in_any_order(tmp_path):
+    root = voc(tmp_path, train=['a'], val=['b'])
+    text = xml('a.png')
+    for axis in 'xy':
+        text = text.replace(f'{axis}min', '?').replace(
+            f'{axis}max', f'{axis}min').replace('?', f'{axis}max')
+    write(root / 'Annotations/a.xml', text)
+    assert names(read_dataset(root)) == dict(train=['a'], val=['b'])
+
+
+def test_an_xml_that_names_its_image_without_suffix(tmp_path):
+    root = voc(tmp_path, train=['a'], val=['b'])
+    (root / 'JPEGImages/a.png').rename(root / 'JPEGImages/v1.5.png')
+    write(root / 'Annotations/a.xml', xml('v1.5'))
+    assert names(read_dataset(root)) == dict(train=['v1.5'], val=['b'])
 
 
 def test_an_xml_without_an_image_is_left_out(tmp_path):
@@ -758,12 +1008,53 @@ def test_an_xml_without_an_image_is_left_out(tmp_path):
     ('names:\n  0: cat\nval: images/val\ntest:\n', ('cat', )),
     ('names: [a b, "c: d"]\ndownload: !!python/name:os.system',
      ('a b', 'c: d')),
+    ('NAMES: [cat]\nvalid: images/val', ('cat', )),
+    ('names: [cat]\nValidation: images/val\nval:', ('cat', )),
 ])
 def test_names_in_yaml(text, classes, tmp_path):
     root = yolo(tmp_path, 'train/a', 'val/b')
-    val = '' if 'val:' in text else '\nval: images/val'
+    val = '' if 'images/val' in text else '\nval: images/val'
     write(root / 'data.yaml', f'train: images/train{val}\n{text}')
-    assert read_dataset(root).classes == classes
+    source = read_dataset(root)
+    assert source.classes == classes
+    assert names(source) == dict(train=['a'], val=['b'])
+
+
+def test_a_data_set_in_a_folder_of_its_own(tmp_path):
+    """As an archive unpacks; of two of them one must be chosen."""
+    root = yolo(tmp_path / 'My data.v1', 'train/a', 'val/b')
+    (root / 'classes.txt').unlink()
+    spec = 'train: ../images/train\nval: ../images/val\nnames: [dog]'
+    write(root / 'data.yaml', spec)
+    source = read_dataset(tmp_path)
+    assert source.classes == ('dog', ) and source.root == tmp_path
+    assert names(source) == dict(train=['a'], val=['b'])
+    write(tmp_path / 'other/data.yaml', spec)
+    with pytest.raises(ValueError, match='or give the data.yaml'):
+        read_dataset(tmp_path)
+
+
+def test_names_of_classes_in_a_file(tmp_path):
+    root = yolo(tmp_path, 'train/a', 'val/b')
+    (root / 'classes.txt').rename(root / 'Classes.txt')
+    source = read_dataset(root)
+    assert source.classes == ('cat', ) and table(source)[1] == (2, 2, 0, 0)
+    write(root / 'Classes.txt', 'cat\ndog\ncat')
+    with pytest.raises(ValueError, match='Classes.txt: names has one twice'):
+        read_dataset(root)
+
+
+def test_labels_without_any_image(tmp_path):
+    """As Label Studio exports what it has from a server."""
+    root = yolo(tmp_path, 'train/a', 'val/b')
+    shutil.rmtree(root / 'images')
+    (root / 'images/train').mkdir(parents=True)
+    with pytest.raises(ValueError, match='labels, but no image .*copy the im'):
+        read_dataset(root)
+    write(root / 'data.yaml', 'names: [cat]\ntrain: images/train')
+    with pytest.raises(ValueError, match='data.yaml: train: no image in .*/im'
+                                         'ages/train'):
+        read_dataset(root)
 
 
 def test_which_yaml(tmp_path):
@@ -825,6 +1116,12 @@ def test_yaml_with_a_test_split(tmp_path):
     source = read_dataset(root)
     assert names(source) == dict(train=['a', 'x'], val=['b'])
     assert "test is '../none/images', which is not there" in source.messages[0]
+    # nor is one without images a reason to stop
+    write(root / 'data.yaml', spec.format('images/later'))
+    (root / 'images/later').mkdir()
+    source = read_dataset(root)
+    assert names(source) == dict(train=['a', 'x'], val=['b'])
+    assert source.messages[0].startswith('test: left out, as none of its im')
     write(root / 'data.yaml',
           'train: images/train\ntest: images/test\nnames: [cat]')
     found = names(read_dataset(root))

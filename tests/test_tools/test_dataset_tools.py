@@ -227,6 +227,28 @@ def test_browse_writes_a_sheet(coco_options, tmp_path):
     assert sheet.size == (2 * (320 + 8), 2 * (320 + 2 * 13 + 8))
 
 
+def test_browse_leaves_out_what_cannot_be_read(damaged, tmp_path, monkeypatch,
+                                               capsys):
+    """A missing image, one that is empty, one that is none."""
+    folder = Path(damaged['data_root']) / 'val'
+    missing, empty, text, *others = sorted(folder.glob('*.png'))
+    missing.unlink()
+    empty.write_bytes(b'')
+    text.write_text('none')
+    words = (CONFIG, '-p', 'val', '-n', 99, '--out', tmp_path / 'x.png',
+             *arguments(damaged))
+    status = run_here(monkeypatch, BROWSE, *words)
+    if others:
+        assert status == 'error: 3 that cannot be read were left out, see ' \
+            'above'
+        assert Image.open(tmp_path / 'x.png').size[0] > 0
+    for path in others:
+        path.unlink()
+    status = run_here(monkeypatch, BROWSE, *words)
+    assert status == 'error: none of the images can be read, see above'
+    assert capsys.readouterr().out.count('left out: ') >= 6
+
+
 @pytest.mark.parametrize('words, name', [
     (['-p', 'val', '-n', 2], 'browse_val'),
     (['--stage2', '--show-number', 2], 'browse_train_stage2'),

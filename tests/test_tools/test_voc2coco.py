@@ -96,3 +96,32 @@ def test_what_the_evaluation_must_not_see_is_left_out(voc):
     assert '1 boxes left out that are there twice' in done.stdout
     assert 'c.jpg: the image cannot be read' in done.stdout
     assert 'error: 1 images that cannot be read were left' in done.stderr
+
+
+def test_lines_of_lists_and_folders_of_images(voc):
+    """A name with its suffix or twice; images in folders of JPEGImages."""
+    write(voc, 'c', [('cat', 10, 10, 40, 40, 0)])
+    (voc / 'JPEGImages/day').mkdir()
+    (voc / 'JPEGImages/a.jpg').rename(voc / 'JPEGImages/day/a.jpg')
+    (voc / 'ImageSets/Main/train.txt').write_text(
+        'a.jpg\nJPEGImages/c.jpg 1\na\n')
+    (voc / 'ImageSets/Main/val.txt').write_text('Annotations/b.xml')
+    convert(voc)
+    out = voc.parent / 'coco'
+    for split, names in dict(train=['day/a.jpg', 'c.jpg'],
+                             val=['b.jpg']).items():
+        data = json.loads((out / f'annotations/{split}.json').read_text())
+        assert [i['file_name'] for i in data['images']] == names
+        assert all((out / 'JPEGImages' / name).is_file() for name in names)
+
+
+@pytest.mark.parametrize('damage, words', [
+    (lambda v: (v / 'JPEGImages/b.jpg').rename(v / 'Annotations/b.jpg'),
+     'Annotations/b.jpg is not in '),
+    (lambda v: (v / 'ImageSets/Main/val.txt').write_text('\n'),
+     'val.txt lists no image'),
+])
+def test_what_the_json_could_not_name(voc, damage, words):
+    damage(voc)
+    assert words in convert(voc, status=1).stderr
+    assert not (voc.parent / 'coco').exists()

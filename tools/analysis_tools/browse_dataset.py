@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Draw images with their boxes as the network gets them, on one sheet."""
+"""Draw images with their boxes as the network gets them, on one sheet.
+
+An image that cannot be read is named and left out; the exit status is 1 then.
+"""
 import math
 import random
+import sys
 from pathlib import Path
 from typing import Iterator, List
 
+import cv2
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
@@ -55,6 +60,8 @@ def main():
         dataset = build_dataset(cfg, args.phase, args.stage2)
         set_random_seed(args.seed)
         tiles = list(draw_items(dataset, args.number))
+        if not tiles:
+            raise ValueError('none of the images can be read, see above')
         stage = '_stage2' if args.stage2 else ''
         folder = Path(cfg.get('work_dir')
                       or f'work_dirs/{Path(args.config).stem}')
@@ -62,6 +69,9 @@ def main():
         cli.make_folder(out.parent)
         Image.fromarray(join(tiles)).save(out)
     print(f'{len(tiles)} images of {args.phase} in {out}')
+    lost = min(args.number, len(dataset)) - len(tiles)
+    if lost:
+        sys.exit(f'error: {lost} that cannot be read were left out, see above')
 
 
 def build_dataset(cfg: Config, phase: str, stage2: bool):
@@ -97,7 +107,11 @@ def annotations_first(pipeline: list) -> list:
 def draw_items(dataset, number: int) -> Iterator[np.ndarray]:
     chosen = random.sample(range(len(dataset)), min(number, len(dataset)))
     for index in chosen:
-        item = dataset[index]
+        try:
+            item = dataset[index]
+        except (AssertionError, OSError, cv2.error) as error:
+            print(f'left out: {error}')  # it, or another one of its mosaic
+            continue
         sample = item['data_samples']
         if 'gt_instances' not in sample:
             raise ValueError('the data set has no boxes: it is not one for '

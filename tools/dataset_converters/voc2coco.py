@@ -34,11 +34,16 @@ def main():
     args = parse_args()
     with cli.clear_errors():
         source = read_voc_lists(args.voc_dir, args.splits, args.classes)
-        link_images(args.voc_dir / 'JPEGImages', args.out_dir / 'JPEGImages')
+        folder = args.voc_dir / 'JPEGImages'
+        for split in source.splits.values():
+            for image, path in zip(split.coco['images'], split.paths()):
+                image['file_name'] = os.path.relpath(path, folder)
+                if image['file_name'].startswith('..'):
+                    raise ValueError(f'{path} is not in {folder}; '
+                                     'tools/prepare.py takes images anywhere')
+        link_images(folder, args.out_dir / 'JPEGImages')
         for name, split in source.splits.items():
             split, done = clean(split)
-            for image in split.coco['images']:
-                image['file_name'] = Path(image['file_name']).name
             write_coco(split.coco,
                        args.out_dir / 'annotations' / f'{name}.json')
             count = Counter(

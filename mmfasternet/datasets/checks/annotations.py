@@ -5,6 +5,7 @@ import difflib
 import json
 import os.path as osp
 import re
+import sys
 from collections import Counter
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence
 
@@ -20,6 +21,12 @@ _KEYS = dict(
     annotations=dict(
         id=_ID, image_id=_ID, category_id=_ID, bbox=(list, ), area=NUMBER),
     categories=dict(id=_ID, name=(str, )))
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is one that a float can hold; there is no end to an int."""
+    return type(value) is float or type(value) is int and \
+        abs(value) <= sys.float_info.max
 
 
 class SplitConfig(NamedTuple):
@@ -200,7 +207,8 @@ def _check_entries(name: str, entries: list, test_mode: bool,
     if odd:
         return
     for key, types in _KEYS[name].items():
-        bad = [short(e) for e in entries if type(e.get(key)) not in types]
+        bad = [short(e) for e in entries if type(e.get(key)) not in types
+               or types is NUMBER and not is_number(e[key])]
         kinds = ' or '.join(t.__name__ for t in types)
         hint = ', width * height' if key == 'area' else ''
         found.refuse(
@@ -288,6 +296,11 @@ def check_categories(coco: Annotations) -> List[str]:
         'shifts the labels of later ones' +
         (', and the evaluation ends with IndexError' if used else '') +
         '; join them')
+    alike = Counter(map(_letters, classes))
+    found.note('class-alike', [repr(c) for c in classes
+                               if alike[_letters(c)] > 1],
+               'differ in upper case or spaces only: probably one class under '
+               'several names; join them')
     missing = [f'{c!r}{_close(c, names)}' for c in classes if c not in names]
     if len(missing) == len(classes):
         found.refuse(
@@ -333,10 +346,12 @@ def _class_list(classes: Any, names: List[str], found: Findings) -> List[str]:
     return list(count)
 
 
+def _letters(name: Any) -> str:
+    return ''.join(str(name).split()).lower()
+
+
 def _close(name: str, names: Iterable[str]) -> str:
     """The name that may be meant."""
-    wanted = ''.join(str(name).split()).lower()
-    close = [n for n in names
-             if n.split() and ''.join(n.split()).lower() == wanted]
+    close = [n for n in names if n.split() and _letters(n) == _letters(name)]
     close = close or difflib.get_close_matches(str(name), names, n=1)
     return f' (did you mean {close[0]!r}?)' if close else ''

@@ -6,9 +6,9 @@ from typing import Any, List, Tuple
 import numpy as np
 
 from mmfasternet.datasets.checks.annotations import (
-    NUMBER,
     Annotations,
     check_annotation_ids,
+    is_number,
 )
 from mmfasternet.datasets.checks.report import (
     CLIPPED,
@@ -120,8 +120,7 @@ def _rows(ids: List[Any], index: dict) -> Tuple[np.ndarray, str]:
 
 def _box_array(boxes: List[Any]) -> Tuple[np.ndarray, np.ndarray]:
     """Boxes as floats, and which are not four numbers (those are NaN)."""
-    bad = [len(b) != 4 or any(type(v) not in NUMBER for v in b)
-           for b in boxes]
+    bad = [len(b) != 4 or not all(map(is_number, b)) for b in boxes]
     rows = [[np.nan] * 4 if wrong else b for b, wrong in zip(boxes, bad)]
     return np.array(rows, float).reshape(-1, 4), np.array(bad, bool)
 

@@ -21,6 +21,7 @@ from mmfasternet.datasets.readers.voc import read_voc, read_voc_lists
 from mmfasternet.datasets.readers.yolo import (
     YAML,
     config_of,
+    inner_config,
     is_yolo,
     read_yolo,
 )
@@ -84,8 +85,9 @@ def _read(path: Path) -> Source:
     labelme = {p: data for p, data in jsons.items() if is_labelme(data)}
     if labelme:
         return read_labelme(tree, labelme)
-    if is_yolo(tree):
-        return read_yolo(path, None, tree)
+    config = inner_config(tree)
+    if config is not None or is_yolo(tree):
+        return read_yolo(path, config, tree)
     raise ValueError(
         f'{path}: no labels found. Looked for a *.yaml with names (YOLO), '
         '*.json with images, annotations and categories (COCO) or shapes '

@@ -17,7 +17,7 @@ from mmfasternet.datasets.readers.source import (
 from mmfasternet.datasets.readers.split_names import role_of, roles_of
 from mmfasternet.datasets.readers.splits import settle
 
-_KEYS = {'images', 'annotations', 'categories'}
+_KEYS = ('images', 'annotations', 'categories')
 OURS = 'mmfasternet_'  # what prepare writes begins with it
 # Beside instances_*.json, of the same images.
 _OTHER_TASKS = ('captions_', 'image_info_', 'panoptic_', 'person_keypoints_',
@@ -54,8 +54,9 @@ def read_jsons(tree: Tree) -> Tuple[Dict[Path, Any], List[Path]]:
 
 
 def is_coco(data: Any) -> bool:
-    """Whether a json is COCO."""
-    return isinstance(data, dict) and set(data) >= _KEYS
+    """Whether a json is COCO, or is meant to be: a key may be missing."""
+    return isinstance(data, dict) and 'images' in data and bool(
+        {'annotations', 'categories'} & {*data})
 
 
 def read_coco(tree: Tree, jsons: Dict[Path, dict],
@@ -65,20 +66,24 @@ def read_coco(tree: Tree, jsons: Dict[Path, dict],
     ``recode`` are those that have to be written in UTF-8.
 
     Raises:
-        ValueError: If it is not clear which is the training split.
+        ValueError: If it is not clear which is the training split, or a file
+            lacks a part.
     """
     source = Source('COCO', tree)
-    for path, data in jsons.items():
-        if not all(isinstance(data[key], list) for key in _KEYS):
+    source.labels = {path: [path] for path in jsons}  # no image of a split
+    for split, path in _files(source, jsons).items():
+        data = jsons[path]
+        if split == 'test' and 'annotations' not in data:  # not for us
+            data = dict(data, annotations=[])
+        if not all(isinstance(data.get(key), list) for key in _KEYS):
             raise ValueError(f'{path}: images, annotations and categories '
                              'must be lists')
-    for split, path in _files(source, list(jsons)).items():
         role = roles_of([[path.relative_to(tree.root)]])[0]
-        folder = _image_folder(tree, path, jsons[path], role)
-        coco = _find_images(tree, path, jsons[path], folder, role)
+        folder = _image_folder(tree, path, data, role)
+        coco = _find_images(tree, path, data, folder, role)
         as_it_is = coco is jsons[path] and path not in recode
         source.splits[split] = Split(coco, folder, path if as_it_is else None)
-        source.labels[path] = []
+        source.labels[path] = [*map(Path, source.splits[split].paths())]
     if 'val' not in source.splits:
         train = source.splits['train']
         for split, coco in zip(('train', 'val'), _by_chance(train.coco)):
@@ -87,15 +92,16 @@ def read_coco(tree: Tree, jsons: Dict[Path, dict],
     return source
 
 
-def _files(source: Source, paths: Sequence[Path]) -> Dict[str, Path]:
+def _files(source: Source, jsons: Dict[Path, dict]) -> Dict[str, Path]:
     """The file of each split."""
-    root, groups = source.root, {}
+    root, groups, paths = source.root, {}, [*jsons]
     for role, path in zip(roles_of([[p.relative_to(root)] for p in paths]),
                           paths):
         groups.setdefault(role or '', []).append(path)
     for role, several in groups.items():
-        instances = [p for p in several if p.stem.startswith('instances_')]
-        chosen = instances or several
+        whole = [p for p in several if jsons[p].keys() >= {*_KEYS}] or several
+        chosen = [p for p in whole
+                  if p.stem.startswith('instances_')] or whole
         if len(chosen) > 1:
             raise ValueError(
                 f'{root}: which of {", ".join(map(str, several))} is it? '
@@ -134,8 +140,15 @@ def _name_classes(source: Source) -> None:
 
 
 def _by_chance(coco: dict) -> List[dict]:
-    """Two parts; an annotation of no image trains, and is judged there."""
-    train, val = split_by_chance(coco['images'])
+    """Two parts; an annotation of no image trains, and is judged there.
+
+    An image that is listed twice is in one of them.
+    """
+    names = [repr(i.get('file_name') if isinstance(i, dict) else i)
+             for i in coco['images']]
+    train, val = ([i for i, name in zip(coco['images'], names) if name in part]
+                  for part in map(set, split_by_chance([*dict.fromkeys(
+                      names)])))
     of_val = {repr(i.get('id')) for i in val if isinstance(i, dict)}
     parts: Tuple[list, list] = [], []
     for annotation in coco['annotations']:
@@ -169,7 +182,7 @@ def _image_folder(tree: Tree, path: Path, coco: dict,
                 IMAGE_FOLDERS.isdisjoint(p.lower() for p in relative.parts),
                 str(relative))
 
-    found = {folder: sum((folder / name).is_file() for name in names)
+    found = {folder: sum(os.path.isfile(folder / name) for name in names)
              for folder in sorted(folders, key=order)}
     # images of the same names in a folder of another split are others
     ours = [f for f in found
@@ -190,7 +203,7 @@ def _find_images(tree: Tree, path: Path, coco: dict, folder: Path,
     images = []
     for image in coco['images']:
         name = image.get('file_name') if isinstance(image, dict) else None
-        if isinstance(name, str) and not (folder / name).is_file():
+        if isinstance(name, str) and not os.path.isfile(folder / name):
             here = tree.named(name, path)
             if here and _may_have(own, tree.folder_of(here)):
                 image = dict(image, file_name=os.path.relpath(here, folder))

@@ -61,9 +61,11 @@ def _are_numbered(annotations: List[Any]) -> bool:
 def completed(annotation: Any) -> Any:
     """With the area of its box and iscrowd 0, if it lacks them."""
     box = box_of(annotation)
-    if box is None or annotation.keys() >= {'area', 'iscrowd'}:
+    if box is None or annotation.get('area') and annotation.get(
+            'iscrowd') is not None:
         return annotation
-    return dict(dict(area=box[2] * box[3], iscrowd=0), **annotation)
+    return dict(annotation, area=annotation.get('area') or box[2] * box[3],
+                iscrowd=annotation.get('iscrowd') or 0)
 
 
 def box_of(annotation: Any) -> Optional[list]:

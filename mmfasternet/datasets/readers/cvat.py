@@ -31,7 +31,7 @@ def read_cvat(tree: Tree, paths: List[Path]) -> Source:
         ValueError: If an xml is broken, naming file and line.
     """
     source, pairs, subsets, names = Source('CVAT', tree), [], {}, []
-    elements: Dict[Pair, Tuple[Xml, ET.Element]] = {}
+    elements: Dict[Pair, Tuple[Xml, List[ET.Element]]] = {}
     for path in paths:
         xml, missing = Xml(path), []
         if xml.root.find('track') is not None:
@@ -42,34 +42,43 @@ def read_cvat(tree: Tree, paths: List[Path]) -> Source:
         source.pair(path, None)  # counts though none of its images is there
         listed = xml.root.findall('image')
         for element in listed:
-            name = element.get('name', '')
-            image = tree.named(name, path)
+            name, subset = element.get('name', ''), element.get('subset', '')
+            image = tree.named(f'{subset}/{name}', path) or tree.named(
+                name, path)
             if image is None:
                 missing.append(name)
                 continue
-            elements[Pair(image, path)] = xml, element
-            subsets[image] = element.get('subset', '')
+            # of several jobs each may have some of its boxes
+            elements.setdefault(Pair(image, path), (xml, []))[1].append(
+                element)
+            subsets[image] = subset
             pairs += source.pair(path, image)
         source.missing(path, missing, len(listed))
     return source.fill(
         group(source, pairs, subsets),
-        lambda pair: _read(pair.image, *elements[pair], source),
+        lambda pair: _read(pair, *elements[pair], source),
         [name for name in names if name])
 
 
-def _read(image: Path, xml: Xml, element: ET.Element,
-          source: Source) -> Item:
-    size = _numbers(xml, element, 'width', 'height')
+def _read(pair: Pair, xml: Xml, elements: List[ET.Element],
+          source: Source) -> Optional[Item]:
+    size = source.size_of(
+        pair.image, elements[0].get('width'), elements[0].get('height'))
+    if size is None:
+        return None
     shapes = []
-    for shape in element.iterfind('*[@label]'):
+    for shape in (s for element in elements for s in element):
+        name = shape.get('label', '').strip()
+        if not name:
+            raise xml.error(shape, f'{shape.tag} has no label')
         corners = _corners(xml, shape)
         place = f'{xml.path}:{xml.lines[shape]}'
         if corners is not None:
-            shapes.append((place, shape.get('label'), corners, 0))
+            shapes.append((place, name, corners, 0))
         elif shape.tag != 'tag':
-            source.messages.append(
-                f'{place}: {shape.tag} of {shape.get("label")} is not a box')
-    return Item(image, *map(int, size), source.boxes(shapes, size))
+            source.messages.append(f'{place}: {shape.tag} of {name} is not a '
+                                   'box')
+    return Item(pair.image, *size, source.boxes(shapes, size))
 
 
 def _numbers(xml: Xml, element: ET.Element, *keys: str) -> List[float]:
@@ -82,12 +91,15 @@ def _corners(xml: Xml, shape: ET.Element) -> Optional[Tuple[float, ...]]:
     if shape.tag == 'polygon':
         points = [xml.to_number(shape, 'points', v)
                   for v in re.split('[,;]', shape.get('points', ''))]
+        if len(points) % 2:
+            raise xml.error(shape, 'points must be pairs of x and y')
         return (min(points[::2]), min(points[1::2]),
                 max(points[::2]), max(points[1::2]))
     # the middle, and half of the width and the height
     if shape.tag == 'box':
         x1, y1, x2, y2 = _numbers(xml, shape, 'xtl', 'ytl', 'xbr', 'ybr')
-        x, y, w, h = (x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1) / 2, (y2 - y1) / 2
+        x, y = (x1 + x2) / 2, (y1 + y2) / 2
+        w, h = abs(x2 - x1) / 2, abs(y2 - y1) / 2
     elif shape.tag == 'mask':
         x, y, w, h = _numbers(xml, shape, 'left', 'top', 'width', 'height')
         x, y, w, h = x + w / 2, y + h / 2, w / 2, h / 2

@@ -83,7 +83,7 @@ def _labels(source: Source, used: Set[str], dropped: Set[str]) -> tuple:
     read, lost, alone, unused = [], [], [], []
     for file, images in source.labels.items():
         real = _real(images)
-        if source.format == 'COCO' or real & used:
+        if real & used:
             read.append(file)
         elif real & dropped:
             lost.append(file)

@@ -22,8 +22,9 @@ def read_labelme(tree: Tree, jsons: Dict[Path, dict]) -> Source:
     """
     source, pairs = Source('LabelMe', tree), []
     for path, data in jsons.items():
-        image = tree.named(str(data.get('imagePath')), path) or \
-            tree.nearest(path.stem, IMAGE_SUFFIXES, path)
+        image = tree.named(str(data.get('imagePath')), path)
+        if image is None or image.stem != path.stem:  # renamed since then
+            image = tree.nearest(path.stem, IMAGE_SUFFIXES, path) or image
         pairs += source.pair(path, image)
     if not pairs:
         inside = any(data.get('imageData') for data in jsons.values())
@@ -37,11 +38,10 @@ def read_labelme(tree: Tree, jsons: Dict[Path, dict]) -> Source:
 
 def _read(pair: Pair, data: dict, source: Source) -> Optional[Item]:
     shapes: List[dict] = data['shapes']
-    size = (data.get('imageWidth'), data.get('imageHeight'))
-    if not all(isinstance(side, int) and side > 0 for side in size):
-        size = source.size_of(pair.image)
-        if size is None:
-            return None
+    size = source.size_of(
+        pair.image, data.get('imageWidth'), data.get('imageHeight'))
+    if size is None:
+        return None
     objects: Dict[tuple, Tuple[float, ...]] = {}
     for number, shape in enumerate(shapes):
         name, box = _corners(f'{pair.label}: shape {number}', shape)
@@ -59,15 +59,19 @@ def _read(pair: Pair, data: dict, source: Source) -> Optional[Item]:
 def _corners(place: str, shape: dict) -> Tuple[str, Tuple[float, ...]]:
     """Label and box of a shape, as x1, y1, x2, y2."""
     try:
-        name, points = str(shape['label']), shape['points']
+        name, points = shape['label'], shape['points']
+        name = '' if name is None else str(name).strip()
         xs, ys = zip(*((float(x), float(y)) for x, y in points))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
+        name = ''
+    if not name:
         raise ValueError(f'{place}: expected label and points, got '
                          f'{str(shape)[:80]}') from None
     if not all(map(math.isfinite, xs + ys)):
         raise ValueError(f'{place}: points must be numbers, got {points}')
     if shape.get('shape_type') == 'circle' and len(points) == 2:
-        radius = math.dist(*points)  # its centre, and a point on it
+        # its centre, and a point on it
+        radius = math.hypot(xs[1] - xs[0], ys[1] - ys[0])
         return name, (xs[0] - radius, ys[0] - radius, xs[0] + radius,
                       ys[0] + radius)
     return name, (min(xs), min(ys), max(xs), max(ys))

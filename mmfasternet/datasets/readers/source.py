@@ -1,12 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was found in a folder, and how it becomes COCO."""
+import math
 import os
 import random
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Dict,
+    Iterable,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
+from urllib.parse import unquote
 
 from mmfasternet.datasets.files import files_below, is_hidden
 from mmfasternet.datasets.images import IMAGE_SUFFIXES, image_size
@@ -35,7 +48,7 @@ class Tree:
         self.images = self.having(IMAGE_SUFFIXES)
         self.by_stem: Dict[str, List[Path]] = {}
         for file in self.files:
-            self.by_stem.setdefault(file.stem, []).append(file)
+            self.by_stem.setdefault(_alike(file.stem), []).append(file)
 
     def having(self, suffixes: Sequence[str]) -> List[Path]:
         """The files with one of these suffixes."""
@@ -51,19 +64,21 @@ class Tree:
         """The file of a name in the folder that is nearest to others.
 
         That is the one which shares most folder names with them; in a folder
-        of another split it is none. None if there is no such file, or several
-        are as near.
+        of another split it is none. Of several the least deep one counts.
+        None if there is no such file, or several are as near.
         """
-        found = [f for f in self.by_stem.get(stem, ())
+        found = [f for f in self.by_stem.get(_alike(stem), ())
                  if f.suffix.lower() in suffixes
                  and not any(self._apart(f, t) for t in to)]
+        found = [f for f in found if f.stem == stem] or found
         if len(found) < 2:
             return found[0] if found else None
-        near = [sum(nearness(f, t) for t in to) for f in found]
+        near = [(sum(nearness(f, t) for t in to),
+                 # beside them VOC has masks of the same name
+                 not IMAGE_FOLDERS.isdisjoint(
+                     part.lower() for part in self.folder_of(f).parts),
+                 -len(f.parts)) for f in found]
         best = [f for f, n in zip(found, near) if n == max(near)]
-        # beside them VOC has masks of the same name
-        best = [f for f in best if not IMAGE_FOLDERS.isdisjoint(
-            part.lower() for part in f.parts)] or best
         return best[0] if len({f.parent for f in best}) == 1 else None
 
     def _apart(self, *files: PurePath) -> bool:
@@ -75,16 +90,24 @@ class Tree:
         """The image that a file of labels names, perhaps on another machine.
 
         Args:
-            name (str): Its path there, of Windows or not.
+            name (str): Its path there, of Windows or not, or a URL.
             to (Path): The file of labels.
         """
-        path = PurePath(name.replace('\\', '/'))
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            return None
-        for folder in (to.parent, to.parent / 'images', self.root):
-            if (folder / path).is_file():
-                return folder / path
-        return self.nearest(path.stem, [path.suffix.lower()], to, path)
+        name = name.replace('\\', '/')
+        texts = [name.partition('?')[0], name]  # of a URL
+        for text in dict.fromkeys([*texts, *map(unquote, texts)]):
+            path, suffix = PurePath(text), PurePath(text).suffix.lower()
+            for folder in (to.parent, to.parent / 'images', self.root):
+                if suffix in IMAGE_SUFFIXES and os.path.isfile(folder / path):
+                    return folder / path
+            found = None
+            if suffix in IMAGE_SUFFIXES:
+                found = self.nearest(path.stem, [suffix], to, path)
+            elif '?' not in name:
+                found = self.nearest(path.name, IMAGE_SUFFIXES, to, path)
+            if found:
+                return found
+        return None
 
 
 class Pair(NamedTuple):
@@ -171,7 +194,7 @@ class Source:
         best: Dict[Path, Pair] = {}
         for pair in pairs:
             other = best.setdefault(pair.image, pair)
-            if pair.label and nearness(*pair) > nearness(*other):
+            if pair.label and _fit(pair) > _fit(other):
                 best[pair.image] = pair
         rest = [p for p in pairs if p.label != best[p.image].label]
         for pair in rest:
@@ -182,8 +205,16 @@ class Source:
                 f'the nearest counts, not {first_names([p[1] for p in rest])}')
         return [*best.values()]
 
-    def size_of(self, image: Path) -> Optional[Tuple[int, int]]:
-        """Width and height; an image that cannot be read is dropped."""
+    def size_of(self, image: Path,
+                *stated: Any) -> Optional[Tuple[int, int]]:
+        """Width and height, as stated or else as the image has them.
+
+        An image that cannot be read is dropped.
+        """
+        with suppress(OverflowError, TypeError, ValueError):
+            width, height = map(float, stated)
+            if min(width, height) >= 1 and max(width, height) < math.inf:
+                return int(width), int(height)
         try:
             return image_size(image)
         except OSError as error:
@@ -239,7 +270,11 @@ class Source:
         items: Dict[str, List[Item]] = {}
         for split, pairs in groups.items():
             items[split] = [item for item in map(read, pairs) if item]
-            if not items[split]:
+            if split == 'test' and not items[split]:
+                del items[split]
+                self.messages.append('test: left out, as none of its images '
+                                     'can be used')
+            elif not items[split]:
                 raise ValueError(f'{self.root}: there is no image in the '
                                  f'{split} split')
         if 'val' not in items:
@@ -257,6 +292,17 @@ class Source:
             self.splits[split] = Split(
                 to_coco(part, self.classes, self.root), self.root)
         return self
+
+
+def _alike(stem: str) -> str:
+    """The same for a name as macOS and Windows take it for the same."""
+    return unicodedata.normalize('NFC', stem).casefold()
+
+
+def _fit(pair: Pair) -> tuple:
+    """The more, the rather a label is that of its image."""
+    return (pair.label.stem == pair.image.stem, nearness(*pair),
+            -len(pair.label.parts))
 
 
 def nearness(file: PurePath, other: PurePath) -> int:

@@ -5,15 +5,19 @@ from pathlib import PurePath
 from typing import List, Optional, Sequence
 
 _NAMES = dict(
-    train='train training', val='val valid validation', test='test testing',
-    trainval='trainval')
+    train='train training trn 训练',
+    val='val valid validation validate eval evaluation dev 验证',
+    test='test testing tst 测试', trainval='trainval')
 ROLES = {word: role for role, w in _NAMES.items() for word in w.split()}
 # Words beside them that say nothing else; `train-station` is not a split.
 _NEUTRAL = {
     'ann', 'annotation', 'annotations', 'anns', 'coco', 'data', 'dataset',
     'image', 'images', 'img', 'imgs', 'instances', 'jpegimages', 'json',
-    'label', 'labels', 'obj', 'set', 'split', 'txt', 'voc', 'xml', 'yolo'
+    'label', 'labels', 'list', 'obj', 'set', 'split', 'txt', 'voc', 'xml',
+    'yolo', '图片', '数据', '标注', '集'
 }
+# They may be written as one with it: `trainset`.
+_WORD = '({0})*({1})({0})*'.format('|'.join(_NEUTRAL), '|'.join(ROLES))
 
 
 def role_of(path: PurePath, exact: bool = True) -> Optional[str]:
@@ -28,10 +32,14 @@ def role_of(path: PurePath, exact: bool = True) -> Optional[str]:
         str: ``'train'``, ``'val'``, ``'test'``, ``'trainval'`` or None.
     """
     for part in reversed(path.parts):
-        words = [w for w in re.split(r'[^a-z]+', part.lower())
+        words = [w for w in re.split(r'[\W\d_]+', part.lower())
                  if w and w not in _NEUTRAL]
-        if words and words[-1] in ROLES and (len(words) == 1 or not exact):
-            return ROLES[words[-1]]
+        found = [re.fullmatch(_WORD, word) for word in words]
+        roles = [match and ROLES[match[2]] for match in found]
+        if roles[-2:] == ['train', 'val']:
+            roles[-2:] = ['trainval']
+        if roles and roles[-1] and (len(roles) == 1 or not exact):
+            return roles[-1]
     return None
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which images train, validate and test, as names of files and folders say."""
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path, PurePath
@@ -13,8 +14,13 @@ from mmfasternet.datasets.readers.source import (
     Tree,
     first_names,
 )
-from mmfasternet.datasets.readers.split_names import ROLES, roles_of
+from mmfasternet.datasets.readers.split_names import (
+    ROLES,
+    role_of,
+    roles_of,
+)
 
+_LISTS = ('.txt', '.csv', '.lst')
 # Lists for other tasks on the images of VOC.
 _OTHER_TASKS = ('Segmentation', 'Layout', 'Action')
 
@@ -59,7 +65,7 @@ def settle(groups: Dict[str, list], source: Source,
         names = ', '.join(sorted(groups))
         source.messages.append(f'{len(rest)} {what} in none of the splits '
                                f'{names}: {first_names([p[0] for p in rest])}')
-    if 'train' not in groups:
+    if not groups.get('train'):
         raise ValueError(f'{source.root}: there is no training split, only '
                          f'{", ".join(sorted(groups)) or "empty folders"}')
     return {k: v for k, v in groups.items() if v}
@@ -69,7 +75,8 @@ def settle(groups: Dict[str, list], source: Source,
 def split_lists(tree: Tree) -> Dict[str, List[Path]]:
     """Text files that list images, by split.
 
-    A ``.data`` of Darknet says which they are, or else their names.
+    A ``.data`` of Darknet says which they are, or else their names: exact
+    ones (``train.txt``), or else those that end in it (``mine_train.txt``).
     """
     found: Dict[str, List[Path]] = {}
     for path in tree.having(('.data', )):
@@ -78,18 +85,30 @@ def split_lists(tree: Tree) -> Dict[str, List[Path]]:
             file = role and find_listed(value.strip(), path, tree)
             if file:
                 found.setdefault(role, []).append(file)
-    for path in () if found else tree.having(('.txt', )):
-        role = ROLES.get(path.stem.lower())
-        if role and path.parent.name not in _OTHER_TASKS and _is_list(path):
+            elif role in ('train', 'val') and value.strip():
+                raise ValueError(f'{path}: {key.strip()} is {value.strip()}, '
+                                 'which is not there')
+    of_data = {*found}
+    paths = [path for path in tree.having(_LISTS) if _is_list(path, tree)]
+    roles = roles_of([[PurePath(path.stem)] for path in paths])
+    for role, path in zip(roles, paths):
+        if role and role not in of_data:
             found.setdefault(role, []).append(path)
     return found
 
 
-def _is_list(path: Path) -> bool:
-    """Whether it has lines, and they are not labels of YOLO."""
-    lines = lines_of(path)
-    return bool(lines) and not re.fullmatch(r'\d[.\d]*(\s+[-+.\deE]+){4,}',
-                                            lines[0])
+def _is_list(path: Path, tree: Tree) -> bool:
+    """Whether it has the name of a split, and names images."""
+    if path.parent.name in _OTHER_TASKS or not role_of(
+            PurePath(path.stem), exact=False):
+        return False
+    lines = lines_of(path)[:10]
+    # an image may be called `test`, and those are its labels
+    if re.fullmatch(r'\d[.\d]*(\s+[-+.\deE]+){4,}', ''.join(lines[:1])) or (
+            not lines and tree.nearest(path.stem, IMAGE_SUFFIXES, path)):
+        return False
+    return path.name.lower() in {f'{word}.txt' for word in ROLES} or any(
+        find_listed(line, path, tree) for line in lines)
 
 
 def lines_of(path: Path) -> List[str]:
@@ -109,9 +128,15 @@ def images_in_list(path: Path, source: Source,
     """
     lines = lines_of(path)
     found = [find_listed(line, path, source.tree) for line in lines]
-    chosen = [choose(file) if file else None for file in found]
-    source.missing(path, [line for line, one in zip(lines, chosen)
-                          if one is None], len(lines))
+    source.missing(path, [line for line, file in zip(lines, found)
+                          if file is None], len(lines))
+    files = [file for file in found if file is not None]
+    chosen = [choose(file) for file in files]
+    bare = [file for file, one in zip(files, chosen) if one is None]
+    if bare:
+        source.messages.append(
+            f'{path}: {len(bare)} of the {len(lines)} images that it lists '
+            f'have no labels, or are not there: {first_names(bare)}')
     return [one for one in chosen if one is not None]
 
 
@@ -123,10 +148,14 @@ def _listed(source: Source,
     of = {file: pair for pair in pairs for file in pair if file is not None}
     groups: Dict[str, List[Pair]] = {}
     for role, paths in lists.items():
-        groups[role] = []
-        for path in paths:
-            groups[role] += dict.fromkeys(
-                images_in_list(path, source, of.get))
+        groups[role] = [*dict.fromkeys(
+            pair for path in paths
+            for pair in images_in_list(path, source, of.get))]
+        if not groups[role]:
+            text = f'{first_names(paths)}: lists no image that can be used'
+            if role == 'train':
+                raise ValueError(text)
+            source.messages.append(text)
     taken = {pair for part in groups.values() for pair in part}
     groups[''] = [pair for pair in pairs if pair not in taken]
     return groups
@@ -136,21 +165,23 @@ def find_listed(line: str, file: Path, tree: Tree) -> Optional[Path]:
     """The image (or label) that a line of a list, which is a file, means.
 
     It is a path, from the list, the data set or another machine; or a name
-    without suffix, with a mark behind it in lists of VOC.
+    without suffix. Behind it lists of VOC have a mark, others its labels.
     """
-    name = line.replace('\\', '/')
-    for base in (file.parent, tree.root):
-        for tail in (name, name.partition('/')[2]):
-            if tail and (base / tail).is_file():
-                return base / tail
-    path = PurePath(name)
-    suffixes = (*IMAGE_SUFFIXES, '.xml', '.json')
-    # `1.5` is a name without suffix
-    stems = [path.name] + [path.stem] * (path.suffix.lower() in suffixes)
-    stems += re.findall(r'^(\S+)\s+-?[01]$', name)
-    for stem in stems:
-        for kind in (('.xml', '.json'), IMAGE_SUFFIXES):
-            found = tree.nearest(stem, kind, file)
-            if found is not None:
-                return found
+    names = [line.replace('\\', '/').strip('"')]
+    names += re.findall(r'^(\S+)\s+(?:-?[01]|\S+\.(?:xml|txt|json))$',
+                        names[0])
+    for name in names:
+        for base in (file.parent, tree.root):
+            for tail in (name, name.partition('/')[2]):
+                if tail and os.path.isfile(base / tail):
+                    return base / tail
+        path = PurePath(name)
+        suffixes = (*IMAGE_SUFFIXES, '.xml', '.json')
+        # `1.5` is a name without suffix
+        for stem in [path.name] + [path.stem] * (
+                path.suffix.lower() in suffixes):
+            for kind in (('.xml', '.json'), IMAGE_SUFFIXES):
+                found = tree.nearest(stem, kind, file)
+                if found is not None:
+                    return found
     return None

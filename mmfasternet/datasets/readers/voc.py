@@ -10,7 +10,11 @@ from xml.parsers import expat
 from mmfasternet.datasets.files import decode
 from mmfasternet.datasets.images import IMAGE_SUFFIXES
 from mmfasternet.datasets.readers.source import Item, Pair, Source, Tree
-from mmfasternet.datasets.readers.splits import group, lines_of
+from mmfasternet.datasets.readers.splits import (
+    find_listed,
+    group,
+    lines_of,
+)
 
 
 class Xml:
@@ -48,7 +52,9 @@ class Xml:
         named = re.match(rb'<\?xml[^>]*encoding=["\']([\w.-]+)', data)
         if named:
             try:
-                return data.decode(named[1].decode())
+                text = data.decode(named[1].decode())
+                if text.startswith('<?xml'):
+                    return text
             except (LookupError, UnicodeDecodeError):
                 pass  # it says something else than it is
         return decode(data, self.path)
@@ -115,18 +121,20 @@ def read_voc_lists(root: Path, splits: Sequence[str],
 
     Raises:
         FileNotFoundError: If an annotation, image or split is missing.
-        ValueError: If an xml is broken, naming file and line.
+        ValueError: If an xml is broken, naming file and line, or a split is
+            empty.
     """
     source, items = Source('Pascal VOC', Tree(root)), {}
     for split in splits:
         file = root / 'ImageSets' / 'Main' / f'{split}.txt'
         if not file.is_file():
             raise FileNotFoundError(f'{file}: no such split')
+        paths = dict.fromkeys(
+            _annotation(line, file, source.tree) for line in lines_of(file))
+        if not paths:
+            raise ValueError(f'{file} lists no image')
         items[split] = []
-        for line in lines_of(file):
-            # a mark may stand behind the name, which may have spaces
-            stem = re.sub(r'\s+-?[01]$', '', line)
-            path = root / 'Annotations' / f'{stem}.xml'
+        for path in paths:
             image = _image_of(source.tree, path)
             if image is None:
                 raise FileNotFoundError(
@@ -137,6 +145,17 @@ def read_voc_lists(root: Path, splits: Sequence[str],
     return source.take(items, classes or ())
 
 
+def _annotation(line: str, file: Path, tree: Tree) -> Path:
+    """The xml that a line of a list means."""
+    # a mark may stand behind the name, which may have spaces
+    found = find_listed(line, file, tree) or Path(
+        re.sub(r'\s+-?[01]$', '', line))
+    if found.suffix.lower() == '.xml':
+        return found
+    return tree.nearest(found.stem, ('.xml', ), found) or \
+        tree.root / 'Annotations' / f'{found.stem}.xml'
+
+
 def _image_of(tree: Tree, path: Path) -> Optional[Path]:
     """The image of the xml's name, or else of the name in it."""
     return tree.nearest(path.stem, IMAGE_SUFFIXES, path) or tree.named(
@@ -145,25 +164,22 @@ def _image_of(tree: Tree, path: Path) -> Optional[Path]:
 
 def _read(pair: Pair, classes: Optional[Sequence[str]],
           source: Source) -> Optional[Item]:
-    xml, keys = Xml(pair.label), ('width', 'height')
-    stated = xml.root.find('size')
-    if stated is None or any(stated.find(key) is None for key in keys):
-        size = (0, 0)
-    else:
-        size = tuple(xml.number(stated, key) for key in keys)
-    if min(size) <= 0:  # mmdet reads the image then, too
-        size = source.size_of(pair.image)
-        if size is None:
-            return None
+    xml = Xml(pair.label)
+    # without it mmdet reads the image, too
+    size = source.size_of(pair.image, xml.root.findtext('size/width'),
+                          xml.root.findtext('size/height'))
+    if size is None:
+        return None
     boxes: List[tuple] = []
     for element in xml.root.iter('object'):
         name = xml.text(element, 'name')
         box = element.find('bndbox')
         if box is None:
             raise xml.error(element, '<object> has no <bndbox>')
-        # VOC counts pixels from 1
-        corners = [xml.number(box, key) - 1
-                   for key in ('xmin', 'ymin', 'xmax', 'ymax')]
+        # VOC counts pixels from 1; any two corners name a box
+        xs, ys = ([xml.number(box, f'{axis}{end}') - 1
+                   for end in ('min', 'max')] for axis in 'xy')
+        corners = min(xs), min(ys), max(xs), max(ys)
         difficult = element.findtext('difficult', '0').strip() == '1'
         found = source.boxes([(f'{xml.path}:{xml.lines[box]}', name, corners,
                                int(difficult))], size)
@@ -172,4 +188,4 @@ def _read(pair: Pair, classes: Optional[Sequence[str]],
                 element.find('name'), f'unknown class {name!r}; --classes are '
                 f'{", ".join(classes)}')
         boxes += found
-    return Item(pair.image, *map(int, size), boxes)
+    return Item(pair.image, *size, boxes)

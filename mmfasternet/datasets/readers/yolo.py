@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """YOLO: a text file for each image, one object per line."""
+import os
 import re
 from pathlib import Path, PurePath
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
@@ -8,8 +9,14 @@ import yaml
 
 from mmfasternet.datasets.files import read_text
 from mmfasternet.datasets.images import IMAGE_SUFFIXES, image_files
-from mmfasternet.datasets.readers.source import Item, Pair, Source, Tree
-from mmfasternet.datasets.readers.split_names import role_of
+from mmfasternet.datasets.readers.source import (
+    Item,
+    Pair,
+    Source,
+    Tree,
+    first_names,
+)
+from mmfasternet.datasets.readers.split_names import ROLES, role_of
 from mmfasternet.datasets.readers.splits import (
     group,
     images_in_list,
@@ -30,8 +37,18 @@ def is_yolo(tree: Tree) -> bool:
         _label_of(image, tree) for image in tree.images)
 
 
+def inner_config(tree: Tree) -> Optional[Path]:
+    """The only ``data.yaml`` in the folders below, if nothing else names the
+    classes."""
+    folders = {path.parent for path in tree.having(YAML)} - {tree.root}
+    found = [*filter(None, map(config_of, sorted(folders)))]
+    named = any(map(_is_name_file, tree.files))
+    return found[0] if len(found) == 1 and not named else None
+
+
 def _is_name_file(path: Path) -> bool:
-    return path.name in _NAME_FILES or path.suffix == '.names'
+    name = path.name.lower()
+    return name in _NAME_FILES or name.endswith('.names')
 
 
 def config_of(root: Path) -> Optional[Path]:
@@ -62,29 +79,37 @@ def read_yolo(root: Path, config: Optional[Path] = None,
     Raises:
         ValueError: If the yaml or a label is broken, naming file and line.
     """
-    keypoints = False
+    spec, entries, groups = {}, {}, {}
+    if config is not None:
+        spec = _spec(config)
+        names = _class_names(config, spec)
+        entries = _entries(config, spec)
+    folders = {Path(os.path.abspath(p if p.is_dir() else p.parent))
+               for paths in entries.values() for p in paths}
+    inside = Path(os.path.abspath(root))
+    others = sorted(f for f in folders if inside not in (f, *f.parents))
+    source = Source('YOLO', Tree(root, others) if others or tree is None
+                    else tree)
     if config is None:
-        source = Source('YOLO', tree or Tree(root))
         names = _names(source.tree)
+        if not source.tree.images:
+            raise ValueError(f'{root}: labels, but no image '
+                             f'({", ".join(IMAGE_SUFFIXES)}); copy the images '
+                             'beside them, or into a folder images')
         groups = group(source, _pairs(source.tree.images, source))
-    else:
-        names, entries = _config(config)
-        folders = {p if p.is_dir() else p.parent
-                   for paths in entries.values() for p in paths}
-        source = Source('YOLO', Tree(root, sorted(
-            f for f in folders if root not in (f, *f.parents))))
-        groups = {}
-        for split, paths in entries.items():
-            images = {i for path in paths for i in _images(path, source)}
-            groups[split] = _pairs(sorted(images), source)
-        keypoints = 'kpt_shape' in _spec(config)
-        test = _spec(config).get('test')
-        if test is not None and 'test' not in groups:
-            source.messages.append(
-                f'{config}: test is {test!r}, which is not there')
+    for split, paths in entries.items():
+        images = {i for path in paths for i in _images(path, source)}
+        groups[split] = _pairs(sorted(images), source)
+        if not images and split != 'test':
+            raise ValueError(f'{config}: {split}: no image in '
+                             f'{first_names(paths)}')
+    if 'test' in spec and 'test' not in entries:
+        source.messages.append(
+            f'{config}: test is {spec["test"]!r}, which is not there')
     _find_labels(source)
     return source.fill(
-        groups, lambda pair: _read(pair, names, source, keypoints), names)
+        groups,
+        lambda pair: _read(pair, names, source, 'kpt_shape' in spec), names)
 
 
 # ------------------------------------------------------------------ data.yaml
@@ -96,18 +121,18 @@ def _spec(path: Path) -> Dict[str, Any]:
     except yaml.YAMLError as error:
         raise ValueError(f'{path} is not YAML: {error}') from None
     empty = ('', 'null', '~', [], None)
-    return {k: v for k, v in spec.items() if v not in empty} if isinstance(
-        spec, dict) else {}
+    spec = {str(key).lower(): value for key, value in spec.items()
+            if value not in empty} if isinstance(spec, dict) else {}
+    return {**{ROLES[k]: v for k, v in spec.items() if k in ROLES}, **spec}
 
 
-def _config(path: Path) -> Tuple[List[str], Dict[str, List[Path]]]:
-    """The class names, and the folders or lists of each split."""
-    spec = _spec(path)
-    names = _class_names(path, spec)
+def _entries(path: Path, spec: Dict[str, Any]) -> Dict[str, List[Path]]:
+    """The folders or lists of each split."""
+    found: Dict[str, List[Path]] = {}
     base = path.parent / str(spec.get('path', ''))
-    found = {}
     for split in ('train', 'val', 'test'):
-        entries = spec.get(split, [])
+        entries = spec.get(split) or (
+            spec.get('trainval') if split == 'train' else None) or []
         entries = entries if isinstance(entries, list) else [entries]
         if not all(isinstance(entry, str) for entry in entries):
             raise ValueError(f'{path}: {split} must be a path or a list of '
@@ -120,7 +145,7 @@ def _config(path: Path) -> Tuple[List[str], Dict[str, List[Path]]]:
                 raise
     if not found['train']:
         raise ValueError(f'{path}: there is no train')
-    return names, {k: v for k, v in found.items() if v}
+    return {k: v for k, v in found.items() if v}
 
 
 def _class_names(path: Path, spec: Dict[str, Any]) -> List[str]:
@@ -135,12 +160,16 @@ def _class_names(path: Path, spec: Dict[str, Any]) -> List[str]:
             isinstance(name, str) for name in names or [0]):
         raise ValueError(f'{path}: names must be a list or numbered, got '
                          f'{names!r}')
-    if len({*names}) < len(names):
-        raise ValueError(f'{path}: names has one twice: {", ".join(names)}')
+    _check_names(path, names)
     if spec.get('nc', str(len(names))) != str(len(names)):
         raise ValueError(f'{path}: nc is {spec["nc"]}, but there are '
                          f'{len(names)} names')
     return names
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    if len({*names}) < len(names):
+        raise ValueError(f'{path}: names has one twice: {", ".join(names)}')
 
 
 def _existing(config: Path, base: Path, entry: str, split: str) -> Path:
@@ -159,8 +188,8 @@ def _existing(config: Path, base: Path, entry: str, split: str) -> Path:
             if len(tail.parts) > 1 or role_of(tail) == split)]:
         if candidate.exists():
             return candidate
-    raise ValueError(f'{config}: {entry!r} is neither '
-                     f'{" nor ".join(map(str, dict.fromkeys(tried)))}')
+    raise ValueError(f'{config}: {entry!r} is neither a folder nor a file; '
+                     f'looked for {" and ".join(map(str, {*tried}))}')
 
 
 def _images(entry: Path, source: Source) -> Iterable[Path]:
@@ -182,7 +211,9 @@ def _names(tree: Tree) -> Tuple[str, ...]:
             f'{tree.root}: YOLO labels have numbers only; write the class '
             'names, one per line, into classes.txt there, or give the '
             'data.yaml')
-    return next(iter(found))
+    names, path = next(iter(found.items()))
+    _check_names(path, names)
+    return names
 
 
 def _label_of(image: Path, tree: Tree) -> Optional[Path]:
@@ -194,8 +225,9 @@ def _label_of(image: Path, tree: Tree) -> Optional[Path]:
             return path
     label = tree.nearest(image.stem, ('.txt', ), image)
     # unless it is that of a nearer image
-    nearest = label and tree.nearest(image.stem, IMAGE_SUFFIXES, label)
-    return label if nearest and nearest.parent == image.parent else None
+    nearest = label and tree.nearest(label.stem, IMAGE_SUFFIXES, label)
+    return label if nearest and nearest.with_suffix('') == image.with_suffix(
+        '') else None
 
 
 def _pairs(images: Iterable[Path], source: Source) -> List[Pair]:
@@ -208,7 +240,7 @@ def _find_labels(source: Source) -> None:
     used = {i for images in source.labels.values() for i in images}
     lists = {p for paths in split_lists(source.tree).values() for p in paths}
     for path in source.tree.having(('.txt', )):
-        if path not in lists and path.name not in _NAME_FILES and \
+        if path not in lists and not _is_name_file(path) and \
                 not path.stem.lower().startswith(('readme', 'license')):
             image = None if path in source.labels else source.tree.nearest(
                 path.stem, IMAGE_SUFFIXES, path)
