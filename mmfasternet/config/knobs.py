@@ -47,7 +47,7 @@ def bind_knobs(names: Dict[str, Any],
         ValueError: If an inheriting config assigns something else to one of
             the names, a value of another kind than the one it replaces, or
             one that is out of its range; or if it assigns a derived name
-            without using it itself.
+            without using it itself, or the command line does.
     """
     knobs = {
         name
@@ -66,6 +66,10 @@ def bind_knobs(names: Dict[str, Any],
                 value = _value(name, node, file)
                 names[name] = _alike(name, defaults[name], value)
     for name, value in _COMMAND_LINE.get({}).items():
+        if name in derived and not isinstance(value, dict):
+            raise ValueError(f'--cfg-options {name} would change nothing: it '
+                             f'follows from {derived[name]}, which to assign '
+                             'instead')
         if name in knobs:
             names[name] = _alike(name, defaults[name], value)
             _USED.get().add(name)
