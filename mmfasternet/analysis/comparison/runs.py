@@ -3,16 +3,17 @@
 """The training runs of a comparison, and what they detect."""
 import csv
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from mmengine.config import Config, DictAction
 
-from mmfasternet.config import load_config
+from mmfasternet.config import class_names, load_config
 
 _TOOLS = Path(__file__).parents[2] / '.mim' / 'tools'
 # Computes the same with less time and memory, and alike under --amp, so that
@@ -111,8 +112,8 @@ def _run_tool(name: str, *arguments: Any) -> None:
 
 
 def parse_detector(text: str) -> Tuple[str, str, Dict[str, Any]]:
-    """Take ``[NAME=]PATH[,KEY=VALUE...]`` apart into name (the stem of the
-    path and the options unless it is given), path and options.
+    """Take ``[NAME=]PATH[,KEY=VALUE...]`` apart into name (that of the path
+    and the options unless it is given), path and options.
 
     Raises:
         ValueError: If it is not so.
@@ -123,7 +124,9 @@ def parse_detector(text: str) -> Tuple[str, str, Dict[str, Any]]:
         raise ValueError(f'{text!r} is not [NAME=]CONFIG[,KEY=VALUE...]')
     values = {key: DictAction._parse_iterable(value) for key, value in (
         option.split('=', 1) for option in options)}
-    name = name or ','.join([Path(path).stem, *options])
+    # a folder may be called lr_0.01, and `val.bbox.json` is of any
+    stem = re.sub(r'\.(py|json|ya?ml)$', '', Path(path).resolve().name)
+    name = name or ','.join([stem, *options])
     return name.replace('/', '-'), path, values
 
 
@@ -135,20 +138,36 @@ def with_model_of(recipe: Config,
     the same faster, unless they are to stay ``unmodified``.
 
     Raises:
-        ValueError: If the other config has no model.
+        ValueError: If the other config has no model, or the recipe names
+            no classes.
     """
     if 'model' not in other:
         raise ValueError(f'{other.filename} has no `model`: it is not a '
                          'complete config')
     cfg = Config(recipe.to_dict(), filename=recipe.filename)
+    classes = class_names(cfg, 'train')
+    if not classes:
+        raise ValueError(f'{cfg.filename} does not name its classes: set '
+                         'metainfo of its train_dataloader.dataset')
     model = Config(dict(model=other.model.to_dict())).model
-    model.bbox_head.head_module.num_classes = cfg.num_classes
-    model.train_cfg.assigner.num_classes = cfg.num_classes
-    for part in () if unmodified else (model, model.train_cfg.assigner):
+    for part in _dicts(model):
+        if 'num_classes' in part:
+            part.num_classes = len(classes)
+    assigner = (model.get('train_cfg') or {}).get('assigner')
+    for part in () if unmodified else filter(None, (model, assigner)):
         part.type = SAME_BUT_FASTER.get(part.type, part.type)
     cfg.model = model
     _take_teacher(cfg, other)
     return cfg
+
+
+def _dicts(node: Any) -> Iterator[dict]:
+    """A model's config and what is in it, but for the backbone."""
+    if isinstance(node, dict):
+        yield node
+        node = [node[key] for key in node if key != 'backbone']
+    for child in node if isinstance(node, (list, tuple)) else ():
+        yield from _dicts(child)
 
 
 def _take_teacher(cfg: Config, other: Config) -> None:
@@ -178,8 +197,8 @@ def prepare(detectors: Sequence[str], recipe: Optional[str],
     Args:
         detectors (Sequence[str]): See :func:`parse_detector`; a path is a
             config, the work directory of a training run, or a .json of
-            detections. The latter two may come several times with one name,
-            once for each seed.
+            detections. The latter two may come several times with one NAME
+            that is given, once for each seed.
         recipe (str, optional): The config that gives data, schedule and
             optimizer; None for the first config.
         seeds (Sequence[int]): With which each config is trained.
@@ -192,7 +211,7 @@ def prepare(detectors: Sequence[str], recipe: Optional[str],
         first seed of all comes first.
 
     Raises:
-        ValueError: If two configs have one name, a folder holds a training
+        ValueError: If two that differ have one name, a folder holds a training
             run with other settings, or a recipe is for nothing.
     """
     runs: List[Run] = []
@@ -200,11 +219,15 @@ def prepare(detectors: Sequence[str], recipe: Optional[str],
     base = None
     for text in detectors:
         name, path, values = parse_detector(text)
-        if Path(path).is_dir() or path.endswith('.json'):
+        exists = Path(path).is_dir() or path.endswith('.json')
+        is_seed = exists and text.startswith(f'{name}=') and name not in cfgs
+        if not is_seed and (name in cfgs or name in [r.name for r in runs]):
+            raise ValueError(f'two are called {name}: call one NAME={path}, '
+                             'or, if they are training runs of one detector, '
+                             'each by the same NAME')
+        if exists:
             runs.append(_existing(name, Path(path), runs))
             continue
-        if name in cfgs:
-            raise ValueError(f'two are called {name}: call one NAME={path}')
         if base is None:
             base = load_config(path if recipe is None else recipe, options)
         cfgs[name] = with_model_of(base, load_config(path, values), unmodified)
