@@ -93,6 +93,18 @@ def show_results(cfg, args):
         hook.type = 'mmfasternet.PictureFoldersHook'
 
 
+def write_detections(cfg, prefix):
+    """Let COCO's evaluator write them instead of evaluating."""
+    given = cfg.get('test_evaluator') or []
+    found = [evaluator for evaluator in (
+        given if isinstance(given, list) else [given])
+             if 'CocoMetric' in str(evaluator.get('type'))]
+    if len(found) != 1:
+        raise ValueError(f'--json-prefix needs one CocoMetric, {cfg.filename} '
+                         f'has {len(found)} in test_evaluator')
+    found[0].update(format_only=True, outfile_prefix=prefix)
+
+
 def use_asked_split(cfg, args):
     """What the command line says of the data, all of it or an error."""
     lost = [key for key in args.cfg_options or () if key.startswith(
@@ -134,15 +146,14 @@ def main():
             use_tta(cfg)
         if args.show or args.show_dir:
             show_results(cfg, args)
+        if args.json_prefix is not None:
+            write_detections(cfg, args.json_prefix)
         prepare_launch(cfg, args.launcher)
     cli.set_work_dir(cfg, args)
     cfg.load_from = None if exported else args.checkpoint
     if args.deploy:
         cfg.custom_hooks = [*(cfg.get('custom_hooks') or []),
                             dict(type='SwitchToDeployHook')]
-    if args.json_prefix is not None:
-        cfg.test_evaluator.format_only = True
-        cfg.test_evaluator.outfile_prefix = args.json_prefix
 
     cfg.pop('runner_type', None)  # that is for training
     runner = cli.build_runner(cfg)

@@ -74,7 +74,7 @@ def bind_knobs(names: Dict[str, Any],
             names[name] = _alike(name, defaults[name], value)
             _USED.get().add(name)
     for name, interval in (ranges or {}).items():
-        _require_range(name, names[name], interval)
+        names[name] = _in_range(name, names[name], interval)
     names['knobs'] = {name: names[name] for name in sorted(knobs)}
 
 
@@ -156,14 +156,18 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _require_range(name: str, value: Any, interval: str) -> None:
-    """``'whole [1, inf)'``, ``'(0, 1) or None'``; of each in a sequence."""
+def _in_range(name: str, value: Any, interval: str) -> Any:
+    """``'whole [1, inf)'``, ``'(0, 1) or None'``; of each in a sequence.
+
+    Returns:
+        Any: The value; 10.0 is 10 where it is whole.
+    """
     if value is None and interval.endswith(' or None'):
-        return
+        return value
     if interval.startswith('text'):
         if not isinstance(value, str):
             raise ValueError(f'{name} must be {interval}, got {value!r}')
-        return
+        return value
     low, high = (float(x) for x in re.findall(r'-?[\d.]+|inf', interval))
     whole, open_low, open_high = (x in interval for x in ('whole', '(', ')'))
     for number in value if isinstance(value, (list, tuple)) else [value]:
@@ -174,6 +178,10 @@ def _require_range(name: str, value: Any, interval: str) -> None:
             raise ValueError(
                 f'{name} must be a {"whole " if whole else ""}number in '
                 f'{interval.removeprefix("whole ")}, got {_short(value)}')
+    if not whole:
+        return value
+    return type(value)(map(int, value)) if isinstance(
+        value, (list, tuple)) else int(value)
 
 
 def _short(value: Any) -> str:

@@ -90,8 +90,10 @@ def _read(filename: str) -> Config:
     except Exception as error:
         if type(error) is ValueError:  # says what is wrong, and where
             raise
+        hint = '. Save it as UTF-8 without BOM' if isinstance(
+            error, UnicodeError) or 'U+FEFF' in str(error) else ''
         raise ValueError(f'{filename} is not a config that can be read: '
-                         f'{type(error).__name__}: {error}') from error
+                         f'{type(error).__name__}: {error}{hint}') from error
 
 
 def _drop_scope(node: Any) -> None:
@@ -188,15 +190,10 @@ def _alike(cfg: Config, key: str, value: Any) -> Any:
 
 
 def _refuse_mistyped(key: str, cfg: Config) -> None:
-    """A new name like a known one, in a dict that no signature checks.
-
-    What has a ``type`` is built, and its class refuses what it does not know;
-    of the others, and of ``nms``, a mistyped name is never read.
-    """
+    """A new name like a known one: where no signature knows the names, as in
+    ``test_cfg`` or ``nms``, it would never be read, or much later."""
     node, rest = _reached(cfg, key)
-    before = key.split('.')[:-len(rest)] if rest else []
-    if not before or not isinstance(node, dict) or (
-            'type' in node and before[-1] != 'nms'):
+    if not rest or rest[0] == key or not isinstance(node, dict):
         return
     name = rest[0]
     close = difflib.get_close_matches(name, node, n=1, cutoff=.9) or [

@@ -734,6 +734,8 @@ def test_options_that_are_no_pairs_are_an_error_of_the_parser(typed, capsys):
     ({'model.test_cfg.nms.iou_thr': .3}, 'did you mean iou_threshold'),
     ({'auto_scale_lr.enabled': True}, 'did you mean enable'),
     ({'optim_wrapper.clip_grad.max_norms': 3}, 'did you mean max_norm'),
+    ({'default_hooks.checkpoint.interva': 5}, 'did you mean interval'),
+    ({'default_hooks.loger.interval': 5}, 'did you mean logger'),
     # what follows from a knob
     (dict(num_classes=2), 'num_classes would change nothing: it follows from '
      'classes'),
@@ -754,6 +756,24 @@ def test_a_new_option_is_no_mistake():
     cfg = load_config('configs/yolov8_fasternet_n.py', options)
     for key, value in options.items():
         assert reduce(operator.getitem, key.split('.'), cfg) == value
+
+
+def test_a_whole_number_is_one():
+    cfg = load_config('configs/yolov8_fasternet_n.py', dict(
+        max_epochs=10.0, img_scale=(96.0, 64), initial_distance=2))
+    for value in (cfg.train_cfg.max_epochs, *cfg.img_scale,
+                  *cfg.test_dataloader.dataset.pipeline[1].scale):
+        assert type(value) is int
+    assert cfg.knobs.max_epochs == 10 and cfg.img_scale == (96, 64)
+    assert cfg.model.bbox_head.head_module.initial_distance == 2
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16', 'gbk'])
+def test_a_config_of_another_encoding_is_named(encoding, tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text('max_epochs = 3  # \u8bad\u7ec3', encoding=encoding)
+    with pytest.raises(ValueError, match=f'{path}.*Save it as UTF-8 without'):
+        load_config(str(path))
 
 
 def test_a_list_in_the_place_of_a_tuple_is_one():

@@ -59,6 +59,8 @@ def as_arguments(options):
      'test_dataloader.dataset.ann_file would not count'),
     ('test', [N, 'W/other.pth', '--out', 'W/folder.pkl'],
      'W/folder.pkl is a folder'),
+    ('test', [N, 'W/other.pth', '--json-prefix', 'W/x', 'test_evaluator=[]'],
+     '--json-prefix needs one CocoMetric'),
     ('test', [N, 'W/other.pth', '--precision', 'bf16'],
      'are for exported files'),
     ('test', [N, 'W/other.onnx', '--work-dir', 'W'], 'other.onnx'),

@@ -270,8 +270,9 @@ def check_threads(threads: Optional[int]) -> None:
                          f'{threads}')
 
 
-def device_name(name: str) -> str:
-    """``'cuda:0'`` for ``'0'``, and small letters for ``'CPU'``."""
+def device_name(name: Union[str, int]) -> str:
+    """``'cuda:0'`` for ``0``, and small letters for ``'CPU'``."""
+    name = str(name)
     return f'cuda:{name}' if name.isdigit() else name.lower()
 
 
