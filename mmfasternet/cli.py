@@ -98,7 +98,8 @@ def clear_data_errors() -> Iterator[None]:
         yield
     except (AssertionError, ValueError) as error:
         for pattern, words in _OF_DATA.items():
-            found = re.search(pattern, str(error))
+            # the last, as a worker of the loader tells its whole traceback
+            *_, found = None, *re.finditer(pattern, str(error))
             if found:
                 sys.exit(f'error: {found.expand(words)}')
         raise
@@ -120,8 +121,11 @@ def clear_disk_errors(folder: str) -> Iterator[None]:
 class Skipped(list):
     """Images that cannot be read, each said when it is met."""
 
+    last: Optional[Exception] = None
+
     def __call__(self, image: Any, error: Exception) -> None:
         self.append(image)
+        self.last = error
         print(f'skipped: {error}', file=sys.stderr, flush=True)
 
     def readable(self, images: Iterable[Any],
@@ -138,8 +142,9 @@ class Skipped(list):
     def end(self, number: int) -> None:
         """Exit status 1 if there are any, of a number of images."""
         if self:
-            sys.exit(f'error: {len(self)} of {number} images were skipped, '
-                     'see above')
+            why = f'{self.last}; ' if len(self) == number else ''
+            sys.exit(f'error: {why}{len(self)} of {number} images were '
+                     'skipped, see above')
 
 
 def say(text: str) -> None:

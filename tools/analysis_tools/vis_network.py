@@ -238,8 +238,8 @@ class Truth:
         if len(found) < 2:
             return next(iter(found.values()), None)
         parts = Path(path).absolute().parts
-        return next((id_ for name, id_ in found.items()
-                     if parts[-len(name):] == name), None)
+        fitting = [name for name in found if parts[-len(name):] == name]
+        return found[max(fitting, key=len)] if fitting else None
 
     def __call__(self, path):
         """Boxes ``(M, 4)`` in pixels of an image file, and labels."""
