@@ -51,8 +51,8 @@ def export(deployed: DeployedDetector,
         shape (Sequence[int], optional): Height and width of the input.
             Defaults to those of ``info.img_scale``.
         batch_size (int): Images per run. Defaults to 1.
-        dynamic (bool): Let all three vary instead, the sizes in multiples of
-            32; images are still fitted into ``shape``. Defaults to False.
+        dynamic (bool): Let all three vary, the sizes in multiples of 32;
+            ``Predictor`` fits images into ``shape``. Defaults to False.
         nms (bool): End with NMS, in ONNX and OpenVINO. Defaults to False.
         opset (int): Version of ONNX's operators. Defaults to 18.
         precision (str): Of the weights in the file: ``'fp32'``, or ``'fp16'``
