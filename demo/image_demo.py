@@ -2,6 +2,8 @@
 """Detect objects in images: draws the boxes and writes them as json."""
 import os.path as osp
 import sys
+from collections import Counter
+from pathlib import Path
 
 from mmfasternet import cli
 from mmfasternet.deploy.engines import EXPORTED
@@ -32,10 +34,20 @@ def parse_args():
 
 def images_of(args):
     """What was asked for, without the pictures of an earlier run in it."""
-    from mmfasternet.datasets.images import images_in
+    from mmfasternet.datasets.files import files_below, is_hidden
+    from mmfasternet.datasets.images import IMAGE_SUFFIXES, images_in
     images = images_in(args.img)
     ours = tuple(osp.realpath(osp.join(args.out_dir, name)) + osp.sep
-                 for name in ('vis', 'patch'))
+                 for name in ('vis', 'patch', 'preds'))
+    others = Counter(
+        file.suffix.lower() or 'without suffix'
+        for file in files_below(args.img) if not is_hidden(file, args.img)
+        and not osp.realpath(file).startswith(ours)
+        and file.suffix.lower() not in IMAGE_SUFFIXES)
+    if others:
+        print(f'left out, images are {", ".join(IMAGE_SUFFIXES)}: ' +
+              ', '.join(f'{n} {suffix}' for suffix, n in others.items()),
+              file=sys.stderr, flush=True)
     return [i for i in images if not osp.realpath(i).startswith(ours)] or \
         images
 
@@ -60,7 +72,7 @@ def save_all(args, images, predictor, found, skipped):
         images (list[str]): All images.
         predictor (Predictor): What draws.
         found (Iterable[tuple]): Path and sample of those that can be read.
-        skipped (list[str]): The others, when ``found`` is at its end.
+        skipped (Skipped): The others, when ``found`` is at its end.
     """
     from mmfasternet.datasets.images import read_image
     from mmfasternet.deploy.result_files import (
@@ -86,24 +98,15 @@ def save_all(args, images, predictor, found, skipped):
         print(f'{path}: {", ".join(shown) or "nothing found"}')
     if len(skipped) < len(images):
         print(f'pictures in {vis}, boxes in {preds}')
-    if skipped:
-        sys.exit(f'error: {len(skipped)} of {len(images)} images were '
-                 'skipped, see above')
-
-
-class Skipped(list):
-    """Images that cannot be read, each said when it is met."""
-
-    def __call__(self, image, error):
-        self.append(image)
-        print(f'skipped: {error}', file=sys.stderr, flush=True)
+    skipped.end(len(images))
 
 
 def main():
     args = parse_args()
     with cli.clear_errors(ImportError, OSError, ValueError):
         from mmfasternet.config import load_config
-        images, skipped = images_of(args), Skipped()
+        images, skipped = images_of(args), cli.Skipped()
+        cli.make_folder(Path(args.out_dir))
         predictor = load(args, load_config(args.config, args.cfg_options))
         found = predictor.stream(images, args.batch_size, skip=skipped)
         save_all(args, images, predictor, found, skipped)

@@ -4,8 +4,9 @@
 It needs SAHI: pip install sahi.
 """
 import os.path as osp
+from pathlib import Path
 
-from image_demo import Skipped, image_parser, images_of, load, save_all
+from image_demo import image_parser, images_of, load, save_all
 
 from mmfasternet import cli
 
@@ -54,12 +55,7 @@ def detect_patches(args, predictor, images, skipped):
     from mmfasternet.deploy.predictor import as_array
     from mmfasternet.deploy.result_files import output_names, write_image
     names = dict(zip(images, output_names(images, args.img)))
-    for path in images:
-        try:
-            image, _ = as_array(path)
-        except (OSError, ValueError) as error:
-            skipped(path, error)
-            continue
+    for path, (image, _) in skipped.readable(images, as_array):
         patches = slice_image(
             image,
             slice_height=args.patch_size,
@@ -86,7 +82,8 @@ def main():
         from mmfasternet.config import load_config
         from mmfasternet.deploy.engines import require_package
         require_package('sahi')
-        images, skipped = images_of(args), Skipped()
+        images, skipped = images_of(args), cli.Skipped()
+        cli.make_folder(Path(args.out_dir))
         predictor = load(args, load_config(args.config, args.cfg_options))
         save_all(args, images, predictor,
                  detect_patches(args, predictor, images, skipped), skipped)

@@ -30,8 +30,6 @@ def parse_args():
     args = parser.parse_args()
     if args.out and not args.out.endswith(('.mp4', '.avi')):
         parser.error(f'--out must end in .mp4 or .avi, got {args.out}')
-    if args.video in (args.out, args.out_json):
-        parser.error(f'{args.video} would be written over')
     return args
 
 
@@ -41,13 +39,15 @@ def main():
     count, boxes = 0, 0
     with cli.clear_errors(ImportError, OSError, ValueError), \
             ExitStack() as stack:
-        import cv2
-
         from mmfasternet.checkpoint import whole_file
         from mmfasternet.config import load_config
         from mmfasternet.deploy import Predictor, frames
         from mmfasternet.deploy.result_files import as_dict
-        from mmfasternet.deploy.video import video_file
+        from mmfasternet.deploy.video import show_frame, video_file
+        for path in filter(None, (args.out, args.out_json)):
+            cli.require_output(path, args.video, args.checkpoint, args.config)
+        if args.out and args.out_json:
+            cli.require_output(args.out_json, args.out)
         cfg = load_config(args.config, args.cfg_options)
         predictor = Predictor(args.checkpoint, cfg, args.backend,
                               args.precision, args.threads, args.device,
@@ -71,10 +71,8 @@ def main():
                 picture = predictor.draw(frame, sample, args.score_thr)
                 if write:
                     write(picture)
-                if args.show:
-                    cv2.imshow(args.video, picture)
-                    if cv2.waitKey(1) == ord('q'):
-                        break
+                if args.show and show_frame(picture, args.video):
+                    break
         except KeyboardInterrupt:
             print('stopped', file=sys.stderr)
     seconds = time.perf_counter() - begin

@@ -3,6 +3,7 @@
 import errno
 import os
 import os.path as osp
+import re
 import sys
 from argparse import (
     ArgumentParser,
@@ -12,7 +13,15 @@ from argparse import (
 )
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Optional, Type
+from typing import (
+    Any,
+    Callable,
+    Iterable,
+    Iterator,
+    Optional,
+    Tuple,
+    Type,
+)
 
 from mmfasternet.doctor import diagnosed
 
@@ -70,6 +79,32 @@ def clear_build_errors() -> Iterator[None]:
         sys.exit(f'error: {where}{error.args[0] if error.args else error!r}')
 
 
+# what arises in the midst of a run, and what it means
+_OF_DATA = {
+    r'failed to load image: (.*)':
+    r'\1 cannot be read as an image: it is damaged, or of a format that '
+    'OpenCV does not know. tools/misc/check_dataset.py finds all of these',
+    r'Expected more than 1 value per channel when training.*':
+    'the last feature map has one value of one image, which cannot be '
+    'normalised: take a larger train_batch_size_per_gpu or img_scale, and '
+    'train_dataloader.drop_last=True if the last batch is of one image',
+}
+
+
+@contextmanager
+def clear_data_errors() -> Iterator[None]:
+    """One message where an image, or a batch, is of no use."""
+    try:
+        yield
+    except (AssertionError, ValueError) as error:
+        for pattern, words in _OF_DATA.items():
+            # the last, as a worker of the loader tells its whole traceback
+            *_, found = None, *re.finditer(pattern, str(error))
+            if found:
+                sys.exit(f'error: {found.expand(words)}')
+        raise
+
+
 @contextmanager
 def clear_disk_errors(folder: str) -> Iterator[None]:
     """One message where a file could not be written for want of room."""
@@ -81,6 +116,35 @@ def clear_disk_errors(folder: str) -> Iterator[None]:
         sys.exit(f'error: cannot write to {folder}: {error.strerror}. What '
                  'was saved before is whole: make room and go on with '
                  '--resume')
+
+
+class Skipped(list):
+    """Images that cannot be read, each said when it is met."""
+
+    last: Optional[Exception] = None
+
+    def __call__(self, image: Any, error: Exception) -> None:
+        self.append(image)
+        self.last = error
+        print(f'skipped: {error}', file=sys.stderr, flush=True)
+
+    def readable(self, images: Iterable[Any],
+                 read: Callable[[Any], Any]) -> Iterator[Tuple[Any, Any]]:
+        """The others, and what is read of each."""
+        for image in images:
+            try:
+                content = read(image)
+            except (OSError, ValueError) as error:
+                self(image, error)
+            else:
+                yield image, content
+
+    def end(self, number: int) -> None:
+        """Exit status 1 if there are any, of a number of images."""
+        if self:
+            why = f'{self.last}; ' if len(self) == number else ''
+            sys.exit(f'error: {why}{len(self)} of {number} images were '
+                     'skipped, see above')
 
 
 def say(text: str) -> None:
@@ -303,6 +367,8 @@ def set_work_dir(cfg: Config, args: Namespace) -> None:
         cfg (Config): Gets ``work_dir``.
         args (Namespace): With ``work_dir`` and ``config``.
     """
+    if args.work_dir == '':  # of a variable of the shell that is not set
+        sys.exit('error: --work-dir is empty: name a folder, or leave it out')
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:

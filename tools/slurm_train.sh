@@ -20,6 +20,11 @@ CPUS_PER_TASK=${CPUS_PER_TASK:-5}
 SRUN_ARGS=${SRUN_ARGS:-""}
 BATCH_JOB=$SLURM_JOB_ID
 ((GPUS_PER_NODE <= GPUS)) || GPUS_PER_NODE=$GPUS
+((GPUS % GPUS_PER_NODE == 0)) || {  # each machine gets as many
+    echo "error: GPUS=$GPUS must be a multiple of" \
+        "GPUS_PER_NODE=$GPUS_PER_NODE" >&2
+    exit 1
+}
 export NNODES=$(((GPUS + GPUS_PER_NODE - 1) / GPUS_PER_NODE))
 
 # SRUN_ARGS is split into words on purpose; each machine has its own number

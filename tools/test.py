@@ -5,7 +5,6 @@ from pathlib import Path
 
 # first: it makes mmyolo importable, or says what is missing
 import mmfasternet.models  # noqa: F401  # isort: skip
-from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import ConfigDict
 from mmengine.evaluator import DumpResults
@@ -62,6 +61,9 @@ def parse_args():
     args = parser.parse_args()
     if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
         parser.error(f'--out must end in .pkl or .pickle, got {args.out}')
+    if args.json_prefix is not None and not osp.basename(args.json_prefix):
+        parser.error('--json-prefix must end in a name, like '
+                     f'{args.json_prefix}val')
     cli.set_local_rank(args)
     return args
 
@@ -79,6 +81,41 @@ def use_tta(cfg):
         dataset.pipeline = cfg.tta_pipeline
 
 
+def show_results(cfg, args):
+    """Let MMDetection's hook draw what is found."""
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
+    if not hook:
+        raise ValueError('--show and --show-dir need default_hooks.'
+                         f'visualization in {cfg.filename}')
+    hook.update(draw=True, show=args.show, wait_time=args.wait_time,
+                test_out_dir=args.show_dir)
+    if str(hook.type).endswith('DetVisualizationHook'):
+        hook.type = 'mmfasternet.PictureFoldersHook'
+
+
+def write_detections(cfg, prefix):
+    """Let COCO's evaluator write them instead of evaluating."""
+    given = cfg.get('test_evaluator') or []
+    found = [evaluator for evaluator in (
+        given if isinstance(given, list) else [given])
+             if 'CocoMetric' in str(evaluator.get('type'))]
+    if len(found) != 1:
+        raise ValueError(f'--json-prefix needs one CocoMetric, {cfg.filename} '
+                         f'has {len(found)} in test_evaluator')
+    found[0].update(format_only=True, outfile_prefix=prefix)
+
+
+def use_asked_split(cfg, args):
+    """What the command line says of the data, all of it or an error."""
+    lost = [key for key in args.cfg_options or () if key.startswith(
+        ('test_dataloader', 'test_evaluator'))]
+    if lost:
+        raise ValueError(f'--split {args.split} takes val_dataloader and '
+                         f'val_evaluator, {", ".join(lost)} would not count: '
+                         'name val_... instead, or leave out --split')
+    use_split(cfg, args.split)
+
+
 def main():
     args = parse_args()
     setup_cache_size_limit_of_dynamo()
@@ -88,10 +125,12 @@ def main():
         cfg.get('model', {}).pop('teacher', None)  # that is for training
         if not osp.isfile(args.checkpoint) and '://' not in args.checkpoint:
             raise FileNotFoundError(f'checkpoint not found: {args.checkpoint}')
-        for path in filter(None, (args.out, args.json_prefix)):
+        found = args.json_prefix and f'{args.json_prefix}.bbox.json'
+        for path in filter(None, (args.out, found)):
+            cli.require_output(path)
             cli.make_folder(Path(path).parent)
         if args.split is not None:
-            use_split(cfg, args.split)
+            use_asked_split(cfg, args)
         require_data(cfg, 'test')
         require_sound_data(cfg, 'test')
         exported = args.checkpoint.endswith(EXPORTED)
@@ -105,17 +144,16 @@ def main():
                              f'files, {args.checkpoint} is a checkpoint')
         elif args.tta:
             use_tta(cfg)
+        if args.show or args.show_dir:
+            show_results(cfg, args)
+        if args.json_prefix is not None:
+            write_detections(cfg, args.json_prefix)
         prepare_launch(cfg, args.launcher)
     cli.set_work_dir(cfg, args)
     cfg.load_from = None if exported else args.checkpoint
-    if args.show or args.show_dir:
-        cfg = trigger_visualization_hook(cfg, args)
     if args.deploy:
         cfg.custom_hooks = [*(cfg.get('custom_hooks') or []),
                             dict(type='SwitchToDeployHook')]
-    if args.json_prefix is not None:
-        cfg.test_evaluator.format_only = True
-        cfg.test_evaluator.outfile_prefix = args.json_prefix
 
     cfg.pop('runner_type', None)  # that is for training
     runner = cli.build_runner(cfg)
@@ -123,7 +161,8 @@ def main():
         runner.test_evaluator.metrics.append(
             DumpResults(out_file_path=args.out))
     with cli.clear_errors(CheckpointError, FileNotFoundError,
-                          ValueError), cli.clear_build_errors():
+                          ValueError), cli.clear_build_errors(
+                          ), cli.clear_data_errors():
         if not exported:
             require_fit(runner.model, args.checkpoint,
                         cfg.get('metainfo', {}).get('classes', ()))

@@ -113,7 +113,8 @@ def main():
 
     with cli.clear_disk_errors(cfg.work_dir), cli.clear_errors(
             CheckpointError, FileNotFoundError,
-            NonFiniteLossError), cli.clear_build_errors():
+            NonFiniteLossError), cli.clear_build_errors(
+            ), cli.clear_data_errors():
         cli.build_runner(cfg).train()
 
 

@@ -8,6 +8,8 @@ custom_imports = dict(
         'mmfasternet.models', 'mmfasternet.datasets', 'mmfasternet.engine'
     ],
     allow_failed_imports=False)
+import os.path  # noqa: E402
+
 import mmfasternet.config.default_hooks  # noqa: E402
 import mmfasternet.config.knobs  # noqa: E402
 
@@ -338,7 +340,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(
     type='mmdet.CocoMetric',
-    ann_file=data_root + val_ann_file,
+    ann_file=os.path.join(data_root, val_ann_file),
     metric='bbox',
     proposal_nums=(100, 1, 10))
 test_evaluator = val_evaluator

@@ -13,6 +13,8 @@ from .fitting import (
     Fit,
     compare_tensors,
     load_model_weights,
+    noted_classes,
+    noted_meta,
     require_fit,
     require_fitting,
     unwrapped,
@@ -24,6 +26,7 @@ from .writing import save_checkpoint, whole_file
 __all__ = [
     'RELEASES', 'SCHEME', 'CheckpointError', 'Fit', 'checkpoint_path',
     'compare_tensors', 'digest', 'get_checkpoint', 'load_model_weights',
-    'newest_checkpoint', 'read_checkpoint', 'require_fit', 'require_fitting',
-    'save_checkpoint', 'secure_mmengine', 'unwrapped', 'whole_file'
+    'newest_checkpoint', 'noted_classes', 'noted_meta', 'read_checkpoint',
+    'require_fit', 'require_fitting', 'save_checkpoint', 'secure_mmengine',
+    'unwrapped', 'whole_file'
 ]

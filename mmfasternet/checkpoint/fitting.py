@@ -2,7 +2,7 @@
 """From a checkpoint to a model: verified, all of it or nothing."""
 import re
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Sequence, Union
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple, Union
 
 import torch
 from mmengine.model import is_model_wrapper
@@ -161,10 +161,36 @@ def require_fitting(own: TensorDict,
     return tensors
 
 
+def noted_meta(data: Any) -> dict:
+    """The ``meta`` of what is in a checkpoint, ``{}`` if it has none."""
+    meta = data.get('meta') if isinstance(data, dict) else None
+    return meta if isinstance(meta, dict) else {}
+
+
+def noted_classes(data: Any) -> Tuple[str, ...]:
+    """The class names that training has noted in a checkpoint.
+
+    Args:
+        data: What is in the checkpoint, of MMEngine or, before it, of mmcv.
+
+    Returns:
+        tuple[str]: The names, none where they are not noted.
+    """
+    meta = noted_meta(data)
+    noted = meta.get('dataset_meta') or meta
+    names = (noted.get('classes') or noted.get('CLASSES')) if isinstance(
+        noted, dict) else None
+    # mmdet 2 took ('cat') for one class
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, (list, tuple)) or not all(
+            isinstance(name, str) for name in names):
+        return ()
+    return tuple(names)
+
+
 def _require_classes(data: dict, name: Union[str, Path],
                      classes: Sequence[str]) -> None:
-    meta = data.get('meta') or {}
-    trained = tuple((meta.get('dataset_meta') or {}).get('classes') or ())
+    trained = noted_classes(data)
     if not trained or not classes or trained == tuple(classes):
         return
     raise CheckpointError(

@@ -3,6 +3,8 @@
 from .default_hooks import add_our_hooks, our_hooks
 from .launch import (
     build_model,
+    class_names,
+    clear_resize,
     image_pipeline,
     prepare_launch,
     use_scope,
@@ -12,7 +14,8 @@ from .loading import load_config
 from .requirements import require_data, require_loader, require_sound_data
 
 __all__ = [
-    'add_our_hooks', 'build_model', 'image_pipeline', 'load_config',
-    'our_hooks', 'prepare_launch', 'require_data', 'require_loader',
-    'require_sound_data', 'use_scope', 'use_split'
+    'add_our_hooks', 'build_model', 'class_names', 'clear_resize',
+    'image_pipeline', 'load_config', 'our_hooks', 'prepare_launch',
+    'require_data', 'require_loader', 'require_sound_data', 'use_scope',
+    'use_split'
 ]

@@ -4,13 +4,13 @@
 Called by the config itself, so that whoever reads it gets the same: the copy
 in a work directory holds the teacher's network and needs no other config.
 """
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict
 
 from mmengine.config import Config
 
 from mmfasternet.compat import import_mmyolo
-from mmfasternet.datasets.from_config import dataset_class, leaf_datasets
 
+from .launch import class_names
 from .loading import load_config
 
 
@@ -49,7 +49,8 @@ def teach(names: Dict[str, Any]) -> None:
     names['default_hooks']['distillation'] = dict(
         type='mmfasternet.DistillationHook',
         checkpoint=names['teacher_checkpoint'],
-        classes=_classes(cfg))
+        # for a checkpoint that does not name them
+        classes=class_names(cfg, 'train'))
     if names['unlabelled_data_prefix'] is not None:
         _add_images(names)
 
@@ -64,18 +65,6 @@ def _network(cfg: Config, name: str) -> dict:
     for key in ('train_cfg', 'teacher'):
         network.pop(key, None)
     return dict(network, _scope_=cfg.get('default_scope') or 'mmyolo')
-
-
-def _classes(cfg: Config) -> Optional[Sequence[str]]:
-    """Those of its data set, for a checkpoint that does not name them."""
-    for leaf in leaf_datasets((cfg.get('train_dataloader') or {}).get(
-            'dataset')):
-        classes = (leaf.get('metainfo') or {}).get('classes')
-        if classes is None:
-            cls = dataset_class(leaf, cfg.get('default_scope'))
-            classes = getattr(cls, 'METAINFO', {}).get('classes')
-        return classes and tuple(classes)
-    return None
 
 
 def _add_images(names: Dict[str, Any]) -> None:

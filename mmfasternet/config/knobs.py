@@ -47,7 +47,7 @@ def bind_knobs(names: Dict[str, Any],
         ValueError: If an inheriting config assigns something else to one of
             the names, a value of another kind than the one it replaces, or
             one that is out of its range; or if it assigns a derived name
-            without using it itself.
+            without using it itself, or the command line does.
     """
     knobs = {
         name
@@ -66,11 +66,15 @@ def bind_knobs(names: Dict[str, Any],
                 value = _value(name, node, file)
                 names[name] = _alike(name, defaults[name], value)
     for name, value in _COMMAND_LINE.get({}).items():
+        if name in derived and not isinstance(value, dict):
+            raise ValueError(f'--cfg-options {name} would change nothing: it '
+                             f'follows from {derived[name]}, which to assign '
+                             'instead')
         if name in knobs:
             names[name] = _alike(name, defaults[name], value)
             _USED.get().add(name)
     for name, interval in (ranges or {}).items():
-        _require_range(name, names[name], interval)
+        names[name] = _in_range(name, names[name], interval)
     names['knobs'] = {name: names[name] for name in sorted(knobs)}
 
 
@@ -152,14 +156,18 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _require_range(name: str, value: Any, interval: str) -> None:
-    """``'whole [1, inf)'``, ``'(0, 1) or None'``; of each in a sequence."""
+def _in_range(name: str, value: Any, interval: str) -> Any:
+    """``'whole [1, inf)'``, ``'(0, 1) or None'``; of each in a sequence.
+
+    Returns:
+        Any: The value; 10.0 is 10 where it is whole.
+    """
     if value is None and interval.endswith(' or None'):
-        return
+        return value
     if interval.startswith('text'):
         if not isinstance(value, str):
             raise ValueError(f'{name} must be {interval}, got {value!r}')
-        return
+        return value
     low, high = (float(x) for x in re.findall(r'-?[\d.]+|inf', interval))
     whole, open_low, open_high = (x in interval for x in ('whole', '(', ')'))
     for number in value if isinstance(value, (list, tuple)) else [value]:
@@ -170,6 +178,10 @@ def _require_range(name: str, value: Any, interval: str) -> None:
             raise ValueError(
                 f'{name} must be a {"whole " if whole else ""}number in '
                 f'{interval.removeprefix("whole ")}, got {_short(value)}')
+    if not whole:
+        return value
+    return type(value)(map(int, value)) if isinstance(
+        value, (list, tuple)) else int(value)
 
 
 def _short(value: Any) -> str:

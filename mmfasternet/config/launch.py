@@ -2,8 +2,10 @@
 """What a config needs between reading it and building its runner."""
 import copy
 import os.path as osp
-from typing import Callable, Optional
+from contextlib import contextmanager
+from typing import Callable, Iterator, Optional, Sequence, Tuple
 
+import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -12,7 +14,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmfasternet.compat import import_mmpretrain
-from mmfasternet.datasets.from_config import leaf_datasets
+from mmfasternet.datasets.from_config import dataset_class, leaf_datasets
 
 
 def prepare_launch(cfg: Config, launcher: str) -> None:
@@ -126,6 +128,47 @@ def build_model(cfg: Config) -> nn.Module:
                          f'{text}') from error
 
 
+def class_names(cfg: Config, phase: str) -> Optional[Tuple[str, ...]]:
+    """The class names of the first data set of a phase, as it is built.
+
+    Args:
+        cfg (Config): A config.
+        phase (str): ``'train'``, ``'val'`` or ``'test'``.
+
+    Returns:
+        tuple[str] | None: None where neither config nor class names them.
+    """
+    loader = cfg.get(f'{phase}_dataloader') or {}
+    leaf = next(leaf_datasets(loader.get('dataset')), None)
+    if leaf is None:
+        return None
+    names = (leaf.get('metainfo') or {}).get('classes')
+    if names is None:
+        cls = dataset_class(leaf, cfg.get('default_scope'))
+        names = getattr(cls, 'METAINFO', {}).get('classes')
+    return names and tuple(names)
+
+
+@contextmanager
+def clear_resize(size: Sequence[int], path: Optional[str]) -> Iterator[None]:
+    """Say which image OpenCV cannot resize, and why.
+
+    Args:
+        size (Sequence[int]): Its height and width.
+        path (str, optional): Where it is from.
+
+    Raises:
+        ValueError: If OpenCV cannot.
+    """
+    try:
+        yield
+    except cv2.error:
+        raise ValueError(
+            f'{path or "the image"} of {size[1]}x{size[0]} pixels cannot be '
+            'fitted into the input of the network: its shorter side would '
+            'have none. Crop it') from None
+
+
 def image_pipeline(cfg: Config) -> Callable[[np.ndarray, Optional[str]], dict]:
     """The test pipeline of a config, for images that are in memory.
 
@@ -149,8 +192,9 @@ def image_pipeline(cfg: Config) -> Callable[[np.ndarray, Optional[str]], dict]:
 
     def pack(image: np.ndarray, path: Optional[str]) -> dict:
         size = image.shape[:2]
-        return pipeline(
-            dict(img=image, img_path=path, img_id=0, img_shape=size,
-                 ori_shape=size, height=size[0], width=size[1]))
+        with clear_resize(size, path):
+            return pipeline(
+                dict(img=image, img_path=path, img_id=0, img_shape=size,
+                     ori_shape=size, height=size[0], width=size[1]))
 
     return pack

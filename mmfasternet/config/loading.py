@@ -2,8 +2,9 @@
 """Reading a config with options of the command line."""
 import difflib
 import inspect
+import re
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.hub import get_config
@@ -55,11 +56,17 @@ def load_config(filename: str,
     options = {k: v for k, v in options.items() if k not in used}
     for key, value in options.items():
         _refuse_useless(key, value, cfg)
+        _refuse_mistyped(key, cfg)
+        options[key] = _alike(cfg, key, value)
     try:
         cfg.merge_from_dict(options)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f'--cfg-options {" ".join(options)}: not all of them '
                          f'fit {cfg.filename}: {error}') from None
+    if not isinstance(cfg.get('resume'), (bool, type(None))):
+        raise ValueError(f'resume is True or False, got {cfg.resume!r}: give '
+                         'a checkpoint to go on from by --resume, or as '
+                         'load_from beside resume=True')
     return cfg
 
 
@@ -83,8 +90,10 @@ def _read(filename: str) -> Config:
     except Exception as error:
         if type(error) is ValueError:  # says what is wrong, and where
             raise
+        hint = '. Save it as UTF-8 without BOM' if isinstance(
+            error, UnicodeError) or 'U+FEFF' in str(error) else ''
         raise ValueError(f'{filename} is not a config that can be read: '
-                         f'{type(error).__name__}: {error}') from error
+                         f'{type(error).__name__}: {error}{hint}') from error
 
 
 def _drop_scope(node: Any) -> None:
@@ -155,6 +164,44 @@ def _refuse_useless(key: str, value: Any, cfg: Config) -> None:
         raise ValueError(
             f'--cfg-options {key}: {cfg.filename} has a value of that name, '
             f'but what follows from it has been written out{hint}')
+
+
+def _reached(cfg: Config, key: str) -> Tuple[Any, List[str]]:
+    """What a dotted name leads to, and the names that lead no further."""
+    node: Any = cfg._cfg_dict
+    names = key.split('.')
+    for i, name in enumerate(names):
+        if isinstance(node, dict) and name in node:
+            node = node[name]
+        elif isinstance(node, (list, tuple)) and name in map(
+                str, range(len(node))):
+            node = node[int(name)]
+        else:
+            return node, names[i:]
+    return node, []
+
+
+def _alike(cfg: Config, key: str, value: Any) -> Any:
+    """A tuple for a tuple: the command line has lists, and many transforms
+    take none."""
+    old, rest = _reached(cfg, key)
+    is_tuple = not rest and isinstance(old, tuple) and isinstance(value, list)
+    return tuple(value) if is_tuple else value
+
+
+def _refuse_mistyped(key: str, cfg: Config) -> None:
+    """A new name like a known one: where no signature knows the names, as in
+    ``test_cfg`` or ``nms``, it would never be read, or much later."""
+    node, rest = _reached(cfg, key)
+    if not rest or rest[0] == key or not isinstance(node, dict):
+        return
+    name = rest[0]
+    close = difflib.get_close_matches(name, node, n=1, cutoff=.9) or [
+        known for known in node if re.match(f'{re.escape(known)}[a-z]', name)
+        or re.match(f'{re.escape(name)}[a-z]', known)]
+    if close:
+        raise ValueError(f'--cfg-options {key}: nothing there is called '
+                         f'{name!r}; did you mean {close[0]}?')
 
 
 def _places(node: Any, name: str, value: Any, path: str = '') -> Iterator[str]:

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-only
 # GPL because it names classes of mmyolo.
 """One recipe for several detectors, so that what differs is the network."""
+from typing import Any, Iterator
+
 from mmengine.config import Config
+
+from .launch import class_names
 
 # Computes the same with less time and memory, and alike under --amp, so that
 # what differs between two training runs is the network.
@@ -19,20 +23,36 @@ def with_model_of(recipe: Config,
     the same faster, unless they are to stay ``unmodified``.
 
     Raises:
-        ValueError: If the other config has no model.
+        ValueError: If the other config has no model, or the recipe names
+            no classes.
     """
     if 'model' not in other:
         raise ValueError(f'{other.filename} has no `model`: it is not a '
                          'complete config')
     cfg = Config(recipe.to_dict(), filename=recipe.filename)
+    classes = class_names(cfg, 'train')
+    if not classes:
+        raise ValueError(f'{cfg.filename} does not name its classes: set '
+                         'metainfo of its train_dataloader.dataset')
     model = Config(dict(model=other.model.to_dict())).model
-    model.bbox_head.head_module.num_classes = cfg.num_classes
-    model.train_cfg.assigner.num_classes = cfg.num_classes
-    for part in () if unmodified else (model, model.train_cfg.assigner):
+    for part in _dicts(model):
+        if 'num_classes' in part:
+            part.num_classes = len(classes)
+    assigner = (model.get('train_cfg') or {}).get('assigner')
+    for part in () if unmodified else filter(None, (model, assigner)):
         part.type = SAME_BUT_FASTER.get(part.type, part.type)
     cfg.model = model
     _take_teacher(cfg, other)
     return cfg
+
+
+def _dicts(node: Any) -> Iterator[dict]:
+    """A model's config and what is in it, but for the backbone."""
+    if isinstance(node, dict):
+        yield node
+        node = [node[key] for key in node if key != 'backbone']
+    for child in node if isinstance(node, (list, tuple)) else ():
+        yield from _dicts(child)
 
 
 def _take_teacher(cfg: Config, other: Config) -> None:

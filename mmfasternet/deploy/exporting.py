@@ -51,8 +51,8 @@ def export(deployed: DeployedDetector,
         shape (Sequence[int], optional): Height and width of the input.
             Defaults to those of ``info.img_scale``.
         batch_size (int): Images per run. Defaults to 1.
-        dynamic (bool): Let all three vary instead, the sizes in multiples of
-            32. Defaults to False.
+        dynamic (bool): Let all three vary, the sizes in multiples of 32;
+            ``Predictor`` fits images into ``shape``. Defaults to False.
         nms (bool): End with NMS, in ONNX and OpenVINO. Defaults to False.
         opset (int): Version of ONNX's operators. Defaults to 18.
         precision (str): Of the weights in the file: ``'fp32'``, or ``'fp16'``
@@ -69,11 +69,9 @@ def export(deployed: DeployedDetector,
     _check_engine(engine, deployed, path, dynamic, nms, precision)
     height, width = shape or info.img_scale[::-1]
     _check_input(batch_size, height, width)
-    if dynamic:
-        info = replace(info, nms=nms, shape=(None, None, None))
-    else:
-        info = replace(info, nms=nms, img_scale=(width, height),
-                       shape=(batch_size, height, width))
+    info = replace(
+        info, nms=nms, img_scale=(width, height),
+        shape=(None, None, None) if dynamic else (batch_size, height, width))
     if engine is None:
         meta = {KEY: info.dumps(), 'dataset_meta': dict(classes=info.classes)}
         save_checkpoint(

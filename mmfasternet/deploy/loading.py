@@ -9,7 +9,11 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
-from mmfasternet.checkpoint import get_checkpoint, load_model_weights
+from mmfasternet.checkpoint import (
+    get_checkpoint,
+    load_model_weights,
+    noted_meta,
+)
 from mmfasternet.config import build_model
 
 from .deployed_detector import DeployedDetector, decode_maps
@@ -109,7 +113,7 @@ def load_deployed(cfg: Config,
     info = DeployInfo.from_config(cfg)
     model = build_model(cfg)
     data = get_checkpoint(checkpoint)
-    if KEY in (data.get('meta') or {}):
+    if KEY in noted_meta(data):
         model = deploy_form(model)
     load_model_weights(model, checkpoint, info.classes, data)
     if not isinstance(model, DeployedDetector):

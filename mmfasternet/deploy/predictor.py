@@ -19,6 +19,7 @@ from typing import (
 )
 
 import cv2
+import matplotlib
 import numpy as np
 from mmengine.config import Config
 from mmengine.structures import InstanceData
@@ -26,7 +27,7 @@ from mmengine.visualization import Visualizer
 from PIL import Image as PillowImage
 from PIL import ImageOps
 
-from mmfasternet.config import load_config
+from mmfasternet.config import clear_resize, load_config
 from mmfasternet.datasets.images import read_image
 from mmfasternet.visualization.detections import paint
 
@@ -104,8 +105,9 @@ class Letterbox:
         """
         image, path = as_array(image)
         results = dict(img=image)
-        for step in self.steps:
-            results = step(results)
+        with clear_resize(image.shape[:2], path):
+            for step in self.steps:
+                results = step(results)
         meta = dict(
             img_path=path,
             ori_shape=image.shape[:2],
@@ -293,6 +295,9 @@ class Predictor:
             sample (DetDataSample): What was found in it.
             score_thr (float): Lowest score to draw. Defaults to 0.3.
             show (bool): Open a window, too. Defaults to False.
+
+        Raises:
+            ValueError: If it is to be shown, and no window can be opened.
         """
         found = sample.pred_instances.cpu().numpy()
         found = found[found.scores >= score_thr]
@@ -307,7 +312,14 @@ class Predictor:
 
     @cached_property
     def _window(self) -> Visualizer:
-        """One window for all pictures."""
+        """One window for all pictures.
+
+        MMEngine waits for ever for a key in one that cannot be opened.
+        """
+        if matplotlib.get_backend().lower() == 'agg':
+            raise ValueError('a picture cannot be shown: there is no screen, '
+                             'or no toolkit that matplotlib opens windows '
+                             'with (pip install PyQt5). Leave out --show')
         return Visualizer(f'predictor_{id(self)}')
 
     def _detect(

@@ -8,8 +8,13 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from mmfasternet.checkpoint import load_model_weights
-from mmfasternet.config import build_model, image_pipeline, load_config
+from mmfasternet.checkpoint import load_model_weights, noted_classes
+from mmfasternet.config import (
+    build_model,
+    class_names,
+    image_pipeline,
+    load_config,
+)
 
 from .engines.pytorch import usable_device
 from .predictor import Image, Predictor, as_array
@@ -56,7 +61,9 @@ class TrainedPredictor(Predictor):
         model.to(device)
         model.eval()  # which returns None for some
         self.model, self.score_thr = model, score_thr
-        self.classes = tuple(classes or _noted_classes(data))
+        self.classes = tuple(
+            classes or noted_classes(data) or class_names(cfg, 'test')
+            or get_classes('coco'))
         self.pipeline = image_pipeline(cfg)
 
     def prepare(self, image: Image) -> Tuple[torch.Tensor, DetDataSample]:
@@ -73,8 +80,3 @@ class TrainedPredictor(Predictor):
         samples = self.model.test_step(
             dict(inputs=list(inputs), data_samples=list(metas)))
         return [s.cpu() for s in samples], time.perf_counter() - begin
-
-
-def _noted_classes(data: Any) -> Sequence[str]:
-    noted = (data.get('meta') or {}).get('dataset_meta') or {}
-    return noted.get('classes') or noted.get('CLASSES') or get_classes('coco')

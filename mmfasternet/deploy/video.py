@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames of videos, and reading ahead."""
+import logging
 import os
 import queue
 import threading
@@ -9,6 +10,7 @@ from typing import Any, Callable, Iterable, Iterator, Union
 
 import cv2
 import numpy as np
+from mmengine.logging import print_log
 
 from .result_files import written_whole
 
@@ -68,7 +70,8 @@ def frames(source: Union[str, int]) -> Iterator[np.ndarray]:
             the number of a camera.
 
     Yields:
-        np.ndarray: uint8 ``(H, W, 3)``, BGR.
+        np.ndarray: uint8 ``(H, W, 3)``, BGR. If they are fewer than the file
+        states, a warning says so.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -88,9 +91,16 @@ def frames(source: Union[str, int]) -> Iterator[np.ndarray]:
         more, frame = video.read()
         if not more:
             raise ValueError(f'{source} holds no frame that can be read')
+        count = 0
         while more:
             yield frame
+            count += 1
             more, frame = video.read()
+        stated = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+        if count < stated:  # OpenCV ends at a frame that is damaged
+            print_log(f'{source} states {stated} frames, and {count} could be '
+                      'read: is it truncated or damaged?', 'current',
+                      logging.WARNING)
     finally:
         video.release()
 
@@ -128,6 +138,22 @@ def video_file(path: str,
             yield write
         finally:
             writer.release()
+
+
+def show_frame(frame: np.ndarray, window: str) -> bool:
+    """Show a frame in a window; whether q was pressed in it.
+
+    Raises:
+        ValueError: If this OpenCV, or this machine, has no windows.
+    """
+    try:
+        cv2.imshow(window, frame)
+        return cv2.waitKey(1) == ord('q')
+    except cv2.error:
+        raise ValueError(
+            '--show needs a screen, and an OpenCV that opens windows '
+            '(opencv-python in the place of opencv-python-headless): write '
+            'a file with --out instead') from None
 
 
 def _source(source: Union[str, int]) -> Union[str, int]:

@@ -25,6 +25,8 @@ from mmfasternet.checkpoint import (
     download,
     load_model_weights,
     newest_checkpoint,
+    noted_classes,
+    noted_meta,
     read_checkpoint,
     require_fit,
     save_checkpoint,
@@ -601,3 +603,26 @@ def test_a_failed_write_leaves_the_old_file(suffix, tmp_path):
         save_checkpoint(dict(TENSORS, x=lambda: 0), path)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [f'a.{suffix}']
+
+
+@pytest.mark.parametrize('meta, names', [
+    (dict(dataset_meta=dict(classes=['a', 'b'])), ('a', 'b')),
+    (dict(dataset_meta=dict(CLASSES=('a', 'b'))), ('a', 'b')),
+    (dict(CLASSES=('a', 'b')), ('a', 'b')),  # of mmcv
+    (dict(CLASSES='cat'), ('cat', )),  # of one class, without its comma
+    (dict(dataset_meta=['a']), ()), (dict(dataset_meta=None), ()),
+    (dict(CLASSES=[1, 2]), ()), ('1.0', ()), (None, ()), ({}, ())])
+def test_class_names_that_are_noted(meta, names, tmp_path):
+    data = dict(state_dict=TENSORS, meta=meta)
+    assert noted_classes(data) == names
+    path = aged(data, tmp_path / 'a.pth')
+    if names in ((), ('a', 'b')):
+        require_fit(nn.Linear(3, 2), path, ('a', 'b'))
+    if names:
+        with pytest.raises(CheckpointError, match=f'trained on {len(names)} '):
+            require_fit(nn.Linear(3, 2), path, ('b', 'a'))
+
+
+def test_what_is_no_dict_notes_nothing():
+    for data in ([1], torch.ones(1), 3, None):
+        assert noted_classes(data) == () and noted_meta(data) == {}

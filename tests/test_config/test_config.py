@@ -3,9 +3,11 @@ import argparse
 import ast
 import inspect
 import json
+import operator
 import re
 import subprocess
 import sys
+from functools import reduce
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -726,10 +728,75 @@ def test_options_that_are_no_pairs_are_an_error_of_the_parser(typed, capsys):
     (dict(max_epochs='ten'), 'max_epochs must be a number like 500'),
     (dict(max_epoch=10), 'did you mean max_epochs'),
     ({'modle.backbone.arch': 't1'}, 'did you mean model'),
+    # in dicts of which only the known names are read
+    ({'model.test_cfg.score_th': .3}, "'score_th'; did you mean score_thr"),
+    ({'model.test_cfg.score_threshold': .3}, 'did you mean score_thr'),
+    ({'model.test_cfg.nms.iou_thr': .3}, 'did you mean iou_threshold'),
+    ({'auto_scale_lr.enabled': True}, 'did you mean enable'),
+    ({'optim_wrapper.clip_grad.max_norms': 3}, 'did you mean max_norm'),
+    ({'default_hooks.checkpoint.interva': 5}, 'did you mean interval'),
+    ({'default_hooks.loger.interval': 5}, 'did you mean logger'),
+    # what follows from a knob
+    (dict(num_classes=2), 'num_classes would change nothing: it follows from '
+     'classes'),
+    (dict(switch_epoch=2), 'follows from close_mosaic_epochs'),
+    (dict(resume='epoch_3.pth'), "resume is True or False, got 'epoch_3.pth'"),
 ])
 def test_a_wrong_option_is_refused(options, words):
     with pytest.raises(ValueError, match=words):
         load_config('configs/yolov8_fasternet_n.py', options)
+
+
+def test_a_new_option_is_no_mistake():
+    options = {'model.test_cfg.min_bbox_size': 2,
+               'optim_wrapper.paramwise_cfg.flat_decay_mult': 0.,
+               'model.test_cfg.score_factor': 1,
+               'model.backbone.mid_channels': 3,
+               'train_dataloader.prefetch_factor': 4}
+    cfg = load_config('configs/yolov8_fasternet_n.py', options)
+    for key, value in options.items():
+        assert reduce(operator.getitem, key.split('.'), cfg) == value
+
+
+def test_a_whole_number_is_one():
+    cfg = load_config('configs/yolov8_fasternet_n.py', dict(
+        max_epochs=10.0, img_scale=(96.0, 64), initial_distance=2))
+    for value in (cfg.train_cfg.max_epochs, *cfg.img_scale,
+                  *cfg.test_dataloader.dataset.pipeline[1].scale):
+        assert type(value) is int
+    assert cfg.knobs.max_epochs == 10 and cfg.img_scale == (96, 64)
+    assert cfg.model.bbox_head.head_module.initial_distance == 2
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16', 'gbk'])
+def test_a_config_of_another_encoding_is_named(encoding, tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text('max_epochs = 3  # \u8bad\u7ec3', encoding=encoding)
+    with pytest.raises(ValueError, match=f'{path}.*Save it as UTF-8 without'):
+        load_config(str(path))
+
+
+def test_a_list_in_the_place_of_a_tuple_is_one():
+    """The command line has lists, and mmyolo's resize takes none."""
+    place = 'test_dataloader.dataset.pipeline'
+    cfg = load_config('configs/yolov8_fasternet_n.py', {
+        f'{place}.1.scale': [96, 64],
+        'optim_wrapper.optimizer.betas': [.8, .9]})
+    steps = cfg.test_dataloader.dataset.pipeline
+    assert steps[1].scale == (96, 64) and steps[2].scale == (640, 640)
+    assert cfg.optim_wrapper.optimizer.betas == [.8, .9]
+
+
+@pytest.mark.parametrize('root, file, path', [
+    ('data/mine', 'val.json', 'data/mine/val.json'),
+    ('data/mine/', 'val.json', 'data/mine/val.json'),
+    ('data/mine', '/other/val.json', '/other/val.json'),
+    ('', 'val.json', 'val.json')])
+def test_data_set_and_evaluator_read_one_file(root, file, path):
+    cfg = load_config('configs/yolov8_fasternet_n.py',
+                      dict(data_root=root, val_ann_file=file))
+    assert cfg.val_evaluator.ann_file == path
+    assert cfg.test_evaluator.ann_file == path
 
 
 @pytest.mark.parametrize('config, option, place', [

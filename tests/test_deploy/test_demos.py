@@ -20,7 +20,7 @@ from test_predictor import expected
 
 from mmfasternet.deploy import Predictor, frames, use_exported
 from mmfasternet.deploy.result_files import output_names
-from mmfasternet.deploy.video import video_file
+from mmfasternet.deploy.video import show_frame, video_file
 
 onnxruntime = pytest.importorskip('onnxruntime')
 
@@ -91,6 +91,8 @@ def folder(small, tmp_path):
         file.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(file), cv2.imread(small.images[image]))
     (root / 'broken.jpg').write_bytes(b'no image')
+    for name in ('c.heic', 'sub/d.HEIC', 'notes.txt', '.DS_Store'):
+        (root / name).touch()
     return root
 
 
@@ -118,6 +120,8 @@ def test_image_demo_does_what_it_can(small, exported, folder, tmp_path,
                     status=1)
     assert 'Traceback' not in log
     assert f'skipped: {folder}/broken.jpg cannot be read' in done.stderr
+    assert re.search('^left out, images are .jpg, .*: 2 .heic, 1 .txt$',
+                     done.stderr, re.MULTILINE)
     assert done.stderr.strip().endswith(
         'error: 1 of 6 images were skipped, see above')
     names = {str(path.relative_to(tmp_path / 'out'))
@@ -161,6 +165,8 @@ def test_pictures_of_an_earlier_run_are_not_images(out, folder):
     (dict(device='cuda:0'), 'the device cuda:0 cannot be used, there are cpu'),
     (dict(device='0'), 'the device 0 cannot be used, there are cpu'),
     (dict(device='gpu'), 'the device gpu cannot be used, there are cpu'),
+    (dict(device='meta'), 'the device meta cannot be used, there are cpu'),
+    (dict(out='file'), 'file: File exists. Choose another folder'),
     (dict(img='none.jpg'), 'no such file or folder: none.jpg'),
     (dict(img='http://127.0.0.1:9/a.jpg'), 'images were skipped, see above'),
     (dict(img='configs'), 'no image in the folder configs'),
@@ -172,12 +178,16 @@ def test_image_demo_names_what_is_wrong(small, tmp_path, monkeypatch, capsys,
                                         arguments, words):
     given = dict(dict(img=small.images[0], config=small.config,
                       checkpoint=small.checkpoint, device='cpu'), **arguments)
+    out = str(tmp_path)
+    if 'out' in given:  # is a file
+        out = str(tmp_path.parent / f'{tmp_path.name}_file')
+        open(out, 'w').close()
     spec = importlib.util.spec_from_file_location('demo', 'demo/image_demo.py')
     demo = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(demo)
     monkeypatch.setattr(sys, 'argv', [
         'image_demo.py', given['img'], given['config'], given['checkpoint'],
-        '--device', given['device'], '--out-dir', str(tmp_path)
+        '--device', given['device'], '--out-dir', out
     ])
     with pytest.raises(SystemExit) as stop:
         demo.main()
@@ -227,3 +237,60 @@ def test_video_demo(small, exported, video, tmp_path):
     assert 'Traceback' not in log
     assert log.strip().endswith('error: video not found: '
                                 f'{tmp_path}/no.mp4')
+
+
+def test_an_image_with_no_pixels_left_is_skipped(small, exported, tmp_path):
+    """2 of 3,000 pixels are none of 64; of 1 of 1 all is there."""
+    for name, size in dict(thin=(2, 3000), one=(1, 1)).items():
+        cv2.imwrite(str(tmp_path / f'{name}.png'),
+                    np.full((*size, 3), 90, np.uint8))
+    for model in (small.checkpoint, exported['any.onnx']):
+        done, log = run('demo/image_demo.py', tmp_path, small.config, model,
+                        '--out-dir', tmp_path / 'out', '--device', 'CPU',
+                        status=1)
+        assert f'skipped: {tmp_path}/thin.png of 3000x2 pixels' in log
+        assert log.strip().endswith('1 of 2 images were skipped, see above')
+        assert (tmp_path / 'out/preds/one.json').is_file()
+        shutil.rmtree(tmp_path / 'out')
+
+
+@pytest.mark.parametrize('options, words', [
+    (['--out-json', 'D.json'], 'D.json is a folder: give a file to write'),
+    (['--out', 'V'], 'would be written over'),
+    (['--out', 'x.avi', '--out-json', 'x.avi'], 'would be written over'),
+])
+def test_where_a_video_cannot_go(small, exported, video, options, words,
+                                 tmp_path):
+    shutil.copy(video, tmp_path / 'v.avi')
+    before = (tmp_path / 'v.avi').read_bytes()
+    (tmp_path / 'D.json').mkdir()
+    options = [o if o.startswith('--') else str(
+        tmp_path / o.replace('V', 'D.json/../v.avi')) for o in options]
+    done, log = run('demo/video_demo.py', tmp_path / 'v.avi', small.config,
+                    exported['any.onnx'], *options, status=1)
+    assert words in log and 'Traceback' not in log
+    assert (tmp_path / 'v.avi').read_bytes() == before
+
+
+def test_without_windows_a_video_is_not_shown(monkeypatch):
+    """As opencv-python-headless, which the set-up installs, has none."""
+    def imshow(*args):
+        raise cv2.error('The function is not implemented')
+
+    monkeypatch.setattr(cv2, 'imshow', imshow)
+    with pytest.raises(ValueError, match='--show needs a screen'):
+        show_frame(np.zeros((8, 8, 3), np.uint8), 'video')
+
+
+def test_frames_that_are_lost_are_said(video, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr('mmfasternet.deploy.video.print_log',
+                        lambda text, *args: said.append(text))
+    assert len([*frames(video)]) == 12 and not said
+    path = tmp_path / 'part.avi'
+    with open(video, 'rb') as file:
+        path.write_bytes(file.read()[:8000])
+    number = len([*frames(str(path))])
+    assert 0 < number < 12
+    assert f'part.avi states 12 frames, and {number} could be read' in \
+        said.pop()

@@ -166,6 +166,15 @@ def test_what_travels_in_the_file(exported, small):
         assert info.img_scale == (64, 64) and info.score_thr == 0.001
 
 
+def test_any_size_has_one_that_images_are_fitted_into(deployed, info,
+                                                      tmp_path):
+    done = export(deployed, info, tmp_path / 'x.pth', shape=(96, 64),
+                  dynamic=True)
+    assert done.img_scale == (64, 96) and done.shape == (None, None, None)
+    done = export(deployed, info, tmp_path / 'x.pth', dynamic=True)
+    assert done.img_scale == info.img_scale
+
+
 @pytest.mark.parametrize('options, words', [
     (dict(shape=(100, 64)), 'multiples of 32, got 100 64'),
     (dict(batch_size=0), 'batch size must be positive, got 0'),

@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -146,3 +147,43 @@ def test_more_threads_than_an_engine_survives(exported):
         for threads in (0, -1, MOST_THREADS + 1, 10**12):
             with pytest.raises(ValueError, match='threads must be 1 to'):
                 load_backend(exported[name], threads=threads)
+
+
+@pytest.fixture
+def damaged(small, tmp_path):
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    for i, name in enumerate(('a.png', 'c.png')):
+        shutil.copy(small.images[i], folder / name)
+    (folder / 'b.png').write_bytes(b'no image')
+    return folder
+
+
+@pytest.mark.parametrize('tool, words', [
+    ('tools/deploy/export.py', 'CONFIG CHECKPOINT x.onnx --images IMAGES'),
+    ('tools/deploy/quantize.py', 'CONFIG MODEL x.onnx --images IMAGES '
+     '--no-test --runs 1'),
+    ('tools/analysis_tools/benchmark_from_file.py', 'MODEL IMAGES --runs 3'),
+])
+def test_a_damaged_image_stops_no_other(tool, words, small, exported, damaged,
+                                        tmp_path, monkeypatch, capsys):
+    names = {'CONFIG': small.config, 'CHECKPOINT': small.checkpoint,
+             'MODEL': exported['any.onnx'], 'IMAGES': str(damaged),
+             'x.onnx': str(tmp_path / 'x.onnx')}
+    monkeypatch.setattr(sys, 'argv', [
+        tool, *(names.get(word, word) for word in words.split())])
+    with pytest.raises(SystemExit, match='error: 1 of 3 images were skipped'):
+        load(tool, monkeypatch).main()
+    out, err = capsys.readouterr()
+    assert f'skipped: {damaged}/b.png cannot be read' in err
+    assert 'compared with PyTorch' in out or ' ms' in out
+    assert (tmp_path / 'x.onnx').is_file() == ('x.onnx' in words)
+
+
+def test_a_version_is_asked_of_onnx_alone(small, tmp_path, monkeypatch):
+    tool = 'tools/deploy/export.py'
+    monkeypatch.setattr(sys, 'argv', [
+        tool, small.config, small.checkpoint, str(tmp_path / 'x.ncnn.param'),
+        '--opset', '13'])
+    with pytest.raises(SystemExit, match='error: --opset is of .onnx files'):
+        load(tool, monkeypatch).main()

@@ -291,6 +291,15 @@ def test_detectors_without_a_deploy_form(tmp_path):
     torch.testing.assert_close(found.scores, wanted.scores)
 
 
+def test_classes_that_the_data_set_alone_names(small, tmp_path):
+    """Not COCO's, which would be drawn without a word."""
+    path = str(tmp_path / 'plain.pth')
+    save_checkpoint(small.detector.state_dict(), path)
+    cfg = small.cfg.copy()
+    cfg.pop('metainfo')
+    assert TrainedPredictor(path, cfg, 'cpu').classes == ('blue', 'red')
+
+
 def test_wrong_inputs_are_named(small, exported, tmp_path):
     predictor = Predictor(exported['any.onnx'])
     broken = tmp_path / 'broken.jpg'

@@ -520,9 +520,13 @@ def test_another_run_in_the_same_folder_overwrites_nothing(tmp_path, capsys):
     assert {'results.csv', 'epoch_3.pth'} < set(before)
     assert 'earlier training run' not in capsys.readouterr().out
     used = tmp_path / 'epoch_2.pth'
+    own = tmp_path / 'fasternet_t0.pth', tmp_path / 'results.txt'
+    for path in own:  # nothing that a training run writes
+        path.write_text('mine')
     train(tmp_path, ResultsHook(), Record(('train', 5), kill), seed=1,
           load_from=str(used))
     folder, = tmp_path.glob('before_*')
+    assert {path.read_text() for path in own} == {'mine'}
     assert f'WARNING - {tmp_path} holds an earlier training run' in \
         capsys.readouterr().out
     # what it began with stays in its place

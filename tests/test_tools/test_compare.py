@@ -152,6 +152,10 @@ def test_what_stands_for_a_detector():
     assert parse_detector('A=x/b.py,model.n=2,arch=t0') == (
         'A', 'x/b.py', {'model.n': 2, 'arch': 't0'})
     assert parse_detector('x/b.py,m.n=2')[0] == 'b,m.n=2'
+    for path, name in (
+            ('runs/lr_0.01', 'lr_0.01'), ('runs/a/', 'a'), (
+                'a/val.bbox.json', 'val.bbox'), ('.', Path.cwd().name)):
+        assert parse_detector(path)[0] == name
     with pytest.raises(ValueError, match='is not .NAME=.CONFIG'):
         parse_detector('A=x.py,nothing')
 
@@ -167,6 +171,42 @@ def test_one_name_for_two_and_other_settings_are_refused(tmp_path):
     # what was there is what is there
     config = tmp_path / 'yolov8_fasternet_n' / 'seed_1.py'
     assert load_config(str(config)).train_cfg.max_epochs == 500
+
+
+def test_two_detectors_are_no_seeds_of_one(tmp_path):
+    """Whose files are called alike, as tools/test.py calls them."""
+    files = [tmp_path / name / 'val.bbox.json' for name in 'ab']
+    for file in files:
+        file.parent.mkdir()
+        file.write_text('[]')
+    with pytest.raises(ValueError, match='two are called val.bbox: call one '
+                       f'NAME={files[1]}'):
+        prepare([*map(str, files)], None, [1], tmp_path, {})
+    runs = prepare([f'A={file}' for file in files], None, [1], tmp_path, {})
+    assert [(run.name, run.seed) for run in runs] == [('A', 1), ('A', 2)]
+    with pytest.raises(ValueError, match='two are called A'):
+        prepare([f'A={files[0]}', 'A=configs/yolov8_fasternet_n.py'], None,
+                [1], tmp_path, {})
+
+
+@pytest.mark.parametrize('path', [
+    'mmyolo::yolov5/yolov5_n-v61_syncbn_fast_8xb16-300e_coco.py',
+    'mmyolo::yolov6/yolov6_n_syncbn_fast_8xb32-400e_coco.py',
+    'mmyolo::yolox/yolox_tiny_fast_8xb8-300e_coco.py',
+    'configs/retinanet/retinanet_fasternet-t0_fpn_1x_coco.py'])
+def test_any_model_gets_the_classes_of_the_recipe(path):
+    recipe = load_config('configs/yolov8_fasternet_n.py',
+                         dict(classes=['cat', 'dog', 'cow']))
+    model = with_model_of(recipe, load_config(path)).model.to_dict()
+    text = repr(model)
+    assert set(re.findall(r"'num_classes': (\d+)", text)) == {'3'}
+
+
+def test_a_recipe_of_mmdet_has_the_classes_of_its_data_set():
+    recipe = load_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
+    other = load_config('configs/yolov8_fasternet_n.py', dict(classes=['x']))
+    head = with_model_of(recipe, other).model.bbox_head.head_module
+    assert head.num_classes == 80  # those of COCO
 
 
 def run(*arguments, status=0):

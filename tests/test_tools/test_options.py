@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import cv2
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -166,6 +168,11 @@ def test_a_window_has_the_picture(path, tool, small, sahi, monkeypatch,
              '--device', 'cpu', '--out-dir', tmp_path)
     tool(*given)
     assert not shown
+    monkeypatch.setattr(matplotlib, 'get_backend', lambda: 'agg')
+    with pytest.raises(SystemExit, match='error: a picture cannot be shown'):
+        tool(*given, '--show')
+    assert not shown
+    monkeypatch.setattr(matplotlib, 'get_backend', lambda: 'qtagg')
     tool(*given, '--show')
     (picture, title), = shown
     # matplotlib's, of red, green and blue
@@ -475,6 +482,29 @@ def test_pictures_boxes_and_hooks_of_a_test(tool, small, truth, tmp_path):
     log, = tmp_path.glob('*/*.log')
     text = log.read_text()
     assert 'SwitchToDeployHook' in text and 'bbox_mAP_copypaste' not in text
+
+
+def test_pictures_of_two_images_of_one_name(tool, small, coco, tmp_path):
+    """Each is drawn, in the folder that its image is in."""
+    data = json.loads((coco / 'annotations/val.json').read_text())
+    for folder, image in zip('ab', data['images']):
+        path = tmp_path / 'val' / folder / 'x.png'
+        path.parent.mkdir(parents=True)
+        shutil.copy(coco / 'val' / image['file_name'], path)
+        image['file_name'] = f'{folder}/x.png'
+    data['images'] = data['images'][:2]
+    data['annotations'] = [a for a in data['annotations'] if a['image_id'] in (
+        image['id'] for image in data['images'])]
+    (tmp_path / 'val.json').write_text(json.dumps(data))
+    tool('tools/test.py', small.config, small.checkpoint, '--work-dir',
+         tmp_path / 'out', '--show-dir', 'painted', '--cfg-options',
+         f'test_dataloader.dataset.data_root={tmp_path}',
+         'test_dataloader.dataset.ann_file=val.json',
+         f'test_evaluator.ann_file={tmp_path}/val.json',
+         f'visualizer.name={tmp_path.name}')
+    painted, = tmp_path.glob('out/*/painted')
+    assert sorted(str(path.relative_to(painted)) for path in painted.rglob(
+        '*.png')) == ['a/x.png', 'b/x.png']
 
 
 # ------------------------------------------------------------ measuring

@@ -9,8 +9,10 @@ tests/test_deploy/test_export_arguments.py.
 import argparse
 import contextlib
 import importlib.util
+import os
 import re
 import runpy
+import subprocess
 import sys
 import traceback
 from pathlib import Path
@@ -233,3 +235,37 @@ def test_numbers_of_dist_train(option, name, monkeypatch):
     with pytest.raises(SystemExit, match=f'error: {name} must be a whole num'):
         runpy.run_path(str(ROOT / 'tools/misc/torchrun.py'),
                        run_name='__main__')
+
+
+@pytest.mark.parametrize('script', ['train', 'test'])
+@pytest.mark.parametrize('gpus, per_node, nodes', [
+    ('16', '8', 2), ('4', '8', 1), ('6', '3', 2), ('12', '8', None),
+    ('many', '8', None)])
+def test_machines_of_a_slurm_job(script, gpus, per_node, nodes, tmp_path):
+    """As many processes as GPUS says, or none."""
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\necho "$@"\n')
+    srun.chmod(0o755)
+    done = subprocess.run(
+        ['bash', f'tools/slurm_{script}.sh', 'part', 'job', 'a', 'b'],
+        capture_output=True, text=True, cwd=ROOT,
+        env=dict(os.environ, PATH=f'{tmp_path}:{os.environ["PATH"]}',
+                 GPUS=gpus, GPUS_PER_NODE=per_node))
+    if nodes is None:
+        assert done.returncode == 1 and not done.stdout
+        assert f'error: GPUS={gpus} must be a multiple of' in done.stderr
+        return
+    words = done.stdout.split()
+    assert f'--nodes={nodes}' in words
+    each = words[words.index('b') + 1] if script == 'test' else \
+        words[words.index('a') + 1]
+    assert int(each) * nodes == int(gpus)
+
+
+def test_an_accuracy_of_no_network_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', [
+        'benchmark.py', 'a.py', 'b.py@openvino', '--ap', 'b.py=.4', 'A.py=.5'])
+    with pytest.raises(SystemExit):
+        load('tools/analysis_tools/benchmark.py').parse_args()
+    assert '--ap A.py: no NETWORK is called so, there are a.py, b.py' in \
+        capsys.readouterr().err

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """What one can mistype for tools/train.py and tools/test.py."""
 import runpy
+import shutil
 import sys
 
 import pytest
@@ -31,6 +32,9 @@ def as_arguments(options):
     ('train', [N, '--work-dir', 'W', '--resume', 'W/empty.py'],
      'it is empty'),
     ('train', [N, '--work-dir', 'W/empty.py'], 'W/empty.py'),
+    ('train', [N, '--work-dir', ''], '--work-dir is empty'),
+    ('train', [N, '--work-dir', 'W', 'resume=W/empty.py'],
+     'resume is True or False'),
     ('train', [N, '--work-dir', 'W', 'arch=t9'], 'arch'),
     ('train', [N, '--work-dir', 'W', 'model.backbone.nonsense=1'],
      'nonsense'),
@@ -50,6 +54,13 @@ def as_arguments(options):
     ('test', [N, 'W', '--work-dir', 'W'], 'checkpoint not found: W'),
     ('test', [N, 'W/other.pth', '--work-dir', 'W'], 'does not fit'),
     ('test', [N, 'W/other.pth', '--split', 'test'], 'names no test split'),
+    ('test', [N, 'W/other.pth', '--split', 'val',
+              'test_dataloader.dataset.ann_file=none.json'],
+     'test_dataloader.dataset.ann_file would not count'),
+    ('test', [N, 'W/other.pth', '--out', 'W/folder.pkl'],
+     'W/folder.pkl is a folder'),
+    ('test', [N, 'W/other.pth', '--json-prefix', 'W/x', 'test_evaluator=[]'],
+     '--json-prefix needs one CocoMetric'),
     ('test', [N, 'W/other.pth', '--precision', 'bf16'],
      'are for exported files'),
     ('test', [N, 'W/other.onnx', '--work-dir', 'W'], 'other.onnx'),
@@ -65,6 +76,7 @@ def test_a_mistake_is_one_message(tool, arguments, words, coco_options,
     (tmp_path / 'empty.py').touch()
     torch.save(dict(x=torch.ones(1)), tmp_path / 'other.pth')
     (tmp_path / 'other.onnx').write_bytes(b'no network')
+    (tmp_path / 'folder.pkl').mkdir()
     options = dict(coco_options)
     for argument in [x for x in arguments if '=' in x]:
         arguments = [x for x in arguments if x != argument]
@@ -93,9 +105,39 @@ def test_a_mistake_is_one_message(tool, arguments, words, coco_options,
     ('test', [N, 'x.pth', '--backend', 'pytorch']),
     ('test', [N, 'x.pth', '--precision', 'int3']),
     ('test', [N, 'x.pth', '--wait-time', 'long']),
+    ('test', [N, 'x.pth', '--json-prefix', 'folder/']),
+    ('test', [N, 'x.pth', '--json-prefix', '']),
 ])
 def test_the_parser_refuses(tool, arguments, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         typed(monkeypatch, tool, *arguments)
     assert end.value.code == 2
     assert f'usage: {tool}.py' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_damaged_image_is_named(workers, coco, coco_options, tmp_path,
+                                  monkeypatch):
+    root = tmp_path / 'coco'
+    shutil.copytree(coco, root)
+    image = root / 'train/3.png'
+    image.write_bytes(image.read_bytes()[:300])
+    options = dict(coco_options, data_root=f'{root}/',
+                   train_num_workers=workers)
+    with pytest.raises(SystemExit) as end:
+        typed(monkeypatch, 'train', N, '--work-dir', str(tmp_path / 'out'),
+              *as_arguments(options))
+    assert str(end.value).startswith(
+        f'error: {image} cannot be read as an image')
+    assert 'Traceback' not in str(end.value)
+
+
+def test_a_batch_that_cannot_be_normalised_is_explained(
+        coco_options, tmp_path, monkeypatch):
+    """One image, of which the last map has one pixel."""
+    options = dict(coco_options, img_scale=[32, 32],
+                   train_batch_size_per_gpu=1)
+    with pytest.raises(SystemExit, match='error: the last feature map has one '
+                       'value of one image'):
+        typed(monkeypatch, 'train', N, '--work-dir', str(tmp_path),
+              *as_arguments(options))

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -81,6 +82,28 @@ def tool():
     return module
 
 
+def test_no_two_pictures_have_one_name(tool):
+    for files, names in (
+            (['a.png', 's/a.jpg', 's/a_2.png'], ['a', 'a_2', 'a_2_2']),
+            (['a.png', 'a_2.png', 's/A.png'], ['a', 'a_2', 'A_3']),
+            (['a.b.png', 'a_b.png'], ['a_b', 'a_b_2'])):
+        assert [*tool.unique_names(files).values()] == names
+
+
+def test_a_damaged_image_stops_no_other(small, monkeypatch, capsys, tmp_path):
+    folder = tmp_path / 'in'
+    folder.mkdir()
+    for number, name in enumerate(('a', 'c')):
+        shutil.copy(small.images[number], folder / f'{name}.png')
+    (folder / 'b.png').write_bytes(b'no image')
+    code, out = run(monkeypatch, capsys, VIS, folder, small.config, '--view',
+                    'redundancy', 'cam', '--out-dir', tmp_path / 'out')
+    assert code == 'error: 1 of 3 images were skipped, see above'
+    assert 'channel redundancy, mean of 2 images' in out
+    assert {path.name for path in (tmp_path / 'out').glob('*_cam.png')} == {
+        'a_cam.png', 'c_cam.png'}
+
+
 @pytest.fixture
 def views(tool, tmp_path):
     args = SimpleNamespace(out_dir=tmp_path, target_layers=['a'])
@@ -138,6 +161,15 @@ def test_true_boxes_of_a_file(tool, tmp_path):
                     for i, name in ((10, 'x'), (20, 'y'), (30, 'z'))])
     path = tmp_path / 'truth.json'
     path.write_text(json.dumps(data))
+    # by its folders where two have its name
+    data['images'] += [dict(data['images'][0], id=8, file_name='a.png'),
+                       dict(data['images'][0], id=9, file_name='b/a.png')]
+    (tmp_path / 'alike.json').write_text(json.dumps(data))
+    truth = tool.Truth(tmp_path / 'alike.json', ())
+    for file, number in (('x/sub/a.png', 7), ('x/b/a.png', 9), ('a.png', 8)):
+        assert truth.id_of(file) == number
+    assert truth.id_of('x/b.png') is None
+    assert len(truth('x/sub/a.png')[0]) == 3 and not len(truth('b/a.png')[0])
     for classes, labels in ((('y', 'z'), [0, 1]), ((), [0, 1, 2])):
         boxes, found = tool.Truth(path, classes)('elsewhere/a.png')
         assert boxes.tolist() == len(labels) * [[1, 2, 4, 6]]

@@ -63,6 +63,12 @@ def parse_args():
                    (pair.rpartition('=') for pair in args.ap)}
     except ValueError:
         parser.error('--ap takes NETWORK=AP, e.g. mine.py=0.449')
+    named = {spec.partition('@')[0] for spec in (
+        *args.networks, *filter(None, args.baselines))}
+    for name in args.ap:
+        if name not in named and not name.startswith('backbone:'):
+            parser.error(f'--ap {name}: no NETWORK is called so, there are '
+                         f'{", ".join(sorted(named)) or "none"}')
     return args
 
 

@@ -22,6 +22,8 @@ from mmfasternet.datasets.images import images_in
 from mmfasternet.deploy import Predictor
 from mmfasternet.deploy.engines import EXPORTED
 
+WARM_UP = 3  # images that are not timed
+
 
 def parse_args():
     parser = cli.tool_parser(__doc__.split('\n')[0])
@@ -80,7 +82,12 @@ def main():
         if args.score_thr is not None:
             info = predictor.backend.info = replace(
                 info, score_thr=args.score_thr)
-        images = images_in(args.images)
+        skipped = cli.Skipped()
+        found = images_in(args.images)[:args.runs + WARM_UP]
+        images = [path for path, _ in skipped.readable(
+            found, predictor.letterbox)]
+        if not images:
+            skipped.end(len(found))
         detected = itertools.cycle(images)
 
         def detect():
@@ -92,7 +99,7 @@ def main():
             baseline, name = open_baseline(args, info)
             paths = itertools.cycle(images)
             turns['baseline'] = timed(lambda: baseline(next(paths)))
-        seconds = interleave(turns, args.runs, warm_up=3)
+        seconds = interleave(turns, args.runs, warm_up=WARM_UP)
     before, network, after = 1e3 * seconds[args.model].T
     whole = before + network + after
     print(f'{args.model}: {info.img_scale[1]}x{info.img_scale[0]}, '
@@ -109,6 +116,7 @@ def main():
         other = 1e3 * seconds['baseline']
         speed, spread = speedup_text(whole, other).split(' ', 1)
         print(f'{name}: {np.median(other):.1f} ms, {speed} times {spread}')
+    skipped.end(len(found))
 
 
 if __name__ == '__main__':

@@ -2,9 +2,10 @@
 """Train detectors by one recipe with several seeds, and report what differs.
 
 DETECTOR is [NAME=]PATH, where PATH is a config (its model is taken; options
-for it follow as ,KEY=VALUE), the work directory of a training run, or a
-.json of detections on the validation images (COCO's results, as tools/test.py
---json-prefix writes them). The first DETECTOR is the one to compare with.
+for it follow as ,KEY=VALUE), the work directory of a training run (several
+of one NAME are seeds of one detector), or a .json of detections on the
+validation images (COCO's results, as tools/test.py --json-prefix writes
+them). The first DETECTOR is the one to compare with.
 The report is report.md with pictures and report.html, one file, in the work
 directory. What was interrupted goes on with the same command.
 """
@@ -129,8 +130,9 @@ def introduction(runs, evaluations):
         parts.append(
             f'Validation images: {len(images)} (`{recipe.val("annotations")}`)'
             f'; {cfg.train_cfg.max_epochs} epochs, '
-            f'{cfg.train_dataloader.batch_size} images of '
-            f'{"x".join(map(str, cfg.img_scale))} per step.')
+            f'{cfg.train_dataloader.batch_size} images' +
+            (f' of {"x".join(map(str, cfg.img_scale))}' if 'img_scale' in cfg
+             else '') + ' per step.')
     return [*parts, f'```bash\npython {shlex.join(sys.argv)}\n```']
 
 

@@ -7,9 +7,11 @@ that they convolve and leave; `erf`, the effective receptive field; `cam`,
 class activation maps (Eigen-CAM); `levels`, which stride of a detector finds
 boxes of which size. Pictures are written, tables printed.
 """
+import itertools
 import math
 from collections import defaultdict
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
@@ -55,6 +57,11 @@ def parse_args():
     return parser.parse_args()
 
 
+def as_name(text):
+    """Of a module or an image, in the name of a file."""
+    return text.replace('.', '_')
+
+
 def print_table(title, rows):
     print(f'{title}\n{markdown(rows)}\n')
 
@@ -80,8 +87,8 @@ class Views:
             getattr(self, view)(stem, image, maps)
 
     def write(self, picture, *words):
-        words = [str(word).replace('.', '_') for word in words]
-        pictures.save(picture, self.args.out_dir / f'{"_".join(words)}.png')
+        name = '_'.join(as_name(str(word)) for word in words)
+        pictures.save(picture, self.args.out_dir / f'{name}.png')
 
     # ---------------------------------------------------------- per image
     def features(self, stem, image, maps):
@@ -207,12 +214,26 @@ class Truth:
         # as MMDetection numbers them
         self.labels = {id_: i for i, id_ in enumerate(
             self.coco.getCatIds(list(classes)))}
-        self.ids = {Path(image['file_name']).name: image['id']
-                    for image in self.coco.dataset['images']}
+        self.ids = {}  # by the names of files, and folders before them
+        for image in self.coco.dataset['images']:
+            path = PurePath(image['file_name'])
+            self.ids.setdefault(path.name, {})[path.parts] = image['id']
+
+    def id_of(self, path):
+        """The id of an image file, None if it is not listed.
+
+        Where two images have its name, the folders before it tell.
+        """
+        found = self.ids.get(Path(path).name, {})
+        if len(found) < 2:
+            return next(iter(found.values()), None)
+        parts = Path(path).absolute().parts
+        fitting = [name for name in found if parts[-len(name):] == name]
+        return found[max(fitting, key=len)] if fitting else None
 
     def __call__(self, path):
         """Boxes ``(M, 4)`` in pixels of an image file, and labels."""
-        found = [a for a in self.coco.imgToAnns[self.ids[Path(path).name]]
+        found = [a for a in self.coco.imgToAnns[self.id_of(path)]
                  if not a.get('iscrowd') and a['category_id'] in self.labels]
         boxes = torch.tensor([a['bbox'] for a in found]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
@@ -226,11 +247,24 @@ def inputs_of(args, cfg):
     if args.ann_file is None:
         return images[:args.number], None
     truth = Truth(args.ann_file, cfg.get('metainfo', {}).get('classes', ()))
-    known = [path for path in images if Path(path).name in truth.ids]
+    known = [path for path in images if truth.id_of(path) is not None]
     if not known:
         raise ValueError(f'{args.ann_file} has none of the images in '
                          f'{args.img}, e.g. {Path(images[0]).name}')
     return known[:args.number], truth
+
+
+def unique_names(images):
+    """What pictures of images are called: no two the same."""
+    names, taken = {}, set()
+    for path in images:
+        stem = as_name(Path(path).stem)
+        # as images of two folders may be called
+        number = next(n for n in itertools.count(1) if (
+            f'{stem}_{n}' if n > 1 else stem).lower() not in taken)
+        names[path] = f'{stem}_{number}' if number > 1 else stem
+        taken.add(names[path].lower())
+    return names
 
 
 def main():
@@ -245,14 +279,16 @@ def main():
         chosen = args.view or [v for v in VIEWS if has.get(v, True)]
         cli.make_folder(args.out_dir)
         views = Views(model, args, truth)
-        stems = [Path(path).stem for path in images]
-        for i, (path, stem) in enumerate(zip(images, stems)):
-            # images of two folders may have the same name
-            again = stems[:i].count(stem)
-            views.look(chosen, f'{stem}_{again + 1}' if again else stem,
-                       network.prepare_image(cfg, model, path))
-        views.sum_up(len(images))
-    print(f'pictures of {len(images)} image(s) in {args.out_dir}')
+        names, skipped = unique_names(images), cli.Skipped()
+        number = 0
+        for path, image in skipped.readable(
+                images, partial(network.prepare_image, cfg, model)):
+            views.look(chosen, names[path], image)
+            number += 1
+        if number:
+            views.sum_up(number)
+    print(f'pictures of {number} image(s) in {args.out_dir}')
+    skipped.end(len(images))
 
 
 if __name__ == '__main__':

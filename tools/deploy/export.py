@@ -14,7 +14,7 @@ from mmfasternet.deploy.deployed_detector import with_fp16_weights
 from mmfasternet.deploy.engines import ENGINES, EXPORTED, OPSET, engine_of
 from mmfasternet.deploy.example_images import example_images
 from mmfasternet.deploy.exporting import compare, node_counts
-from mmfasternet.deploy.predictor import Letterbox
+from mmfasternet.deploy.predictor import Letterbox, as_array
 
 
 def parse_args():
@@ -35,7 +35,8 @@ def parse_args():
     parser.add_argument(
         '--dynamic',
         action='store_true',
-        help='any batch size, height and width instead, in multiples of 32')
+        help='any batch size, height and width instead, in multiples of 32; '
+        'Predictor fits images into --shape')
     parser.add_argument(
         '--nms',
         action='store_true',
@@ -48,7 +49,6 @@ def parse_args():
     parser.add_argument(
         '--opset',
         type=cli.positive_int,
-        default=OPSET,
         help=f'of ONNX (default: {OPSET})')
     parser.add_argument(
         '--precision',
@@ -77,18 +77,25 @@ def main():
                                *args.out[:i])
             if not out.endswith('.pth'):
                 engine_of(out)
+        if args.opset and not any(o.endswith('.onnx') for o in args.out):
+            raise ValueError('--opset is of .onnx files, and none is asked '
+                             'for: leave it out')
+        opset, skipped = args.opset or OPSET, cli.Skipped()
         cfg = load_config(args.config, options)
         info = DeployInfo.from_config(cfg)
         deployed = load_deployed(cfg, args.checkpoint)
         if args.precision == 'fp16':
             deployed = with_fp16_weights(deployed)
-        images = example_images(cfg, args.images)
+        found = example_images(cfg, args.images)[:max(8, args.batch_size)]
+        images = [image for _, (image, _) in skipped.readable(
+            found, as_array)]
+        if not images:
+            skipped.end(len(found))
         failed = []
         for out in args.out:
             start = time.perf_counter()
             done = export(deployed, info, out, args.shape, args.batch_size,
-                          args.dynamic, args.nms, args.opset,
-                          args.precision)
+                          args.dynamic, args.nms, opset, args.precision)
             if Path(out).suffix == '.pth':
                 print(f'{out}: checkpoint of the deploy form')
                 continue
@@ -97,7 +104,7 @@ def main():
                 letterbox(image)[0]
                 for image in islice(cycle(images), max(8, args.batch_size))
             ])
-            print(describe(out, done, args.opset), flush=True)
+            print(describe(out, done, opset), flush=True)
             for name, (worst, limit) in compare(deployed, done, out,
                                                 batch).items():
                 unit = dict(boxes='pixels').get(name, '')
@@ -112,6 +119,7 @@ def main():
         sys.exit('error: does not compute what the checkpoint does: '
                  f'{"; ".join(failed)}. Please report it with the output of '
                  'python -m mmfasternet.doctor')
+    skipped.end(len(found))
 
 
 def describe(path, info, opset):

@@ -75,15 +75,17 @@ def parse_args():
     return args
 
 
-def calibration_images(cfg, args, backend):
+def calibration_images(cfg, args, backend, skipped):
     """uint8 ``(N, 3, H, W)``, N a multiple of the batch size."""
     found = example_images(cfg, args.images, 'train')
     count = min(args.num_images, len(found))
     found = [found[i * len(found) // count] for i in range(count)]
+    inputs = [x for _, (x, _) in skipped.readable(
+        found, Letterbox(backend.info))]
+    if not inputs:
+        skipped.end(count)
     size = backend.info.shape[0] or 1
-    found = islice(cycle(found), -(-count // size) * size)
-    letterbox = Letterbox(backend.info)
-    return np.stack([letterbox(image)[0] for image in found])
+    return np.stack([*islice(cycle(inputs), -(-len(inputs) // size) * size)])
 
 
 def average_precision(cfg, path, work_dir):
@@ -116,7 +118,8 @@ def main():
         backend = load_backend(args.model)
         if not args.no_test:
             require_data(cfg, 'test')
-        images = calibration_images(cfg, args, backend)
+        skipped = cli.Skipped()
+        images = calibration_images(cfg, args, backend, skipped)
         keep, moved = list(args.keep), {}
         if args.sensitivity or args.max_drop is not None:
             moved = sensitivity(args.model, images[:32])
@@ -125,14 +128,14 @@ def main():
             for name, value in moved.items():
                 print(f'| {name} | {value:.4f} |', flush=True)
         aps = []
-        if not args.no_test:
-            aps.append(average_precision(cfg, args.model, args.work_dir))
         while True:
             quantize(args.model, args.out, images, keep)
             print(f'{args.out}: int8, calibrated on {len(images)} images'
                   f'{", in float: " * bool(keep)}{", ".join(keep)}')
             if args.no_test:
                 break
+            if not aps:
+                aps.append(average_precision(cfg, args.model, args.work_dir))
             aps[1:] = [average_precision(cfg, args.out, args.work_dir)]
             print(f'  AP {aps[0]:.4f} in float, {aps[1]:.4f} in int8')
             rest = [name for name in moved if name not in keep]
@@ -151,6 +154,7 @@ def main():
     there = parts(args.model)
     if there:
         print(f'  {len(there) - len(keep)} of {len(there)} parts in int8')
+    skipped.end(len(images) + len(skipped))
 
 
 if __name__ == '__main__':

@@ -17,6 +17,8 @@ from mmfasternet.checkpoint import (
     checkpoint_path,
     compare_tensors,
     digest,
+    noted_classes,
+    noted_meta,
     read_checkpoint,
     save_checkpoint,
 )
@@ -52,12 +54,11 @@ def compare(own, tensors):
 
 def dataset_meta(data, cfg):
     """Class names, as inference looks for them; None leaves it COCO's."""
-    meta = data.get('meta') if isinstance(data, dict) else None
-    if isinstance(meta, dict):
-        if meta.get('dataset_meta'):
-            return meta['dataset_meta']
-        if meta.get('CLASSES'):  # mmdet 2
-            return dict(classes=tuple(meta['CLASSES']))
+    noted = noted_meta(data).get('dataset_meta')
+    if noted and isinstance(noted, dict):
+        return noted
+    if noted_classes(data):  # of mmdet 2
+        return dict(classes=noted_classes(data))
     return cfg.metainfo.to_dict() if 'metainfo' in cfg else None
 
 

@@ -13,7 +13,12 @@ from pathlib import Path
 import torch
 
 from mmfasternet import __version__, cli
-from mmfasternet.checkpoint import CheckpointError, get_checkpoint, whole_file
+from mmfasternet.checkpoint import (
+    CheckpointError,
+    get_checkpoint,
+    noted_meta,
+    whole_file,
+)
 
 
 def parse_args():
@@ -49,9 +54,9 @@ def published(checkpoint, name, fp16):
                 raise CheckpointError(f'{key} of {name} is not finite in 16 '
                                       'bits: leave out --fp16')
     meta = dict(mmfasternet_version=__version__)
-    noted = checkpoint.get('meta') or {}
-    if noted.get('dataset_meta'):
-        meta['dataset_meta'] = dict(noted['dataset_meta'])
+    noted = noted_meta(checkpoint).get('dataset_meta')
+    if noted and isinstance(noted, dict):
+        meta['dataset_meta'] = dict(noted)
     return dict(meta=meta, state_dict=weights)
 
 

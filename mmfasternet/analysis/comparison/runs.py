@@ -2,6 +2,7 @@
 # GPL because it runs tools that import mmyolo.
 """The training runs of a comparison, and what they detect."""
 import csv
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -106,8 +107,8 @@ def _run_tool(name: str, *arguments: Any) -> None:
 
 
 def parse_detector(text: str) -> Tuple[str, str, Dict[str, Any]]:
-    """Take ``[NAME=]PATH[,KEY=VALUE...]`` apart into name (the stem of the
-    path and the options unless it is given), path and options.
+    """Take ``[NAME=]PATH[,KEY=VALUE...]`` apart into name (that of the path
+    and the options unless it is given), path and options.
 
     Raises:
         ValueError: If it is not so.
@@ -118,7 +119,9 @@ def parse_detector(text: str) -> Tuple[str, str, Dict[str, Any]]:
         raise ValueError(f'{text!r} is not [NAME=]CONFIG[,KEY=VALUE...]')
     values = {key: DictAction._parse_iterable(value) for key, value in (
         option.split('=', 1) for option in options)}
-    name = name or ','.join([Path(path).stem, *options])
+    # a folder may be called lr_0.01, and `val.bbox.json` is of any
+    stem = re.sub(r'\.(py|json|ya?ml)$', '', Path(path).resolve().name)
+    name = name or ','.join([stem, *options])
     return name.replace('/', '-'), path, values
 
 
@@ -131,8 +134,8 @@ def prepare(detectors: Sequence[str], recipe: Optional[str],
     Args:
         detectors (Sequence[str]): See :func:`parse_detector`; a path is a
             config, the work directory of a training run, or a .json of
-            detections. The latter two may come several times with one name,
-            once for each seed.
+            detections. The latter two may come several times with one NAME
+            that is given, once for each seed.
         recipe (str, optional): The config that gives data, schedule and
             optimizer; None for the first config.
         seeds (Sequence[int]): With which each config is trained.
@@ -145,7 +148,7 @@ def prepare(detectors: Sequence[str], recipe: Optional[str],
         first seed of all comes first.
 
     Raises:
-        ValueError: If two configs have one name, a folder holds a training
+        ValueError: If two that differ have one name, a folder holds a training
             run with other settings, or a recipe is for nothing.
     """
     runs: List[Run] = []
@@ -153,11 +156,15 @@ def prepare(detectors: Sequence[str], recipe: Optional[str],
     base = None
     for text in detectors:
         name, path, values = parse_detector(text)
-        if Path(path).is_dir() or path.endswith('.json'):
+        exists = Path(path).is_dir() or path.endswith('.json')
+        is_seed = exists and text.startswith(f'{name}=') and name not in cfgs
+        if not is_seed and (name in cfgs or name in [r.name for r in runs]):
+            raise ValueError(f'two are called {name}: call one NAME={path}, '
+                             'or, if they are training runs of one detector, '
+                             'each by the same NAME')
+        if exists:
             runs.append(_existing(name, Path(path), runs))
             continue
-        if name in cfgs:
-            raise ValueError(f'two are called {name}: call one NAME={path}')
         if base is None:
             base = load_config(path if recipe is None else recipe, options)
         cfgs[name] = with_model_of(base, load_config(path, values), unmodified)

@@ -12,7 +12,11 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple
 import torch
 from torch import Tensor
 
-from mmfasternet.checkpoint import CheckpointError, get_checkpoint
+from mmfasternet.checkpoint import (
+    CheckpointError,
+    get_checkpoint,
+    noted_classes,
+)
 
 from .fasternet import find_tensors
 
@@ -117,10 +121,7 @@ def _class_names(data: Any) -> Optional[Tuple[str, ...]]:
     """As MMEngine notes them, or Ultralytics in its pickled module."""
     if not isinstance(data, dict):
         data = dict(model=data)
-    meta = data.get('meta')
-    meta = meta.get('dataset_meta') if isinstance(meta, dict) else None
-    names = (meta.get('classes') or meta.get('CLASSES')) if isinstance(
-        meta, dict) else None
+    names = noted_classes(data)
     for key in ('ema', 'model'):
         names = names or getattr(data.get(key), '__dict__', {}).get('names')
     if isinstance(names, dict) and all(isinstance(n, int) for n in names):

@@ -108,7 +108,7 @@ def find_tensors(checkpoint: Any) -> StateDict:
             if isinstance(inner, dict) or hasattr(inner, '_modules'):
                 return find_tensors(inner)
         tensors = {k: v for k, v in checkpoint.items()
-                   if isinstance(v, Tensor)}
+                   if isinstance(k, str) and isinstance(v, Tensor)}
         contents = ', '.join(map(str, list(checkpoint)[:5]))
     if not tensors:
         raise CheckpointError(

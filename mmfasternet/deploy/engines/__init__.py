@@ -151,7 +151,7 @@ class Engine:
                 f'{" or ".join(self.precisions)}, got the precision '
                 f'{precision}: take one of those{hint}')
         check_threads(threads)
-        return self.module.open(path, precision, threads, device)
+        return self.module.open(path, precision, threads, device_name(device))
 
     def write(self,
               network: 'nn.Module',
@@ -268,6 +268,12 @@ def check_threads(threads: Optional[int]) -> None:
     if threads is not None and not 0 < threads <= MOST_THREADS:
         raise ValueError(f'threads must be 1 to {MOST_THREADS} here, got '
                          f'{threads}')
+
+
+def device_name(name: Union[str, int]) -> str:
+    """``'cuda:0'`` for ``0``, and small letters for ``'CPU'``."""
+    name = str(name)
+    return f'cuda:{name}' if name.isdigit() else name.lower()
 
 
 def require_package(name: str) -> ModuleType:

@@ -60,11 +60,11 @@ def open_session(path: Path,
     provider = dict(cpu='CPUExecutionProvider',
                     cuda='CUDAExecutionProvider').get(kind)
     if provider not in onnxruntime.get_available_providers():
-        hint = ': install onnxruntime-gpu in the place of onnxruntime' if \
-            provider else ''
-        raise ValueError(f'ONNX Runtime cannot use {device}{hint}')
-    own = dict(device_id=int(index or 0)) if kind == 'cuda' else {}
+        hint = 'install onnxruntime-gpu in the place of onnxruntime' if \
+            provider else 'take cpu or cuda:0'
+        raise ValueError(f'ONNX Runtime cannot use {device}: {hint}')
     try:
+        own = dict(device_id=int(index or 0)) if kind == 'cuda' else {}
         session = onnxruntime.InferenceSession(
             str(path), settings, providers=[(provider, own)])
     except Exception as error:  # it raises a dozen kinds of its own

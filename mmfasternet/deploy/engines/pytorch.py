@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmfasternet.deploy.engines import Network, check_threads
+from mmfasternet.deploy.engines import Network, check_threads, device_name
 
 DTYPES = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
 
@@ -87,8 +87,8 @@ def usable_device(name: str) -> torch.device:
         ValueError: If it is not a device, or not there.
     """
     try:
-        device = torch.device(f'cuda:{name}' if name.isdigit() else name)
-        torch.empty(0, device=device)
+        device = torch.device(device_name(name))
+        torch.empty(0, device=device).cpu()  # nothing comes back of `meta`
     except (RuntimeError, AssertionError) as error:
         there = ['cpu', *(f'cuda:{i}' for i in range(
             torch.cuda.device_count()))]

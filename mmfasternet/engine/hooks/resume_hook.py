@@ -191,8 +191,10 @@ class ResumeHook(Hook):
 _SHAPE = ('processes', 'images_per_iteration', 'iterations_per_epoch')
 
 
-# what a training run leaves in its work directory, and the next replaces
-_RESULTS = ('*.pth', 'results.*', 'pr_curves.png', 'confusion_matrix.png',
+# what a training run leaves in its work directory, and the next replaces;
+# other files there, such as weights to start from, are the user's
+_RESULTS = ('epoch_*.pth', 'iter_*.pth', 'best_*.pth', 'results.csv',
+            'results.png', 'pr_curves.png', 'confusion_matrix.png',
             'best_images.png', 'worst_images.png')
 
 
