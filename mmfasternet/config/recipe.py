@@ -47,10 +47,11 @@ def with_model_of(recipe: Config,
 
 
 def _dicts(node: Any) -> Iterator[dict]:
-    """A model's config and what is in it, but for the backbone."""
+    """A model's config and what is in it, without backbone and teacher."""
     if isinstance(node, dict):
         yield node
-        node = [node[key] for key in node if key != 'backbone']
+        node = [node[key] for key in node
+                if key not in ('backbone', 'teacher')]
     for child in node if isinstance(node, (list, tuple)) else ():
         yield from _dicts(child)
 
