@@ -27,7 +27,7 @@ TORCH = 'torch==2.13.0'
 OPENCV = 'opencv-python-headless<4.13'
 # the first with torch.serialization.get_unsafe_globals_in_checkpoint
 OLDEST_TORCH = (2, 6)
-PYTHONS = ((3, 10), (3, 13))
+PYTHONS = ((3, 10), (3, 14))
 
 REQUIRED = {
     'pyyaml': 'configs',

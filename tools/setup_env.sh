@@ -46,14 +46,15 @@ pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 
 find_python() {
     local candidate
-    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10}; do
+    for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 \
+            python3.10}; do
         if "$candidate" -c 'import sys, venv, ensurepip
-sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then
             echo "$candidate"
             return
         fi
     done
-    fail "Python 3.10 to 3.13 with the venv module is needed, and" \
+    fail "Python 3.10 to 3.14 with the venv module is needed, and" \
         "${PYTHON:-python3} is not that. Install one (Debian and Ubuntu:" \
         "apt install python3-venv), or name one: PYTHON=/path/to/python $0"
 }
