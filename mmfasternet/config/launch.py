@@ -14,7 +14,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmfasternet.compat import import_mmpretrain
-from mmfasternet.datasets.from_config import dataset_class, leaf_datasets
+from mmfasternet.datasets.from_config import leaf_classes, leaf_datasets
 
 
 def prepare_launch(cfg: Config, launcher: str) -> None:
@@ -142,10 +142,7 @@ def class_names(cfg: Config, phase: str) -> Optional[Tuple[str, ...]]:
     leaf = next(leaf_datasets(loader.get('dataset')), None)
     if leaf is None:
         return None
-    names = (leaf.get('metainfo') or {}).get('classes')
-    if names is None:
-        cls = dataset_class(leaf, cfg.get('default_scope'))
-        names = getattr(cls, 'METAINFO', {}).get('classes')
+    names = leaf_classes(leaf, cfg.get('default_scope'))
     return names and tuple(names)
 
 

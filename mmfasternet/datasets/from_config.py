@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The data sets that a config names."""
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Sequence
 
 # Of what every data set class takes; another kind ends deep inside it.
 _KINDS = {
@@ -68,6 +68,23 @@ def dataset_class(leaf: dict, scope: Optional[str]) -> Optional[type]:
             return registry.get(leaf['type'])
         except (KeyError, ImportError):
             return None
+
+
+def leaf_classes(leaf: dict, scope: Optional[str]) -> Optional[Sequence[str]]:
+    """The class names of a data set, as it is built.
+
+    Args:
+        leaf (dict): Of :func:`leaf_datasets`.
+        scope (str, optional): The config's ``default_scope``.
+
+    Returns:
+        Sequence[str] | None: None where neither config nor class names them.
+    """
+    names = (leaf.get('metainfo') or {}).get('classes')
+    if names is None:
+        cls = dataset_class(leaf, scope)
+        names = getattr(cls, 'METAINFO', {}).get('classes')
+    return names
 
 
 def writes_itself(cls: Optional[type]) -> bool:

@@ -14,6 +14,7 @@ from mmfasternet.datasets.checks.report import (
 from mmfasternet.datasets.files import file_error
 from mmfasternet.datasets.from_config import (
     dataset_class,
+    leaf_classes,
     leaf_datasets,
     writes_itself,
 )
@@ -52,7 +53,7 @@ def check_config(cfg: Any,
         for i, leaf in enumerate(leaves):
             name = phase if len(leaves) == 1 else f'{phase}[{i}]'
             cls = dataset_class(leaf, cfg.get('default_scope'))
-            split = _split_config(cfg, leaf, cls)
+            split = _split_config(cfg, leaf)
             reason = _why_not(leaf, cls, split)
             if reason:
                 findings.append(Finding('not-checked', name, NOTE, 1, (),
@@ -102,11 +103,8 @@ def _why_not(leaf: dict, cls: Optional[type], split: SplitConfig) -> str:
     return ''
 
 
-def _split_config(cfg: Any, leaf: dict, cls: Optional[type]) -> SplitConfig:
+def _split_config(cfg: Any, leaf: dict) -> SplitConfig:
     root = leaf.get('data_root') or ''
-    classes = (leaf.get('metainfo') or {}).get('classes')
-    if classes is None:
-        classes = getattr(cls, 'METAINFO', {}).get('classes')
     prefix = leaf.get('data_prefix') or {}
     if isinstance(prefix, dict):
         prefix = prefix.get('img', '')
@@ -117,7 +115,8 @@ def _split_config(cfg: Any, leaf: dict, cls: Optional[type]) -> SplitConfig:
     return SplitConfig(
         osp.join(root, leaf.get('ann_file') or ''), osp.join(root, prefix),
         bool(leaf.get('test_mode')), dict(leaf.get('filter_cfg') or {}),
-        cfg.get('img_scale') or next(scales, None), classes,
+        cfg.get('img_scale') or next(scales, None),
+        leaf_classes(leaf, cfg.get('default_scope')),
         # of mmyolo's configs all have that name, and letterboxes
         either_way=not cfg.get('img_scale'))
 
