@@ -57,7 +57,7 @@ def load_config(filename: str,
     for key, value in options.items():
         _refuse_useless(key, value, cfg)
         _refuse_mistyped(key, cfg)
-        options[key] = _alike(cfg, key, value)
+        options[key] = _tuple_for_tuple(cfg, key, value)
     try:
         cfg.merge_from_dict(options)
     except (AttributeError, KeyError, TypeError) as error:
@@ -181,7 +181,7 @@ def _reached(cfg: Config, key: str) -> Tuple[Any, List[str]]:
     return node, []
 
 
-def _alike(cfg: Config, key: str, value: Any) -> Any:
+def _tuple_for_tuple(cfg: Config, key: str, value: Any) -> Any:
     """A tuple for a tuple: the command line has lists, and many transforms
     take none."""
     old, rest = _reached(cfg, key)

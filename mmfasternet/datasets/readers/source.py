@@ -48,7 +48,7 @@ class Tree:
         self.images = self.having(IMAGE_SUFFIXES)
         self.by_stem: Dict[str, List[Path]] = {}
         for file in self.files:
-            self.by_stem.setdefault(_alike(file.stem), []).append(file)
+            self.by_stem.setdefault(_folded(file.stem), []).append(file)
 
     def having(self, suffixes: Sequence[str]) -> List[Path]:
         """The files with one of these suffixes."""
@@ -67,7 +67,7 @@ class Tree:
         of another split it is none. Of several the least deep one counts.
         None if there is no such file, or several are as near.
         """
-        found = [f for f in self.by_stem.get(_alike(stem), ())
+        found = [f for f in self.by_stem.get(_folded(stem), ())
                  if f.suffix.lower() in suffixes
                  and not any(self._apart(f, t) for t in to)]
         found = [f for f in found if f.stem == stem] or found
@@ -294,7 +294,7 @@ class Source:
         return self
 
 
-def _alike(stem: str) -> str:
+def _folded(stem: str) -> str:
     """The same for a name as macOS and Windows take it for the same."""
     return unicodedata.normalize('NFC', stem).casefold()
 
