@@ -912,6 +912,17 @@ def labelme(root, *shapes, folder=''):
     return root
 
 
+def test_what_labelme_ignores_is_no_class(tmp_path):
+    box = [[16, 12], [48, 36]]
+    source = read_dataset(labelme(
+        tmp_path, shape(box), shape([[1, 1], [9, 9]], label='__ignore__')))
+    assert source.classes == ('cat', )
+    assert names(source) == dict(train=['a'], val=['b'])
+    assert source.messages == [
+        f'{tmp_path}/{stem}.json: shape 1: __ignore__ is no class'
+        for stem in ('train/a', 'val/b')]
+
+
 def test_labelme(tmp_path):
     whole = shape([[48, 36], [16, 12]])
     for folder in ('', 'pictures'):
