@@ -128,15 +128,22 @@ def image_size(path: Path) -> Tuple[int, int]:
     Raises:
         OSError: If it is missing or not an image.
     """
+    return size_and_turn(path)[0]
+
+
+def size_and_turn(path: Path) -> Tuple[Tuple[int, int], bool]:
+    """:func:`image_size`, and whether that is the other way round than the
+    pixels in the file."""
     with _of_any_size(), Image.open(path) as image:
-        width, height = image.size
+        size = image.size
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    if turned:  # in which formats that counts depends on OpenCV's version
-        loaded = mmcv.imread(path)
-        if loaded is None:
-            raise OSError('it cannot be decoded')
-        height, width = loaded.shape[:2]
-    return width, height
+    if not turned:
+        return size, False
+    # in which formats that counts depends on OpenCV's version
+    loaded = mmcv.imread(path)
+    if loaded is None:
+        raise OSError('it cannot be decoded')
+    return loaded.shape[1::-1], loaded.shape[1::-1] != size
 
 
 class Picture(NamedTuple):

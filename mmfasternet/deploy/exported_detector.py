@@ -72,7 +72,7 @@ class ExportedDetector(BaseModel):
             batch = torch.stack(list(inputs[part])).cpu().numpy()
             for sample, result in zip(
                     data_samples[part],
-                    detect(self.backend, batch, metas[part])):
+                    detect(self.backend, batch, metas[part])[0]):
                 sample.pred_instances = result
         return list(data_samples)
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-only
 # GPL because it builds mmyolo's detectors, and mmyolo is GPL-3.0.
 """Loading deployed detectors, to run on any engine."""
-import time
 from pathlib import Path
 from typing import List, Optional, Union
 
@@ -29,11 +28,10 @@ class Backend:
     Attributes:
         network (Network): What runs.
         info (DeployInfo): About it.
-        seconds (float): How long the network has run in all.
     """
 
     def __init__(self, network: Network, info: DeployInfo) -> None:
-        self.network, self.info, self.seconds = network, info, 0.
+        self.network, self.info = network, info
 
     def __call__(self, images: np.ndarray) -> List[np.ndarray]:
         """Run the network.
@@ -65,11 +63,9 @@ class Backend:
             raise ValueError(  # ncnn reads past the end of its memory
                 f'{self.network.name} takes a height and width in multiples '
                 f'of {STRIDE}, got {got[1]} {got[2]}: pad the images')
-        begin = time.perf_counter()
         outs = self.network(images)
         if outs[0].ndim == 4:  # of an engine that does not decode
             outs = decode_maps(outs, images.shape[2])
-        self.seconds += time.perf_counter() - begin
         return outs
 
 

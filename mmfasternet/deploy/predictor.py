@@ -66,8 +66,16 @@ def as_array(image: Image) -> Tuple[np.ndarray, Optional[str]]:
             raise ValueError(f'{image} cannot be read as an image: it is '
                              'empty, or larger than OpenCV reads') from None
     if isinstance(image, PillowImage.Image):
-        image = ImageOps.exif_transpose(image).convert('RGB')
-        return np.asarray(image)[..., ::-1], None
+        if image.mode in ('I', 'F'):
+            raise ValueError(
+                'an image must have 8 or 16 bits per channel, got a PIL image '
+                f'of mode {image.mode}: scale it to 0 to 255 and convert it '
+                'to L')
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith('I;16'):  # Pillow clips what is above 255
+            image = PillowImage.fromarray(
+                (np.asarray(image) >> 8).astype(np.uint8))
+        return np.asarray(image.convert('RGB'))[..., ::-1], None
     if not isinstance(image, np.ndarray):
         raise ValueError('an image must be a path, a URL, a PIL image or an '
                          f'array, got {type(image).__name__}')
@@ -118,7 +126,7 @@ class Letterbox:
 
 
 def detect(backend: Backend, images: np.ndarray,
-           metas: Sequence[Meta]) -> List[InstanceData]:
+           metas: Sequence[Meta]) -> Tuple[List[InstanceData], float]:
     """Detections of a batch, in as many runs as the network needs.
 
     Args:
@@ -128,18 +136,21 @@ def detect(backend: Backend, images: np.ndarray,
         metas (Sequence[dict]): What leads back, one per image.
 
     Returns:
-        list[InstanceData]: See :func:`.postprocess.postprocess`.
+        tuple[list[InstanceData], float]: See
+        :func:`.postprocess.postprocess`; and how long the runs took.
     """
     size = backend.info.shape[0] or len(images)
-    found = []
+    found, seconds = [], 0.
     for first in range(0, len(images), size):
         part = images[first:first + size]
         if len(part) < size:
             part = np.concatenate(
                 [part, np.repeat(part[-1:], size - len(part), 0)])
-        found += postprocess(backend.info, backend(part),
-                             metas[first:first + size])
-    return found
+        begin = time.perf_counter()
+        outs = backend(part)
+        seconds += time.perf_counter() - begin
+        found += postprocess(backend.info, outs, metas[first:first + size])
+    return found, seconds
 
 
 class Predictor:
@@ -221,7 +232,8 @@ class Predictor:
         Raises:
             FileNotFoundError, ValueError: See :func:`as_array`.
         """
-        if isinstance(images, (str, Path, np.ndarray, PillowImage.Image)):
+        if isinstance(images, (str, bytes, np.ndarray)) or \
+                not isinstance(images, Iterable):
             images = [images]
         return [sample for _, sample in self.stream(images, batch_size)]
 
@@ -276,12 +288,11 @@ class Predictor:
 
         ``inputs`` and ``metas`` are what :meth:`prepare` gives.
         """
-        before = self.backend.seconds
         samples = [DetDataSample(metainfo=meta) for meta in metas]
-        for sample, found in zip(
-                samples, detect(self.backend, np.stack(inputs), metas)):
-            sample.pred_instances = found
-        return samples, self.backend.seconds - before
+        found, seconds = detect(self.backend, np.stack(inputs), metas)
+        for sample, instances in zip(samples, found):
+            sample.pred_instances = instances
+        return samples, seconds
 
     def draw(self,
              image: np.ndarray,

@@ -438,6 +438,13 @@ BAD = {
     'category_id of no category': Bad(
         first('annotations', category_id=99), 'category-unknown', 'dropped',
         'annotation 1 of 1.png'),
+    'categories from 0, boxes from 1': Bad(
+        lambda f: [c.update(id=i) for i, c in enumerate(
+            f.train['categories'])] + [
+                a.update(category_id=a['category_id'] // 10)
+                for a in f.train['annotations']],
+        'category-unknown', 'refused', 'by one too high',
+        ('class-no-boxes', 'category-ids-differ')),
     'category_id is text': Bad(
         first('annotations', category_id='10'), 'category-unknown', 'dropped',
         'text in one place'),

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from trees import coco_json, voc_xml, write_image
 
 from mmfasternet.datasets.readers import (
@@ -640,6 +641,46 @@ def test_an_image_that_is_listed_twice_is_in_one_split(tmp_path):
     assert not {*found['train']} & {*found['val']}
 
 
+@pytest.mark.parametrize('splits', [['train'], ['train', 'val']])
+@pytest.mark.parametrize('form', [str, float])
+@pytest.mark.parametrize('key', ['image_id', 'category_id'])
+def test_ids_in_two_forms(splits, form, key, tmp_path):
+    """VIA refers to the image 1 by '1', pandas by 1.0."""
+    wanted = {}
+    for split in splits:
+        images = {f'{split}{i}.png': (W, H, [('cat', *BOX)])
+                  for i in range(5)}
+        for name in images:
+            image(tmp_path / split / name)
+        data = coco_json(images, dict(dog=0, cat=1))
+        wanted[split] = len(images)
+        for annotation in data['annotations']:
+            annotation[key] = form(annotation[key])
+        write(tmp_path / f'{split}.json', json.dumps(data))
+    found = read_dataset(tmp_path)
+    if len(splits) == 1:
+        wanted = dict(train=4, val=1)
+    assert {k: len(v) for k, v in names(found).items()} == wanted
+    for part in found.splits.values():
+        ids = [{i['id'] for i in part.coco[key]}
+               for key in ('images', 'categories')]
+        for annotation in part.coco['annotations']:
+            assert type(annotation['image_id']) is int
+            assert annotation['image_id'] in ids[0]
+            assert annotation['category_id'] == 1 and 1 in ids[1]
+
+
+def test_a_json_for_each_image(tmp_path):
+    for i in range(9):
+        image(tmp_path / f'{i}.png')
+        write(tmp_path / f'{i}.json', json.dumps(coco_json(
+            {f'{i}.png': (W, H, [('cat', *BOX)])}, dict(cat=1))))
+    with pytest.raises(ValueError, match='9 json files of one split.*join') \
+            as error:
+        read_dataset(tmp_path)
+    assert '7.json' not in str(error.value)
+
+
 def test_a_json_that_is_not_used_is_counted(tmp_path):
     root = coco(tmp_path, ('train', 'val', 'test'))
     for split, name in (('train', 'train_small'), ('train', 'day')):
@@ -869,6 +910,17 @@ def labelme(root, *shapes, folder=''):
             imageHeight=H,
             imageWidth=W)))
     return root
+
+
+def test_what_labelme_ignores_is_no_class(tmp_path):
+    box = [[16, 12], [48, 36]]
+    source = read_dataset(labelme(
+        tmp_path, shape(box), shape([[1, 1], [9, 9]], label='__ignore__')))
+    assert source.classes == ('cat', )
+    assert names(source) == dict(train=['a'], val=['b'])
+    assert source.messages == [
+        f'{tmp_path}/{stem}.json: shape 1: __ignore__ is no class'
+        for stem in ('train/a', 'val/b')]
 
 
 def test_labelme(tmp_path):
@@ -1105,6 +1157,37 @@ def test_yaml_of_another_machine(entry, name, tmp_path):
         assert source.classes == ('dog', )
 
 
+def test_the_path_in_a_yaml_may_be_from_here(tmp_path, monkeypatch):
+    """YOLOv5: yolov5/data/x.yaml says ../datasets/x, from yolov5."""
+    root = yolo(tmp_path / 'datasets/x', 'train/a', 'val/b')
+    config = write(
+        tmp_path / 'yolov5/data/x.yaml', 'path: ../datasets/x\n'
+        'train: images/train\nval: images/val\nnames: [dog]')
+    with pytest.raises(ValueError, match='neither a folder nor a file'):
+        read_dataset(config)
+    monkeypatch.chdir(tmp_path / 'yolov5')
+    source = read_dataset(Path('data/x.yaml'))
+    assert names(source) == dict(train=['a'], val=['b'])
+    assert source.classes == ('dog', )
+    for split in source.splits.values():
+        assert all(os.path.samefile(Path(p).parents[2], root)
+                   for p in split.paths())
+
+
+@pytest.mark.parametrize('orientation, said', [(1, 0), (3, 0), (6, 1)])
+def test_labels_that_do_not_say_how_a_turned_image_was_seen(
+        orientation, said, tmp_path):
+    root = yolo(tmp_path, 'train/a', 'val/b')
+    picture = Image.new('RGB', (W, H))
+    exif = picture.getexif()
+    exif[0x112] = orientation
+    (root / 'images/train/a.png').unlink()
+    picture.save(root / 'images/train/a.jpg', exif=exif)
+    _, _, lines = table(read_dataset(root))
+    assert ['look at 1 images' in line and 'a.jpg' in line
+            for line in lines] == [True] * said
+
+
 def test_yaml_with_a_test_split(tmp_path):
     root = yolo(tmp_path, 'train/a', 'train/x', 'val/b', 'test/c')
     spec = 'train: images/train\nval: images/val\nnames: [cat]\ntest: {}'
@@ -1175,6 +1258,9 @@ def test_keypoints_are_not_an_outline(points, tmp_path):
     ('0 0.5 0.02 0.1 0.2', [28.8, 0, 6.4, 5.76]),
     ('0 0.5 0.98 0.1 0.2', [28.8, 42.24, 6.4, 5.76]),
     ('0 0.5 0.5 1.9 0.2', [0, 19.2, 64, 9.6]),
+    # drawn from the right, from below: Label Studio
+    ('0 0.5 0.5 -0.3 0.2', [22.4, 19.2, 19.2, 9.6]),
+    ('0 0.5 0.5 0.3 -0.2', [22.4, 19.2, 19.2, 9.6]),
     # hundredths of a pixel, and the area of what is written
     ('0 0.5 0.5 0.3331 0.7777', [21.34, 5.34, 21.32, 37.33]),
 ])

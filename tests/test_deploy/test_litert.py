@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """LiteRT: one file, of one size, with its text behind the network."""
 import shutil
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,7 @@ from mmfasternet.deploy.quantization import quantize, sensitivity
 
 pytest.importorskip('ai_edge_litert', reason='pip install ai-edge-litert')
 pytest.importorskip('litert_torch', reason='pip install litert-torch')
+from mmfasternet.deploy.engines.litert import LiteRTNetwork  # noqa: E402
 
 
 @pytest.fixture(scope='module')
@@ -47,6 +51,35 @@ def test_it_computes_what_pytorch_does(exported, deployed, small):
     assert kinds['CONV_2D'] == sum(
         isinstance(m, torch.nn.Conv2d) for m in deployed.modules())
     assert 'DELEGATE' not in kinds
+
+
+def test_threads_do_not_share_its_memory():
+    """Two runs would meet between set_tensor and invoke."""
+    class Interpreter:
+        meet = threading.Barrier(2)
+
+        def get_input_details(self):
+            return [dict(shape=[1, 1, 1, 1], dtype=np.float32, index=0)]
+
+        def get_output_details(self):
+            return [dict(name='output_0', index=1)]
+
+        def set_tensor(self, index, images):
+            self.images = images
+            with suppress(threading.BrokenBarrierError):
+                self.meet.wait(0.2)
+
+        def invoke(self):
+            self.out = 2 * self.images
+
+        def get_tensor(self, index):
+            return self.out
+
+    network = LiteRTNetwork(Interpreter(), 'a.tflite', None)
+    images = [np.full((1, 1, 1, 1), i, np.float32) for i in (3, 4)]
+    with ThreadPoolExecutor(2) as pool:
+        outs = [out.item() for out, in pool.map(network, images)]
+    assert outs == [6, 8]
 
 
 class Pair(torch.nn.Module):

@@ -20,7 +20,9 @@ from PIL import Image
 from mmfasternet.checkpoint import CheckpointError, save_checkpoint
 from mmfasternet.config import load_config
 from mmfasternet.deploy import DeployInfo, Predictor, TrainedPredictor, frames
+from mmfasternet.deploy import predictor as predictor_module
 from mmfasternet.deploy.postprocess import postprocess
+from mmfasternet.deploy.predictor import as_array
 from mmfasternet.deploy.video import prefetch
 
 pytest.importorskip('onnxruntime')
@@ -208,24 +210,72 @@ def test_images_of_pillow(small, exported):
     turned.getexif()[0x112] = 6  # to be turned back by 90 degrees
     assert_same(predictor(turned)[0].pred_instances,
                 expected(small, small.images[0]))
-    with pytest.raises(ValueError, match='a PIL image or an array, got Tens'):
-        predictor([torch.zeros(3, 8, 8)])
+    for wrong in ([torch.zeros(3, 8, 8)], None, 0, b'\x89PNG'):
+        kind = type(wrong[0] if isinstance(wrong, list) else wrong).__name__
+        with pytest.raises(ValueError, match=f'an array, got {kind}'):
+            predictor(wrong)
+
+
+def test_images_of_pillow_with_16_bits(tmp_path):
+    """Are what OpenCV reads from their file: the upper 8 bits."""
+    pixels = np.arange(0, 2**16, 41, np.uint16)[:1584].reshape(36, 44)
+    file = str(tmp_path / '16.png')
+    cv2.imwrite(file, pixels)
+    wanted = cv2.imread(file)
+    assert len(np.unique(wanted)) > 200
+    for image in Image.open(file), Image.fromarray(pixels), \
+            Image.fromarray(pixels.astype('>u2')):
+        np.testing.assert_array_equal(as_array(image)[0], wanted)
+    for mode in 'IF':
+        with pytest.raises(ValueError, match=f'mode {mode}: scale it'):
+            as_array(Image.new(mode, (4, 4)))
 
 
 @pytest.mark.parametrize('size', [1, 3])
-def test_says_how_long_each_step_took(small, exported, size):
+def test_says_how_long_each_step_took(small, exported, size, monkeypatch):
     """Each image has its share of what its batch took."""
     predictor = Predictor(exported['any.onnx'])
-    before, begin = predictor.backend.seconds, time.perf_counter()
+    clock = [0.]
+
+    def slow(seconds, function):
+        def run(*args):
+            clock[0] += seconds
+            return function(*args)
+        return run
+
+    monkeypatch.setattr(time, 'perf_counter', lambda: clock[0])
+    monkeypatch.setattr(predictor, 'backend', slow(3, predictor.backend))
+    predictor.backend.info = DeployInfo.from_config(small.cfg)
+    monkeypatch.setattr(predictor_module, 'postprocess', slow(2, postprocess))
     samples = predictor(small.images, batch_size=size)
-    whole = time.perf_counter() - begin
+    runs = -(-len(samples) // size)
+    for name, seconds in dict(network=3, boxes=2).items():
+        assert sum(s.seconds[name] for s in samples) == pytest.approx(
+            runs * seconds)
     for sample in samples:
         assert {*sample.seconds} == {'prepare', 'network', 'boxes'}
-        assert min(sample.seconds.values()) > 0
-    network, boxes = (sum(sample.seconds[name] for sample in samples)
-                      for name in ('network', 'boxes'))
-    assert network == pytest.approx(predictor.backend.seconds - before)
-    assert network + boxes <= whole
+    assert samples[0].seconds['network'] == pytest.approx(3 / size)
+
+
+@pytest.mark.parametrize('name', ['any.onnx', 'any.xml'])
+def test_threads_may_share_one(name, small, exported):
+    predictor = Predictor(exported[name], threads=1)
+    wanted = {path: expected(small, path) for path in small.images}
+    results = []
+
+    def work(first):
+        for i in range(20):
+            path = small.images[(first + i) % len(small.images)]
+            results.append((path, predictor(path)[0].pred_instances))
+
+    threads = [threading.Thread(target=work, args=(i, )) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 80
+    for path, found in results:
+        assert_same(found, wanted[path])
 
 
 def test_what_is_drawn_has_at_least_the_score(small, exported):

@@ -85,9 +85,11 @@ def check_boxes(coco: Annotations, classes: List[str]) -> Boxes:
     boxes.drop('image-unknown', image_of < 0,
                f'image_id that no image has{image_hint}: the boxes are left '
                'out')
+    shifted = _shifted([a['category_id'] for a in anns],
+                       [c['id'] for c in coco.categories])
     boxes.drop('category-unknown', category_of < 0,
                f'category_id that no category has{category_hint}: the boxes '
-               'are left out')
+               f'are left out{shifted}', REFUSED if shifted else DROPPED)
     count = int((~boxes.gone & (boxes.labels < 0)).sum())
     boxes.gone |= boxes.labels < 0
     coco.found.add(
@@ -116,6 +118,19 @@ def _rows(ids: List[Any], index: dict) -> Tuple[np.ndarray, str]:
     mistyped = any(i not in index and str(i) in texts for i in ids)
     return np.array([index.get(i, -1) for i in ids], int), (
         ' (text in one place, numbers in the other)' if mistyped else '')
+
+
+def _shifted(used: List[Any], ids: List[Any]) -> str:
+    """What to say if ids count from 0 in one place and from 1 in the other;
+    '' if they do not."""
+    numbers = {i for i in used if type(i) is int}
+    for step in (1, -1):
+        if len(numbers) > 1 and numbers - {*ids} and \
+                numbers <= {i + step for i in ids if type(i) is int}:
+            return ', and others get the class beside theirs: each ' \
+                f'category_id is by one too {"high" if step > 0 else "low"}' \
+                '; correct all of them'
+    return ''
 
 
 def _box_array(boxes: List[Any]) -> Tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """COCO json: one file for each split, or one for all."""
 import json
+import operator
 import os
 import re
 from pathlib import Path, PurePath
@@ -12,6 +13,7 @@ from mmfasternet.datasets.readers.source import (
     Source,
     Split,
     Tree,
+    first_names,
     split_by_chance,
 )
 from mmfasternet.datasets.readers.split_names import role_of, roles_of
@@ -78,6 +80,7 @@ def read_coco(tree: Tree, jsons: Dict[Path, dict],
         if not all(isinstance(data.get(key), list) for key in _KEYS):
             raise ValueError(f'{path}: images, annotations and categories '
                              'must be lists')
+        data = _same_form(data)
         role = roles_of([[path.relative_to(tree.root)]])[0]
         folder = _image_folder(tree, path, data, role)
         coco = _find_images(tree, path, data, folder, role)
@@ -92,6 +95,28 @@ def read_coco(tree: Tree, jsons: Dict[Path, dict],
     return source
 
 
+def _same_form(coco: dict) -> dict:
+    """Ids of images and categories written as they are where they are from:
+    VIA refers to the image 1 by '1', pandas by 1.0."""
+    annotations = coco['annotations']
+    for key, whole in (('image_id', 'images'), ('category_id', 'categories')):
+        ids = [e['id'] for e in coco[whole] if isinstance(e, dict)
+               and isinstance(e.get('id'), (int, float, str))]
+        forms = {_plain(i): i for i in reversed(ids)}
+        exact = {repr(i) for i in ids}
+        annotations = [
+            dict(a, **{key: forms[_plain(a[key])]})
+            if isinstance(a, dict) and _plain(a.get(key)) in forms
+            and repr(a[key]) not in exact else a for a in annotations]
+    same = all(map(operator.is_, annotations, coco['annotations']))
+    return coco if same else dict(coco, annotations=annotations)
+
+
+def _plain(value: Any) -> str:
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value) if whole else value)
+
+
 def _files(source: Source, jsons: Dict[Path, dict]) -> Dict[str, Path]:
     """The file of each split."""
     root, groups, paths = source.root, {}, [*jsons]
@@ -104,12 +129,13 @@ def _files(source: Source, jsons: Dict[Path, dict]) -> Dict[str, Path]:
                   if p.stem.startswith('instances_')] or whole
         if len(chosen) > 1:
             raise ValueError(
-                f'{root}: which of {", ".join(map(str, several))} is it? '
-                'Move the others away')
+                f'{root}: {len(several)} json files of one split, '
+                f'{first_names(several)}: which is it? Move the others away, '
+                'or join them into one')
         groups[role] = [chosen]
     if groups.keys().isdisjoint({'train', 'trainval', ''}):
         raise ValueError(
-            f'{root}: none of {", ".join(map(str, paths))} is '
+            f'{root}: none of {first_names(paths)} is '
             'the training split, by its name or its folder\'s')
     groups = settle(groups, source, 'files')
     return {split: groups[split][0][0]

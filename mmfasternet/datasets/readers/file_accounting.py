@@ -40,6 +40,10 @@ def account(source: Source) -> List[str]:
     others = [f for f in tree.having(('.json', '.txt', '.xml'))
               if f.stem in stems and f not in source.labels]
     read, lost, unused = _labels(source, used, dropped)
+    turned = [] if not source.turned else [
+        f'look at {len(source.turned)} images: they are turned by their EXIF '
+        'orientation, and the labels do not say whether they were made on '
+        f'the turned ones: {first_names(source.turned)}']
     left = {**_images_left(source, images, used | dropped), **unused,
             'hidden copies of labels': copies,
             f'labels of other formats than {source.format}': others}
@@ -48,7 +52,8 @@ def account(source: Source) -> List[str]:
         _row('images', [*images, *elsewhere], used, dropped),
         _row('labels', [*source.labels, *copies, *others], read, lost),
         *(f'left out: {len(files)} {why}: {first_names(files)}'
-          for why, files in left.items() if files)
+          for why, files in left.items() if files),
+        *turned
     ]
 
 

@@ -8,6 +8,8 @@ from mmfasternet.datasets.images import IMAGE_SUFFIXES
 from mmfasternet.datasets.readers.source import Item, Pair, Source, Tree
 from mmfasternet.datasets.readers.splits import group
 
+IGNORE = '__ignore__'  # what LabelMe's own converters leave out
+
 
 def is_labelme(data: Any) -> bool:
     """Whether a json is one of LabelMe."""
@@ -44,7 +46,11 @@ def _read(pair: Pair, data: dict, source: Source) -> Optional[Item]:
         return None
     objects: Dict[tuple, Tuple[float, ...]] = {}
     for number, shape in enumerate(shapes):
-        name, box = _corners(f'{pair.label}: shape {number}', shape)
+        place = f'{pair.label}: shape {number}'
+        name, box = _corners(place, shape)
+        if name == IGNORE:
+            source.messages.append(f'{place}: {IGNORE} is no class')
+            continue
         group_id = shape.get('group_id')
         key = (name, number, 'alone') if group_id is None else (
             name, group_id, 'group')

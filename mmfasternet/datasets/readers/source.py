@@ -22,7 +22,7 @@ from typing import (
 from urllib.parse import unquote
 
 from mmfasternet.datasets.files import files_below, is_hidden
-from mmfasternet.datasets.images import IMAGE_SUFFIXES, image_size
+from mmfasternet.datasets.images import IMAGE_SUFFIXES, size_and_turn
 from mmfasternet.datasets.readers.split_names import role_of
 
 VAL_SHARE = 0.2  # of the images without a split, what validates
@@ -166,6 +166,8 @@ class Source:
             images that it is for.
         dropped (dict[Path, str]): Images that were dropped, and why.
         messages (list[str]): What else was left out, with its place.
+        turned (list[Path]): Images that EXIF turns, of which the labels do
+            not say in which way they were seen.
     """
     format: str
     tree: Tree
@@ -174,6 +176,7 @@ class Source:
     labels: Dict[Path, List[Path]] = field(default_factory=dict)
     dropped: Dict[Path, str] = field(default_factory=dict)
     messages: List[str] = field(default_factory=list)
+    turned: List[Path] = field(default_factory=list)
 
     @property
     def root(self) -> Path:
@@ -216,7 +219,9 @@ class Source:
             if min(width, height) >= 1 and max(width, height) < math.inf:
                 return int(width), int(height)
         try:
-            return image_size(image)
+            size, turned = size_and_turn(image)
+            self.turned += [image] * turned
+            return size
         except OSError as error:
             self.dropped[image] = f'the image cannot be read: {error}'
             return None

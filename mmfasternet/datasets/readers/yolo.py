@@ -129,7 +129,9 @@ def _spec(path: Path) -> Dict[str, Any]:
 def _entries(path: Path, spec: Dict[str, Any]) -> Dict[str, List[Path]]:
     """The folders or lists of each split."""
     found: Dict[str, List[Path]] = {}
-    base = path.parent / str(spec.get('path', ''))
+    # Ultralytics reads `path` from the file, YOLOv5 from where it is started
+    bases = [path.parent / str(spec.get('path', ''))]
+    bases += [Path(str(spec['path']))] if 'path' in spec else []
     for split in ('train', 'val', 'test'):
         entries = spec.get(split) or (
             spec.get('trainval') if split == 'train' else None) or []
@@ -138,7 +140,7 @@ def _entries(path: Path, spec: Dict[str, Any]) -> Dict[str, List[Path]]:
             raise ValueError(f'{path}: {split} must be a path or a list of '
                              f'paths, got {spec[split]!r}')
         try:
-            found[split] = [_existing(path, base, entry, split)
+            found[split] = [_existing(path, bases, entry, split)
                             for entry in entries]
         except ValueError:
             if split != 'test':  # Roboflow names one that it does not export
@@ -172,7 +174,8 @@ def _check_names(path: Path, names: Sequence[str]) -> None:
         raise ValueError(f'{path}: names has one twice: {", ".join(names)}')
 
 
-def _existing(config: Path, base: Path, entry: str, split: str) -> Path:
+def _existing(config: Path, bases: Sequence[Path], entry: str,
+              split: str) -> Path:
     """An entry of data.yaml, relative to its path or to the file itself.
 
     Exports of Roboflow say ``../train/images`` where ``train/images`` is
@@ -181,7 +184,8 @@ def _existing(config: Path, base: Path, entry: str, split: str) -> Path:
     """
     entry = entry.replace('\\', '/')
     inner = PurePath(re.sub(r'^(\.\./)+', '', entry))
-    tried = [base / entry, config.parent / entry, config.parent / inner]
+    tried = [bases[0] / entry, config.parent / entry, config.parent / inner]
+    tried += [base / entry for base in bases[1:]]
     tails = [PurePath(*inner.parts[i:]) for i in range(1, len(inner.parts))]
     for candidate in [*tried, *(
             config.parent / tail for tail in tails
@@ -278,6 +282,7 @@ def _parse(place: str, line: str,
                          f'{len(names)} names, 0 to {len(names) - 1}')
     if len(values) == 4:
         cx, cy, w, h = values
+        w, h = abs(w), abs(h)  # drawn from the right or from below
         corners = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
     elif len(values) >= 6 and len(values) % 2 == 0:  # an outline
         corners = (min(values[::2]), min(values[1::2]),
@@ -286,7 +291,8 @@ def _parse(place: str, line: str,
         raise ValueError(
             f'{place}: expected a class and x, y, width, height or an outline '
             f'of three or more points, got {len(values) + 1} numbers '
-            '(keypoints need kpt_shape in the data.yaml)')
+            '(keypoints need kpt_shape in the data.yaml; scores and angles '
+            'must go)')
     # a rounding error beyond the edge is common, pixels instead are not
     if not all(-0.5 < v < 1.5 for v in corners):
         raise ValueError(f'{place}: coordinates are shares of the image size, '

@@ -42,7 +42,8 @@ Keep = Callable[[str], bool]
 
 class Network:
     """A network that an engine has opened: called with an array for its one
-    input, it gives the list of its outputs, the caller's to keep.
+    input, it gives the list of its outputs, the caller's to keep. Several
+    threads may call it.
 
     Args:
         name (str): What it is, for messages.

@@ -2,6 +2,7 @@
 """``.tflite`` files, in LiteRT (once TensorFlow Lite)."""
 import copy
 import os
+import threading
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -38,6 +39,7 @@ class LiteRTNetwork(Network):
                    for n, *sides in (entry['shape'] for entry in entries)],
             np.dtype(entries[0]['dtype']).name if entries else '', text)
         self.interpreter, self.input = interpreter, entries[0]['index']
+        self.lock = threading.Lock()
         # output_2 before output_10
         self.outputs = [detail['index'] for detail in sorted(
             interpreter.get_output_details(),
@@ -45,9 +47,10 @@ class LiteRTNetwork(Network):
 
     def __call__(self, images: np.ndarray) -> List[np.ndarray]:
         """See :class:`Network`; uint8 will do as well."""
-        self.interpreter.set_tensor(self.input, self.prepare(images))
-        self.interpreter.invoke()
-        return [self.interpreter.get_tensor(index) for index in self.outputs]
+        with self.lock:
+            self.interpreter.set_tensor(self.input, self.prepare(images))
+            self.interpreter.invoke()
+            return [self.interpreter.get_tensor(i) for i in self.outputs]
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
         """Images as the file takes them."""

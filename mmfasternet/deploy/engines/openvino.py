@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``.xml`` files with their ``.bin``, and ``.onnx`` files, in OpenVINO."""
 import tempfile
+import threading
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple
@@ -46,13 +47,14 @@ class OpenVINONetwork(Network):
             name, [tuple(d.get_length() if d.is_static else None
                          for d in e.partial_shape) for e in compiled.inputs],
             np.dtype(kind).name, text)
-        self.compiled = compiled
+        self.compiled, self.lock = compiled, threading.Lock()
 
     def __call__(self, images: np.ndarray) -> List[np.ndarray]:
         """See :class:`Network`."""
-        outs = self.compiled([images], share_inputs=True)
-        # a copy: what comes is memory that the engine uses again
-        return [outs[i].copy() for i in range(len(self.compiled.outputs))]
+        with self.lock:
+            outs = self.compiled([images], share_inputs=True)
+            # a copy: what comes is memory that the engine uses again
+            return [outs[i].copy() for i in range(len(self.compiled.outputs))]
 
 
 def compile_file(path: Path,
