@@ -267,7 +267,11 @@ def _prepare(candidate: Candidate, path: Path) -> _Network:
                 f'{type(error).__name__}: {error}') from error
         if candidate.suffix:
             file = path
-            engine_of(file).write(network, torch.zeros(candidate.shape), file)
+            try:
+                engine_of(file).write(
+                    network, torch.zeros(candidate.shape), file)
+            except ValueError as error:
+                raise ValueError(f'{candidate.target}: {error}') from error
     if file and candidate.suffix == '.onnx':
         parameters, layers = exported_layers(file, candidate.shape)
         size = parameters, sum(layer.macs for layer in layers)
