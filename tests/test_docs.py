@@ -434,7 +434,8 @@ NOT_RUN = {
     'lines have two and three',
     'train.py .*mask-rcnn': 'test_mmdet_detectors.py trains it',
     '^cmake ': 'test_cpp_example.py builds it where the library is',
-    '[.]tflite': 'litert-torch is 1 GB; test_litert.py writes it where it is',
+    '[.]tflite|litert': 'litert-torch is 1 GB; test_litert.py writes it where '
+    'it is',
     'web_demo.py': 'it serves until it is stopped; test_web_demo.py opens it',
 }
 # Put in so that it is over in seconds: less of the same.

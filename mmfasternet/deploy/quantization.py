@@ -29,8 +29,8 @@ def quantize(path: Union[str, Path],
 
     Args:
         path (str | Path): What :func:`.exporting.export` wrote: ``.onnx``,
-            quantised by ONNX Runtime, ``.xml``, quantised by NNCF, or
-            ``.tflite``, quantised by AI Edge Quantizer.
+            quantised by ONNX Runtime, ``.xml``, by NNCF, ``.tflite``, by AI
+            Edge Quantizer, or ``.ncnn.param``.
         out (str | Path): The file to write, with the same suffix; complete
             or not there.
         images (np.ndarray): uint8, ``(N, 3, H, W)``, as they enter the
@@ -42,7 +42,8 @@ def quantize(path: Union[str, Path],
         ValueError: If a file or part is none of the above.
     """
     path, out = Path(path), Path(out)
-    if path.suffix not in QUANTISED or out.suffix != path.suffix:
+    if not any(path.name.endswith(s) and out.name.endswith(s)
+               for s in QUANTISED):
         raise ValueError(f'{path} and {out} must both end in '
                          f'{" or ".join(QUANTISED)}')
     if path.resolve() == out.resolve():
@@ -94,7 +95,7 @@ def sensitivity(path: Union[str, Path],
     moved = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            out = Path(folder) / f'part{Path(path).suffix}'
+            out = Path(folder) / f'part{engine_of(path).suffix}'
             quantize(path, out, images[:half],
                      [other for other in names if other != name])
             difference = _scores(load_backend(out), images[half:]) - reference

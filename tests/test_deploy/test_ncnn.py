@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from processes import run_script
+from test_quantization import photos
 
 from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.deploy import (
@@ -24,6 +25,7 @@ from mmfasternet.deploy import (
 )
 from mmfasternet.deploy.deployed_detector import decode_maps, with_fp16_weights
 from mmfasternet.deploy.engines import ENGINES, engine_of
+from mmfasternet.deploy.quantization import parts, quantize
 
 ncnn = pytest.importorskip('ncnn', reason='pip install ncnn')
 pytest.importorskip('pnnx', reason='pip install pnnx')
@@ -140,6 +142,44 @@ def test_weights_in_fp16(deployed, small, tmp_path):
         export(deployed, info, tmp_path / 'a.onnx', precision='fp16')
     with pytest.raises(ValueError, match='bf16 can be part of no file'):
         export(deployed, info, tmp_path / 'a.ncnn.param', precision='bf16')
+
+
+def test_int8(exported, deployed, tmp_path):
+    """Near the float file; its bytes are those of int8 weights, and for each
+    channel a bias and a scale."""
+    path, out = exported['any.ncnn.param'], tmp_path / 'int8.ncnn.param'
+    kept = parts(path)[-1]
+    quantize(path, out, photos(16), [kept])
+    network, reference = load_backend(out), load_backend(path)
+    assert network.info == reference.info
+    images = photos(2, seed=1)
+    got, wanted = network(images), reference(images)
+    error = np.sqrt(((got[1] - wanted[1])**2).mean()) / wanted[1].std()
+    assert 0 < error < 0.2
+    names = [line.split()[1] for line in out.read_text().splitlines()
+             if ' 8=2' in line]
+    assert names == parts(path)[:-1]
+    whole, small = (Path(p).with_suffix('.bin').stat().st_size
+                    for p in (path, out))
+    convs = [m for m in deployed.modules() if isinstance(m, torch.nn.Conv2d)]
+    left = next(line.split() for line in out.read_text().splitlines()
+                if line.split()[1:2] == [kept])
+    left = next(int(o[2:]) for o in left if o.startswith('6='))
+    saved = sum(m.weight.numel() for m in convs) - left
+    scales = sum(m.out_channels for m in convs) + len(convs)
+    # three of the four bytes of each weight
+    assert 0 < small - (whole - 3 * saved) <= 4 * scales + 4 * len(convs)
+
+
+def test_int8_of_another_file_is_refused(deployed, small, tmp_path):
+    path = tmp_path / 'a.ncnn.param'
+    export(deployed, DeployInfo.from_config(small.cfg), path,
+           precision='fp16')
+    with pytest.raises(ValueError, match='or in fp16: quantise a file of'):
+        quantize(path, tmp_path / 'b.ncnn.param', photos(1))
+    with pytest.raises(ValueError, match='must both end in .*.ncnn.param'):
+        quantize(path, tmp_path / 'b.onnx', photos(1))
+    assert not list(tmp_path.glob('b*'))
 
 
 def test_fp16_is_not_promised_where_it_is_fp32(exported):

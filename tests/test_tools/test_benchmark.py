@@ -260,8 +260,8 @@ def test_a_quantised_file_is_compared_with_what_it_was_made_from(exported):
      'not for 2x3x32x64'),
     ('{}/float.onnx', dict(shape=[64, 64]), 'was exported for 1x3x32x64'),
     ('{}/missing.onnx', {}, 'exported file not found'),
-    ('backbone:FasterNet-T0', dict(backends=['ncnn']),
-     'does not run on ncnn'),
+    ('{}/float.onnx', dict(backends=['ncnn']), 'does not run on ncnn'),
+    ('product:64', dict(backends=['litert']), 'does not run on litert'),
     ('{}/x.ncnn.param', {}, 'cannot be run: benchmark_from_file.py times it'),
     ('{}/x.torchscript', {}, 'Nothing here runs .torchscript'),
     ('backbone:FasterNet-T9', {}, "no backbone 'FasterNet-T9'"),
@@ -271,6 +271,38 @@ def test_a_quantised_file_is_compared_with_what_it_was_made_from(exported):
 def test_what_cannot_run_is_refused(spec, settings, message, exported):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         ways(spec.format(exported), **settings)
+
+
+@pytest.mark.parametrize('backend, packages', [
+    ('ncnn', ['ncnn', 'pnnx']), ('litert', ['ai_edge_litert', 'litert_torch'])
+])
+def test_what_reads_no_onnx_is_timed_beside_what_does(backend, packages):
+    """Each reads a file of its own, of the same network."""
+    for package in packages:
+        pytest.importorskip(package)
+    pairs = [Pair(found[0]) for found, _ in (
+        ways('operator:pconv:96x56', backends=[name])
+        for name in ('onnxruntime', backend))]
+    for result in measure(pairs, 1):
+        # ten 3x3 of a quarter of the channels
+        assert result.macs == 10 * 24 * 24 * 9 * 56 * 56
+        assert result.memory > 4 * 96 * 56 * 56  # the image
+        assert result.roof
+    with pytest.raises(ValueError, match=f'packages of {backend} have no '
+                       'profiler: leave out --profile'):
+        measure(pairs, 1, profile=True)
+
+
+def test_what_an_engine_cannot_write_is_named(monkeypatch):
+    pytest.importorskip('ncnn')
+
+    def refuse(*args):
+        raise ValueError('no layer for i0')
+
+    monkeypatch.setattr(type(ENGINES['ncnn']), 'write', refuse)
+    found, _ = ways('operator:pconv:96x56', backends=['ncnn'])
+    with pytest.raises(ValueError, match='pconv:96x56: no layer for i0'):
+        measure([Pair(found[0])], 1)
 
 
 def test_a_file_that_does_not_load_is_named(tmp_path, exported):

@@ -80,9 +80,9 @@ def add_settings(parser):
     parser.add_argument(
         '--precisions', nargs='+',
         choices=['fp32', 'bf16', 'fp16', 'int8', 'int8-bf16'],
-        help='default: fp32, or int8 for a quantised file. bf16: openvino and '
-        'pytorch (autocast); fp16: pytorch; int8-bf16: what is not quantised '
-        'in bf16, openvino')
+        help='default: fp32, or int8 for a quantised file. bf16: openvino, '
+        'ncnn and pytorch (autocast); fp16: pytorch, and ncnn on ARM; '
+        'int8-bf16: what is not quantised in bf16, openvino')
     parser.add_argument(
         '--threads', type=cli.thread_count, nargs='+', default=[1],
         help='default: 1')

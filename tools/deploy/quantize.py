@@ -23,8 +23,8 @@ def parse_args():
     parser.add_argument(
         'model',
         help='what tools/deploy/export.py wrote: .onnx (quantised by ONNX '
-        'Runtime), .xml (by NNCF for OpenVINO) or .tflite (by AI Edge '
-        'Quantizer)')
+        'Runtime), .xml (by NNCF for OpenVINO), .ncnn.param, or .tflite (by '
+        'AI Edge Quantizer)')
     parser.add_argument('out', help='file to write, with the same suffix')
     parser.add_argument(
         '--images',

@@ -45,7 +45,13 @@ class Candidate:
 
     def key(self) -> tuple:
         """What of two candidates may share one exported file."""
-        return self.target, self.shape, self.options
+        return self.target, self.shape, self.options, self.suffix
+
+    @property
+    def suffix(self) -> str:
+        """Of the file that its network is written to, '' if to none."""
+        reads = ENGINES[self.backend].reads
+        return '.onnx' if '.onnx' in reads else ''.join(reads[:1])
 
 
 def exported_file(target: str) -> Optional[Path]:
@@ -57,9 +63,11 @@ def exported_file(target: str) -> Optional[Path]:
 def allowed_precisions(target: str, backend: str) -> Tuple[str, ...]:
     """Of a network on an engine, the usual first; empty if it cannot."""
     engine, file = ENGINES[backend], exported_file(target)
-    # what does not read ONNX is timed by benchmark_from_file.py
-    if engine.suffix and '.onnx' not in engine.reads or \
-            file and file.suffix not in engine.reads:
+    own = engine.suffix and '.onnx' not in engine.reads
+    # a file that only one engine reads is timed by benchmark_from_file.py,
+    # and of the yardsticks these engines have none
+    if file and (own or file.suffix not in engine.reads) or \
+            own and target.startswith(('product:', 'copy:')):
         return ()
     return engine.quantised if is_quantised(target) else engine.precisions
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from mmfasternet.analysis.complexity import count
 from mmfasternet.analysis.timing import interleave
-from mmfasternet.deploy.engines import ENGINES
+from mmfasternet.deploy.engines import ENGINES, engine_of
 
 from .build import build_network
 from .candidates import Candidate, allowed_precisions, exported_file
@@ -176,14 +176,18 @@ def measure(pairs: Sequence[Pair],
     if profile and any(c.compile for c in candidates):
         raise ValueError('torch.compile leaves no layers to time: profile '
                          'without --compile')
+    silent = {c.backend for c in candidates} & {'ncnn', 'litert'}
+    if profile and silent:
+        raise ValueError(f'the packages of {" and ".join(sorted(silent))} '
+                         'have no profiler: leave out --profile')
     everything = candidates + _yardsticks(candidates, profile)
     with tempfile.TemporaryDirectory() as folder:
         networks: Dict[tuple, _Network] = {}
         for candidate in everything:
             if candidate.key() not in networks:
                 networks[candidate.key()] = _prepare(
-                    candidate, everything,
-                    Path(folder) / f'{len(networks)}.onnx')
+                    candidate,
+                    Path(folder) / f'{len(networks)}{candidate.suffix}')
         results = race(
             everything, {key: n.path for key, n in networks.items()}, rounds,
             candidates if profile else ())
@@ -248,10 +252,8 @@ class _Network(NamedTuple):
     layers: List[Layer]  # if it was exported
 
 
-def _prepare(candidate: Candidate, candidates: Sequence[Candidate],
-             path: Path) -> _Network:
-    """Count a network, and write it to ``path`` if one of those that share
-    it reads files."""
+def _prepare(candidate: Candidate, path: Path) -> _Network:
+    """Count a network, and write it to ``path`` if its engine reads files."""
     file, modules, layers = exported_file(candidate.target), {}, []
     if file is None:
         network = build_network(candidate.target,
@@ -263,12 +265,14 @@ def _prepare(candidate: Candidate, candidates: Sequence[Candidate],
                 f'{candidate.target} does not run on images alone, as '
                 'two-stage detectors do not: '
                 f'{type(error).__name__}: {error}') from error
-        if any(c.key() == candidate.key() and c.backend != 'pytorch'
-               for c in candidates):
+        if candidate.suffix:
             file = path
-            ENGINES['onnxruntime'].write(
-                network, torch.zeros(candidate.shape), file)
-    if file:
+            try:
+                engine_of(file).write(
+                    network, torch.zeros(candidate.shape), file)
+            except ValueError as error:
+                raise ValueError(f'{candidate.target}: {error}') from error
+    if file and candidate.suffix == '.onnx':
         parameters, layers = exported_layers(file, candidate.shape)
         size = parameters, sum(layer.macs for layer in layers)
     return _Network(file and str(file), modules[''] if modules else size,

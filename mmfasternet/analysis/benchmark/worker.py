@@ -56,7 +56,8 @@ class Runtime:
 
     def open(self, **options):
         """The network of the engine, by its module of deploy.engines."""
-        raise NotImplementedError
+        return self.engine.open(Path(self.path), *(
+            self.candidate[key] for key in ('precision', 'threads', 'device')))
 
     def run(self):
         self.network(self.images)
@@ -214,7 +215,8 @@ def _kind(module):
     return kind
 
 
-RUNTIMES = dict(onnxruntime=OnnxRuntime, openvino=OpenVINO, pytorch=PyTorch)
+RUNTIMES = dict(onnxruntime=OnnxRuntime, openvino=OpenVINO, pytorch=PyTorch,
+                ncnn=Runtime, litert=Runtime)
 
 
 def main():

@@ -204,7 +204,7 @@ ENGINES: Dict[str, Engine] = {
                ('onnx', 'onnxscript', 'openvino'), weights='.bin'),
         # fp16 is what it stores and computes in on phones by default
         Engine('ncnn', 'ncnn', '.ncnn.param', ('.ncnn.param', ),
-               ('fp32', 'fp16', 'bf16'), (), ('ncnn', ), ('pnnx', ),
+               ('fp32', 'fp16', 'bf16'), ('int8', ), ('ncnn', ), ('pnnx', ),
                decodes=False, stored=('fp32', 'fp16'), weights='.bin'),
         Engine('litert', 'LiteRT', '.tflite', ('.tflite', ), ('fp32', ),
                ('int8', ), ('ai_edge_litert', ), ('litert_torch', ),

@@ -8,17 +8,25 @@ import os
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, List, Optional, Tuple
+from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple
 
 import ncnn
 import numpy as np
 
-from mmfasternet.deploy.engines import Network, damaged, require_package
+from mmfasternet.deploy.engines import (
+    Keep,
+    Network,
+    damaged,
+    require_package,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 MAGIC = '7767517'  # of its text format, in its net.cpp
+# before weights stands what they are, in its modelbin.cpp
+FP32, INT8 = (number.to_bytes(4, 'little') for number in (0, 0x000D4B38))
+LEVELS = 127  # its int8 is symmetric, without -128
 
 
 class NCNNNetwork(Network):
@@ -38,10 +46,16 @@ class NCNNNetwork(Network):
         return [np.stack(outs) for outs in zip(*runs)]
 
     def _run(self, image: np.ndarray) -> List[np.ndarray]:
+        return self.blobs(image, self.outputs)
+
+    def blobs(self, image: np.ndarray,
+              names: Sequence[str]) -> List[np.ndarray]:
+        """What these hold in a run of an image ``(C, H, W)``."""
         extractor = self.net.create_extractor()
+        extractor.set_light_mode(names is self.outputs)
         extractor.input(self.input, ncnn.Mat(image))
         outs = []
-        for name in self.outputs:
+        for name in names:
             failed, out = extractor.extract(name)
             if failed:
                 raise ValueError(f'ncnn cannot run {self.name} on an input of '
@@ -126,3 +140,76 @@ def operators(path: Path) -> List[Tuple[str, str]]:
         return [(layer[1], layer[0]) for layer in layers]
     except (ValueError, IndexError) as error:
         raise damaged(path, error) from None
+
+
+def quantize(path: Path, out: Path, batches: Sequence[np.ndarray],
+             keep: Keep) -> None:
+    """See :meth:`.Engine.quantize`: convolutions in the form that ncnn's own
+    quantiser writes, which no package has.
+
+    In float are the depthwise ones and what ``keep`` names.
+    """
+    network = open(path, 'fp32', None, 'cpu')
+    magic, counts, *lines = path.read_text().splitlines()
+    layers = [line.split() for line in lines]
+    quantised = [layer[0] == 'Convolution' and not keep(layer[1])
+                 for layer in layers]
+    scales = _scales(network, batches, [
+        *dict.fromkeys(layer[4] for layer, is_int8 in zip(layers, quantised)
+                       if is_int8)])
+    data, start, parts = path.with_suffix('.bin').read_bytes(), 0, []
+    for i, (layer, is_int8) in enumerate(zip(layers, quantised)):
+        if not layer[0].startswith('Convolution'):
+            continue
+        options = dict(option.split('=') for option in layer if '=' in option)
+        channels, size = int(options['0']), int(options['6'])
+        middle = start + 4 + 4 * size
+        end = middle + 4 * channels * int(options.get('5', 0))
+        if data[start:start + 4] != FP32 or end > len(data):
+            raise ValueError(f'{path} has weights of other layers than '
+                             'convolutions, or in fp16: quantise a file of '
+                             'export.py in fp32')
+        weights, bias = data[start:middle], data[middle:end]
+        start = end
+        if is_int8:
+            lines[i] += ' 8=2'  # a scale per channel of the weights
+            weights, factors = _to_int8(weights[4:], channels)
+            bias += factors + scales[layer[4]].tobytes()
+        parts += weights, bias
+    if start != len(data):
+        raise ValueError(f'{path} has weights of other layers than '
+                         'convolutions, which cannot be in int8 here')
+    out.write_text('\n'.join([magic, counts, *lines, '']))
+    out.with_suffix('.bin').write_bytes(b''.join(parts))
+    if network.text is not None:
+        out.with_suffix('.json').write_text(network.text)
+
+
+def _to_int8(weights: bytes, channels: int) -> Tuple[bytes, bytes]:
+    """Weights with what they are before them, and their scales."""
+    values = np.frombuffer(weights, '<f4').reshape(channels, -1)
+    scales = LEVELS / np.abs(values).max(1).clip(1e-9)
+    data = np.rint(values * scales[:, None]).astype('i1').tobytes()
+    return INT8 + data + bytes(-len(data) % 4), scales.astype('<f4').tobytes()
+
+
+def _scales(network: NCNNNetwork, batches: Sequence[np.ndarray],
+            names: Sequence[str]) -> Dict[str, np.ndarray]:
+    """Of each blob the scale whose int8 has the least squared error, by a
+    thousand of its values in each image, the greatest one with them."""
+    generator = np.random.default_rng(0)
+    seen: Dict[str, List[np.ndarray]] = {name: [] for name in names}
+    for image in (image for batch in batches for image in batch):
+        for name, blob in zip(names, network.blobs(
+                np.ascontiguousarray(image, 'f4'), names)):
+            seen[name] += generator.choice(blob.ravel(), 1000), \
+                np.abs(blob).max(keepdims=True).ravel()
+    found = {}
+    for name, parts in seen.items():
+        values = np.concatenate(parts)
+        tried = LEVELS / np.abs(values).max().clip(1e-9) / np.linspace(
+            0.2, 1, 81)
+        errors = [np.square(np.rint(values * scale).clip(-LEVELS, LEVELS) /
+                            scale - values).mean() for scale in tried]
+        found[name] = tried[np.argmin(errors)].astype('<f4')
+    return found
