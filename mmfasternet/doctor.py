@@ -109,6 +109,15 @@ def _check_python(env: Environment) -> Iterator[Problem]:
             (f'PYTHON=python{last} bash tools/setup_env.sh', ))
 
 
+def _check_bare(env: Environment) -> Iterator[Problem]:
+    """Often it was made and not activated; pip may be kept out of this one."""
+    if not env.families and not env.versions.keys() & {'torch', 'mmfasternet'}:
+        yield Problem(
+            f'nothing that mmfasternet needs is installed in {sys.prefix}',
+            'everything',
+            ('bash tools/setup_env.sh', 'source .venv/bin/activate'))
+
+
 def _check_torch_and_numpy(env: Environment) -> Iterator[Problem]:
     numpy = _pip("install --force-reinstall --no-deps 'numpy<2.3'")
     torch = env.answers.get('torch')
@@ -245,7 +254,9 @@ def find_problems(env: Environment) -> List[Problem]:
     Returns:
         list[Problem]: The problems, then the notes.
     """
-    found = [problem for check in CHECKS for problem in check(env)]
+    found = list(_check_bare(env)) or [
+        problem for check in CHECKS for problem in check(env)
+    ]
     return sorted(found, key=lambda problem: problem.is_note)
 
 

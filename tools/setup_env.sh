@@ -46,13 +46,14 @@ pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 
 find_python() {
     local candidate
-    for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 \
-            python3.10}; do
+    for candidate in "${PYTHON:-python3}" python3.14 python3.13 python3.12 \
+            python3.11 python3.10; do
         if "$candidate" -c 'import sys, venv, ensurepip
 sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then
             echo "$candidate"
             return
         fi
+        [ -z "${PYTHON:-}" ] || break
     done
     fail "Python 3.10 to 3.14 with the venv module is needed, and" \
         "${PYTHON:-python3} is not that. Install one (Debian and Ubuntu:" \
@@ -103,13 +104,16 @@ build_mmcv() {
     wait $pid || { tail -n 20 "$build_log" >&2; fail "mmcv did not build"; }
 }
 
-wanted=$(cat setup.cfg "$0" | cksum)
+# activate and the other scripts hold the path of the folder
+wanted="$({ cat setup.cfg tools/setup_env.sh; pinned OPENCV; } | cksum) $venv"
 case $(cat "$stamp" 2>/dev/null) in
     "$wanted compiled") exit 0 ;;
     "$wanted") [ -n "${COMPILE:-}" ] || exit 0 ;;
 esac
 
-if ! "$venv/bin/python" -c '' 2>/dev/null; then
+# without pip it was interrupted while it was made, elsewhere it was moved
+if ! pip --version >/dev/null 2>&1 ||
+        ! grep -qF "$venv" "$venv/bin/activate"; then
     python=$(find_python)
     say "making $venv with $("$python" --version)"
     "$python" -m venv --clear "$venv"
@@ -117,13 +121,17 @@ fi
 mkdir -p "$venv/src"
 rm -rf "$source_dir.partial"
 
+# pip's own progress where somebody looks
+quiet=-q
+[ ! -t 1 ] || quiet=''
 say "installing torch $TORCH"
 # setuptools: from 77 on it reads mmcv's licence; pkg_resources, which mmcv's
 # build and mmengine 0.10.7 import, is gone from 82 on
-pip install -q "torch==$TORCH" 'setuptools>=77,<81' wheel \
+pip install $quiet "torch==$TORCH" 'setuptools>=77,<81' wheel \
     ${COMPILE:+ninja psutil}
 
 wheels=$(pip cache dir 2>/dev/null || echo "$venv")/mmfasternet
+mkdir -p "$wheels" 2>/dev/null && [ -w "$wheels" ] || wheels=$venv/mmfasternet
 if [ -n "${COMPILE:-}" ]; then
     # compiled for one version of torch, shared by all clones
     wheels=$wheels/torch-$TORCH
@@ -150,18 +158,18 @@ constraints=$venv/src/constraints.txt
 if [ "$STACK" = lowest ]; then
     sed -n 's/^ *\([a-z-]*\)>=/\1==/p' setup.cfg
 fi >"$constraints"
-pip install -q --no-build-isolation -c "$constraints" -e ".[$extras]"
+pip install $quiet --no-build-isolation -c "$constraints" -e ".[$extras]"
 # Two distributions of OpenCV write the same cv2, and the one with a window
 # system does not load on a machine without.
-pip uninstall -q -y opencv-python opencv-python-headless
+pip uninstall -qq -y opencv-python opencv-python-headless
 pip install -q --no-deps "$(pinned OPENCV)"
 # the networks that FasterNet is compared with; its torchvision is not for a
 # PyTorch without CUDA, and the models do without it
 pip install -q --no-deps timm==1.0.31
 
 "$venv/bin/python" -c 'import mmfasternet.models, mmcv.ops' >/dev/null ||
-    fail "the environment does not work, see above. If mmcv is to blame:" \
-        "rm -r $wheels and run $0 again"
+    fail "the environment does not work, see above. Make it anew:" \
+        "rm -rf '$venv' '$wheels' and run $0 again"
 rm -rf "$venv/src"
 echo "$wanted${COMPILE:+ compiled}" >"$stamp"
 say "done: source ${venv#"$PWD/"}/bin/activate"
