@@ -22,6 +22,22 @@ EQUIVALENT = (
     ('detectors/levels.py', (
         '_SIZE = (257) # pixels a side, a multiple of every stride',
     ), 'a pixel more is cut off by the strides'),
+    ('backbones/fasternet_layers.py', (
+        'return max(kernel_size - stride + 1, (1)) // 2',
+    ), 'half of 1 is 0, too'),
+    ('checkpoint/reading.py', (
+        'multiarray = np.zeros((2)).__reduce__()[0], '
+        'np.float64(0).__reduce__()[0]',
+        'multiarray = np.zeros((0)).__reduce__()[0], '
+        'np.float64(0).__reduce__()[0]',
+        'multiarray = np.zeros(1).__reduce__()[0], '
+        'np.float64((1)).__reduce__()[0]',
+        'multiarray = np.zeros(1).__reduce__()[0], '
+        'np.float64((-1)).__reduce__()[0]',
+    ), 'the function is the same for every array and every number'),
+    ('config/loading.py', (
+        'close = difflib.get_close_matches(name, node, n=(2), cutoff=.9) or [',
+    ), 'the first is the best one'),
     ('deploy/detector_folding.py', (
         'mean, std = mean.flip((-1)), std.flip(0)',
         'mean, std = mean.flip(0), std.flip((-1))',
@@ -47,6 +63,9 @@ EQUIVALENT = (
         "crowd = np.array([bool(box.get('iscrowd'"
         ", (-1))) for box in boxes], bool)",
     ), 'pycocotools has asked each box for it before'),
+    ('evaluation/errors.py', (
+        'best, best_other = (x.max(initial=(-1)) for x in (same, other))',
+    ), 'no overlap is less than 0, and of none both say background'),
 )
 
 COMPARISONS = {
@@ -59,6 +78,7 @@ ARITHMETIC = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
     ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult
 }
+EITHER_WAY = ('min', 'max', 'minimum', 'maximum')
 DROPPED = ('abs', 'min', 'max', 'clamp', 'clip', 'round', 'sorted')
 
 
@@ -142,7 +162,8 @@ def _mutated_call(node: ast.Call) -> Iterator[ast.AST]:
     name = getattr(node.func, 'id', getattr(node.func, 'attr', None))
     args, words = node.args, node.keywords
     plain = not any(isinstance(a, ast.Starred) for a in args)
-    for i in range(len(args) - 1 if plain and name != 'isinstance' else 0):
+    swapped = plain and name not in ('isinstance', *EITHER_WAY)
+    for i in range(len(args) - 1 if swapped else 0):
         yield changed(
             node, args=[*args[:i], args[i + 1], args[i], *args[i + 2:]])
     for i in range(len(words)):

@@ -2,6 +2,7 @@
 """Each problem is made in an environment of fake packages, and found."""
 import configparser
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -12,7 +13,13 @@ from pathlib import Path
 import pytest
 
 from mmfasternet import doctor
-from mmfasternet.environment import PROBES, Environment
+from mmfasternet.environment import (
+    PROBES,
+    Environment,
+    ask,
+    installed_versions,
+    machine,
+)
 
 REPO = Path(doctor.__file__).parents[1]
 ONEDL = {
@@ -259,6 +266,98 @@ def healthy():
             **dict.fromkeys(PROBES, ''), 'torch': '2.13.0'
         },
         errors={})
+
+
+@pytest.mark.parametrize('module, breaks', [
+    ('cv2', 'everything'), ('mmengine', 'everything'), ('mmcv', 'everything'),
+    ('mmcv.ops', 'every detector'), ('mmdet', 'every detector'),
+    ('mmyolo', "the YOLOv8 configs; MMDetection's detectors work")])
+def test_what_breaks_without_a_module(module, breaks):
+    problem, = doctor.find_problems(
+        replace(healthy(), errors={module: 'ImportError: no'}))
+    assert problem.breaks.split(': ')[0] == breaks
+
+
+@pytest.mark.parametrize('name, breaks', [
+    ('pyyaml', 'configs'), ('safetensors', 'pretrained weights'),
+    ('scikit-learn', 'the digits of the quick start')])
+def test_what_breaks_without_a_package(name, breaks):
+    env = healthy()
+    versions = {k: v for k, v in env.versions.items() if k != name}
+    problem, = doctor.find_problems(replace(env, versions=versions))
+    assert (problem.what, problem.breaks) == (f'{name}: missing', breaks)
+
+
+@pytest.mark.parametrize('module, package', [
+    ('PIL', 'pillow'), ('pkg_resources', "'setuptools<81'"),
+    ('terminaltables', 'terminaltables')])
+def test_what_to_install_for_a_module(module, package):
+    problem, = doctor.find_problems(replace(healthy(), errors={
+        'mmdet': f"ModuleNotFoundError: No module named '{module}'"}))
+    assert [command.split(' -m ')[1] for command in problem.commands] == [
+        f'pip install {package}']
+
+
+def test_the_report_for_an_issue():
+    """One fact a line, of what is there and of what is not."""
+    env = healthy()
+    here = replace(
+        env, versions={**env.versions, 'opencv-python': '4.11'},
+        answers=dict(env.answers, cuda='12.8', gpu='H200',
+                     **{'mmcv.ops': '12.6'}))
+    nothing = Environment((3, 11, 7), {}, {}, {'gpu': 'no'})
+    rows, none = ({line[:16].strip(): line[16:] for line in
+                   doctor.describe_environment(x).splitlines()}
+                  for x in (here, nothing))
+    assert rows == dict(
+        none, **{
+            'mmfasternet': doctor.__version__, 'torch': '2.13.0, CUDA: 12.8',
+            'GPU': 'H200', 'mmengine': 'onedl-mmengine 0.10.12',
+            'mmcv': 'onedl-mmcv 2.3.6', 'mmdet': 'onedl-mmdetection 3.5.1',
+            'mmyolo': 'mmyolo 0.6.0',
+            'cv2': 'opencv-python-headless 4.12.0.88, opencv-python 4.11',
+            'mmcv operators': 'compiled, CUDA: 12.6', 'numpy': '2.2.6',
+            'setuptools': '82.0.0', 'scikit-learn': '1.9.1',
+            'safetensors': '0.8.0', 'pyyaml': '6.0.3'})
+    assert rows['CPU cores'] == str(len(os.sched_getaffinity(0)))
+    assert none['mmfasternet'].endswith(', not installed')
+    assert {none[name] for name in ('torch', 'mmcv', 'cv2', 'numpy',
+                                    'mmpretrain')} == {'none'}
+    assert none['GPU'] == none['mmcv operators'] == 'none usable'
+    assert 'torch           2.13.0, CUDA: none\n' in \
+        doctor.describe_environment(env)
+
+
+def test_the_version_is_that_of_what_is_imported(monkeypatch, tmp_path):
+    """Of the first of two; what pip left half-removed has no name."""
+    for folder, text in (('a', 'Name: Some_Thing\nVersion: 1.0'),
+                         ('b', 'Name: some.thing\nVersion: 2.0'),
+                         ('c', 'Summary: none')):
+        info = tmp_path / folder / 'thing-1.dist-info'
+        info.mkdir(parents=True)
+        (info / 'METADATA').write_text(f'Metadata-Version: 2.1\n{text}\n')
+    monkeypatch.setattr(sys, 'path', [str(tmp_path / x) for x in 'abc'])
+    assert installed_versions() == {'some-thing': '1.0'}
+
+
+def test_a_process_that_ends_itself_says_how():
+    answers, errors = ask(dict(
+        ends='import os; os._exit(3)', works='answer = 1'))
+    assert answers == dict(works='1')
+    assert errors == dict(ends='the interpreter ended, exit status 3')
+
+
+def test_what_a_measurement_depends_on(monkeypatch):
+    monkeypatch.setattr(Path, 'read_text', lambda self: 'processor\t: 0\n'
+                        'model name\t: A CPU at 3 GHz\nflags\t: a b\n')
+    monkeypatch.setattr('mmfasternet.environment.installed_versions', lambda: {
+        'torch': '2', 'numpy': '3', 'timm': '4'})
+    monkeypatch.setattr('torch.cuda.get_device_name', {'cuda:1': 'A'}.get)
+    found = machine('cpu')
+    assert found == dict(
+        cpu='A CPU at 3 GHz', system=platform.platform(),
+        python=platform.python_version(), torch='2', timm='4')
+    assert machine('cuda:1') == dict(found, device='A')
 
 
 def test_problems_come_before_notes():

@@ -31,6 +31,7 @@ from mmfasternet.checkpoint import (
     require_fit,
     save_checkpoint,
     secure_mmengine,
+    whole_file,
 )
 from mmfasternet.checkpoint.reading import refusal
 
@@ -572,6 +573,9 @@ def test_files_of_one_name_from_two_urls_do_not_mix(cache):
         with pytest.raises(CheckpointError) as error:
             checkpoint_path(url)
         path = str(error.value).split('put the file at ')[1].split(';')[0]
+        # the name is what the file is put under, also by those to come
+        digits = hashlib.sha256(url.encode()).hexdigest()[:8]
+        assert path.endswith(f'/{digits}-model.safetensors')
         found[path] = url
     assert len(found) == 2
 
@@ -592,6 +596,19 @@ def test_mmengine_replaces_a_file_at_once(tmp_path, monkeypatch):
         save(dict(x=2), str(path))
     assert read_checkpoint(path) == dict(x=1)
     assert [p.name for p in tmp_path.iterdir()] == ['a.pth']
+
+
+def test_all_is_on_the_disk_before_the_name_is_there(tmp_path, monkeypatch):
+    """A power cut afterwards leaves the new content, and one before it none
+    of it."""
+    path, seen = tmp_path / 'folder/a.txt', []
+    monkeypatch.setattr(os, 'fsync', lambda descriptor: seen.append(
+        (os.fstat(descriptor).st_size, path.exists())))
+    with whole_file(path) as file:
+        file.write(b'new')
+    assert seen[0] == (3, False)
+    assert [there for _, there in seen[1:]] == [True] * hasattr(
+        os, 'O_DIRECTORY')  # the folder
 
 
 @pytest.mark.parametrize('suffix', ['pth', 'safetensors'])

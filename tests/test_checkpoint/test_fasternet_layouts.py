@@ -236,6 +236,10 @@ BLOCK = 'stages.4.blocks.7.mlp.3.weight'
     (lambda c: dict(c, **{BLOCK: torch.ones(80, 80, 1, 1)}),
      fr'1 shapes differ: {BLOCK}: \(80, 80, 1, 1\) in the file, '
      r'\(160, 320, 1, 1\) in the model'),
+    # the first three of many
+    (lambda c: {k: v[None] if '.blocks.' in k else v for k, v in c.items()},
+     r'shapes differ: (stages\.0\.blocks\.0\.\S+: [^;]+; ){2}'
+     r'stages\.0\.blocks\.0\.[^;]+ in the model\. strict=False in'),
     (lambda c: dict(c, extra=torch.ones(1)), '1 unexpected: extra'),
     (lambda c: dict(c, **{'stages.0.blocks.0.layer_scale': torch.ones(40)}),
      '1 unexpected: stages.0.blocks.0.layer_scale'),

@@ -5,6 +5,9 @@ from importlib import util
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
+from mmengine.registry import DATASETS, HOOKS, MODELS
+
+from mmfasternet.utils import register_all_modules
 
 
 def python(code):
@@ -101,3 +104,18 @@ for use in (FrozenBatchNorm2d, lambda: create_transform(32)):
     for line in done.stdout.splitlines()[-2:]:
         assert line.startswith('torchvision.') and line.endswith(
             'install the one made for your PyTorch')
+
+
+def test_all_is_registered_and_a_scope_set_where_that_is_wanted(monkeypatch):
+    """As mmengine.hub asks each package."""
+    asked = []
+    monkeypatch.setattr('mmengine.registry.init_default_scope', asked.append)
+    register_all_modules(init_default_scope=False)
+    assert asked == []
+    register_all_modules()
+    monkeypatch.setattr('mmfasternet.utils.find_spec', lambda name: None)
+    register_all_modules()
+    assert asked == ['mmyolo', 'mmdet']
+    for registry, name in ((MODELS, 'FasterNet'), (HOOKS, 'ResultsHook'),
+                           (DATASETS, 'DigitsDataset')):
+        assert registry.get(f'mmfasternet.{name}') is not None

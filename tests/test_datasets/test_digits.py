@@ -110,6 +110,20 @@ def test_it_is_deterministic_and_written_once(few, tmp_path):
     assert [p.name for p in other.parent.iterdir()] == ['digits']
 
 
+def test_it_is_the_set_of_which_the_documents_have_numbers(few, tmp_path):
+    """Measured when those were: what differs is another data set."""
+    write_digits(str(tmp_path / 'digits'))
+    for split, boxes, sides, grey in (
+            ('train', 118, [9613, 8396, 3425, 5410], 129.775),
+            ('val', 36, [2861, 2519, 1203, 1807], 145.565)):
+        found = annotations(tmp_path / 'digits', split)['annotations']
+        assert len(found) == boxes
+        assert np.sum([box['bbox'] for box in found], 0).tolist() == sides
+        assert np.mean([cv2.imread(str(path)) for path in (
+            tmp_path / 'digits' / split).iterdir()]) == pytest.approx(
+                grey, abs=5e-3)
+
+
 def write_and_read(rank, ranks, root):
     write_digits(str(root))
     return digest(root)

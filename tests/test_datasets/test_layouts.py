@@ -401,6 +401,12 @@ def test_labels_of_a_second_format_are_left_out_and_said(tmp_path):
                      f'{tmp_path}/labels/a.txt']
 
 
+def test_an_empty_file_of_names_says_nothing(tmp_path):
+    root = yolo(tmp_path, 'train/a', 'val/b')
+    write(root / 'labels/classes.txt', '\n')
+    assert read_dataset(root).classes == ('cat', )
+
+
 def test_a_folder_that_is_hidden_itself(tmp_path):
     root = yolo(tmp_path / '.data/set', 'train/a', 'val/b')
     assert names(read_dataset(root)) == dict(train=['a'], val=['b'])

@@ -305,6 +305,16 @@ def test_broken_labels_name_the_place(make, words, tmp_path):
         read_dataset(root)
 
 
+def test_of_two_files_of_a_split_the_whole_one_is_taken(tmp_path):
+    """Captions have no categories; these names do not say what they are."""
+    root = coco(tmp_path / 'd')
+    for path in [*(root / 'annotations').iterdir()]:
+        kind, split = path.stem.removesuffix('2017').split('_')
+        path.rename(path.with_name(
+            f'{split}.json' if kind == 'instances' else f'{split}_text.json'))
+    assert boxes_of(read_dataset(root), tmp_path) == EXPECTED
+
+
 def test_unreadable_images_and_empty_boxes_are_counted(tmp_path):
     root = yolo(tmp_path / 'd')
     (root / 'images/train/é.png').write_bytes(b'')

@@ -107,6 +107,20 @@ def test_nms_of_real_numbers_in_groups(monkeypatch):
         assert kept.tolist() == expected
 
 
+@pytest.mark.parametrize('offset', [0, 1])
+def test_groups_of_boxes_end_where_none_overlap(offset):
+    """The last of 1,025 boxes begins within those that are furthest left,
+    and lies on the best of them."""
+    top = 10 * torch.arange(1024.)
+    boxes = torch.stack([0 * top, top, 0 * top + 2, top + 2], 1)
+    boxes = torch.cat([boxes, torch.tensor([[0.5 + offset / 2, 0, 3, 2]])])
+    scores = torch.linspace(1, 0.1, 1025)
+    expected = nms_by_definition(boxes, scores, 0.3, offset)
+    assert expected == list(range(1024))
+    assert mmcv.ops.nms(boxes, scores, 0.3, offset=offset)[1].tolist() == \
+        expected
+
+
 def test_a_chain_of_boxes_keeps_every_other():
     """Each drops the next, but not the one after that."""
     left = torch.arange(600.)

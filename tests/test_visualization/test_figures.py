@@ -187,6 +187,9 @@ def test_classes_and_sizes_of_a_data_set():
                            for bar in bars} for bars in axes.containers
     } == {'train: 3': dict(cat=1, dog=2), 'val: 4': dict(cat=0, dog=4)}
     sizes, ratios = datasets.plot_box_sizes(report, [8, 32]).axes
+    for drawn in (sizes, ratios):
+        assert [text.get_text() for text in drawn.get_legend().get_texts()
+                ] == ['train', 'val']
     train, val = sizes.collections
     assert train.get_offsets().tolist() == 3 * [[8, 15]]
     assert val.get_offsets().tolist() == [[60, 20]]
@@ -199,6 +202,18 @@ def test_classes_and_sizes_of_a_data_set():
         assert {*shown[:, 1]} == {count}
         assert np.log2([shown[:, 0].min(), shown[:, 0].max()]) == \
             pytest.approx([low, high])
+
+
+def test_there_is_room_for_each_bar():
+    """Of two splits twice as much as of one, below what all pictures have."""
+    def height(**summaries):
+        return datasets.plot_classes(Report(summaries={
+            split: Summary(1, 3, dict.fromkeys('abcde', 1), np.ones((3, 2)))
+            for split in summaries})).get_figheight()
+
+    one = height(train=1)
+    assert height(train=1, val=1) - one == pytest.approx(1)  # 5 bars
+    assert height(train=1, val=1, test=1) - one == pytest.approx(2)
 
 
 # ------------------------------------------------------------- comparison
@@ -289,6 +304,7 @@ def test_channels_have_the_shape_of_the_picture(tmp_path):
     maps[7, 0, 3] = 1  # above, right
     drawn = network.draw_channels(np.zeros((40, 80, 3), np.uint8), maps)
     height, width = drawn.shape[:2]
+    assert min(height, width) >= 160
     assert width / height == pytest.approx(5 * 160 / (4 * 80), rel=.1)
     network.save(drawn, tmp_path / 'a.png')
     assert (cv2.imread(str(tmp_path / 'a.png'))[..., ::-1] == drawn).all()

@@ -9,9 +9,10 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager, rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from mmfasternet.visualization import fonts
-from mmfasternet.visualization.detections import paint
+from mmfasternet.visualization.detections import paint, show_picture
 from mmfasternet.visualization.evaluation import plot_confusion
 
 # U+9F98, four dragons: three squares one above the other here
@@ -29,7 +30,7 @@ def fresh(monkeypatch):
     fonts._add_font.cache_clear()
 
 
-def add_font(path, characters):
+def add_font(path, characters, weight=400):
     """A font file in which each of some characters is three bars."""
     pen = TTGlyphPen(None)
     for y in (0, 300, 600):
@@ -44,8 +45,10 @@ def add_font(path, characters):
     builder.setupGlyf({'.notdef': empty, 'bars': pen.glyph()})
     builder.setupHorizontalMetrics({'.notdef': (1000, 0), 'bars': (1000, 100)})
     builder.setupHorizontalHeader(ascent=900, descent=-100)
-    builder.setupNameTable(dict(familyName='Four Dragons', styleName='Normal'))
-    builder.setupOS2()
+    builder.setupNameTable(dict(
+        familyName='Four Dragons' if weight == 400 else 'Bold Dragons',
+        styleName='Normal' if weight == 400 else 'Bold'))
+    builder.setupOS2(usWeightClass=weight)
     builder.setupPost()
     builder.save(path)
     font_manager.fontManager.addfont(path)
@@ -87,6 +90,20 @@ def test_names_on_images_are_drawn_by_a_font_that_has_them(fresh, tmp_path):
     picture = paint(black, [[50, 500, 350, 900]], [0], [RARE])
     column = picture[450:498, 60].min(axis=1) > 150
     assert np.diff(column.astype(int)).tolist().count(1) == 3
+
+
+def test_a_font_for_reading_comes_before_a_bold_one(fresh, tmp_path):
+    add_font(tmp_path / 'bold.ttf', RARE, 700)
+    assert fonts.find_font(RARE) == 'Bold Dragons'  # if there is no other
+    add_font(tmp_path / 'rare.ttf', RARE)
+    assert fonts.find_font(RARE) == 'Four Dragons'
+
+
+def test_the_name_of_a_file_is_drawn_by_a_font_that_has_it(fresh, tmp_path):
+    add_font(tmp_path / 'rare.ttf', RARE)
+    axes = Figure().subplots()
+    show_picture(axes, np.zeros((8, 8, 3), np.uint8), f'{RARE}.png: truth')
+    assert rcParams['font.family'][-1] == 'Four Dragons'
 
 
 def test_a_font_that_has_letters_too_serves_mmengines_visualizer(

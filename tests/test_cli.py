@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tools share: numbers, ranks, messages, folders."""
+import errno
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+
+import pytest
+from mmengine.config import Config
+
+from mmfasternet import cli
+
+
+@pytest.mark.parametrize('kind, right, wrong', [
+    (cli.positive_int, {'1': 1, '2147483647': 2**31 - 1},
+     ('0', '2147483648', '1.0')),
+    (cli.seed, {'0': 0, '2147483647': 2**31 - 1}, ('-1', '2147483648')),
+    (cli.share, {'0': 0, '1': 1, '.5': .5}, ('-0.01', '1.01', 'nan')),
+])
+def test_the_ends_of_what_a_number_may_be(kind, right, wrong):
+    assert {text: kind(text) for text in right} == right
+    for text in wrong:
+        with pytest.raises(ArgumentTypeError, match=f"'{text}' is "):
+            kind(text)
+
+
+def test_the_rank_that_a_launcher_sets_counts(monkeypatch, capsys):
+    """Or else the one that it passes; the first of a machine speaks."""
+    parser = ArgumentParser()
+    cli.add_launcher(parser)
+    for given, words, rank in (
+            (None, [], '0'), (None, ['--local_rank=1'], '1'),
+            (None, ['--local-rank=2'], '2'), ('3', ['--local-rank=1'], '3')):
+        with monkeypatch.context() as patch:
+            patch.delenv('LOCAL_RANK', raising=False)
+            cli.say('alone')
+            if given:
+                patch.setenv('LOCAL_RANK', given)
+            cli.set_local_rank(parser.parse_args(words))
+            assert cli.os.environ['LOCAL_RANK'] == rank
+            cli.say('here')
+        assert capsys.readouterr().out == 'alone\n' + 'here\n' * (rank == '0')
+
+
+@pytest.mark.parametrize('number, is_full', [
+    (errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EFBIG, True),
+    (errno.EACCES, False)])
+def test_a_full_disk_is_one_message(number, is_full):
+    error = OSError(number, 'what the system says')
+    with pytest.raises(SystemExit if is_full else OSError) as end, \
+            cli.clear_disk_errors('work_dirs/a'):
+        raise error
+    if is_full:
+        assert str(end.value).startswith(
+            'error: cannot write to work_dirs/a: what the system says. ')
+    else:
+        assert end.value is error
+
+
+@pytest.mark.parametrize('error, said', [
+    (KeyError('no model'), 'error: no model'),  # its text is in quotes
+    (ValueError('x must be 1'), 'error: x must be 1'), (TypeError('a'), None)])
+def test_a_mistake_is_its_words(error, said):
+    with pytest.raises(SystemExit if said else TypeError) as end, \
+            cli.clear_errors(KeyError, ValueError):
+        raise error
+    assert str(end.value) == (said or 'a')
+
+
+def test_the_error_of_a_loader_is_its_last_line():
+    """A worker of it repeats the program that failed, and then says why."""
+    words = 'f"failed to load image: {name}"\nOSError: failed to load ' \
+        'image: b.png\n'
+    with pytest.raises(SystemExit, match='error: b.png cannot be read as an'
+                       ), cli.clear_data_errors():
+        raise ValueError(words)
+    with pytest.raises(ValueError, match='^of another kind$'), \
+            cli.clear_data_errors():
+        raise ValueError('of another kind')
+
+
+def test_what_was_skipped_is_counted(capsys):
+    def read(name):
+        if name.startswith('bad'):
+            raise ValueError(f'{name} is no image')
+        return name.upper()
+
+    skipped = cli.Skipped()
+    assert [*skipped.readable(['a', 'bad1', 'b', 'bad2'], read)] == [
+        ('a', 'A'), ('b', 'B')]
+    assert skipped == ['bad1', 'bad2']
+    assert capsys.readouterr().err == (
+        'skipped: bad1 is no image\nskipped: bad2 is no image\n')
+    with pytest.raises(SystemExit, match='^error: 2 of 4 images were skip'):
+        skipped.end(4)
+    # the reason is all there is to say
+    with pytest.raises(SystemExit, match='^error: bad2 is no image; 2 of 2 '):
+        skipped.end(2)
+    cli.Skipped().end(0)
+
+
+def test_a_link_to_a_source_is_not_written_over(tmp_path):
+    source, link = tmp_path / 'a.pth', tmp_path / 'b.pth'
+    source.touch()
+    link.symlink_to(source)
+    with pytest.raises(ValueError, match='b.pth would be written over'):
+        cli.require_output(str(link), 'c.pth', str(source))
+    cli.require_output(str(tmp_path / 'd.pth'), str(source))
+
+
+@pytest.mark.parametrize('typed, given, expected', [
+    ('a', 'b', 'a'), (None, 'b', 'b'), (None, None, './work_dirs/mine')])
+def test_which_work_dir_counts(typed, given, expected):
+    cfg = Config(dict(work_dir=given) if given else {})
+    cli.set_work_dir(cfg, Namespace(work_dir=typed, config='my/mine.py'))
+    assert cfg.work_dir == expected
