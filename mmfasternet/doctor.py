@@ -138,6 +138,17 @@ def _check_torch_and_numpy(env: Environment) -> Iterator[Problem]:
             (numpy, *_install_torch(env)))
 
 
+def _check_torchvision(env: Environment) -> Iterator[Problem]:
+    """One for another PyTorch, such as that of the index beside one for CPUs;
+    mmdet imports it where it is."""
+    error = env.errors.get('torchvision')
+    if error and 'torchvision' in env.versions and 'torch' in env.answers:
+        yield Problem(
+            f'torchvision {env.versions["torchvision"]} is not for torch '
+            f'{env.answers["torch"]}: {error}', 'every detector',
+            _uninstall(['torchvision']))
+
+
 def _check_families(env: Environment) -> Iterator[Problem]:
     if len(env.families) > 1:
         names = [name for m in NEEDED for name in env.providers(m)]
@@ -186,7 +197,7 @@ _BREAKS = {
 
 
 def _check_imports(env: Environment) -> Iterator[Problem]:
-    if env.errors.keys() & {'numpy', 'torch'}:
+    if env.errors.keys() & {'numpy', 'torch'} or any(_check_torchvision(env)):
         return  # these fail for that reason
     for module in filter(env.errors.get, _BREAKS):
         if env.providers(module.split('.')[0]) or module == 'cv2':
@@ -241,8 +252,9 @@ def _check_setuptools(env: Environment) -> Iterator[Problem]:
 
 # What is wrong further down is often a consequence of what is further up.
 CHECKS: Tuple[Callable[[Environment], Iterator[Problem]], ...] = (
-    _check_python, _check_torch_and_numpy, _check_families, _check_missing,
-    _check_doubles, _check_imports, _check_gpu, _check_setuptools)
+    _check_python, _check_torch_and_numpy, _check_torchvision,
+    _check_families, _check_missing, _check_doubles, _check_imports,
+    _check_gpu, _check_setuptools)
 
 
 def find_problems(env: Environment) -> List[Problem]:

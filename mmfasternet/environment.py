@@ -39,6 +39,7 @@ PROBES = {
     'array': 'import numpy, torch; torch.from_numpy(numpy.zeros(1))',
     'gpu': 'import torch; torch.ones(1, device="cuda"); '
            'answer = torch.cuda.get_device_name()',
+    'torchvision': 'import torchvision',
     'cv2': 'import cv2',
     'mmengine': 'import mmengine.runner',
     'mmcv': 'import mmcv.cnn',

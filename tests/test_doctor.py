@@ -104,6 +104,11 @@ PROBLEMS = [
      {'torch.py': TORCH.replace('pass', 'raise RuntimeError("no numpy")')},
      'torch 2.13.0+cpu cannot read arrays of NumPy 2.2.6: RuntimeError: no',
      NUMPY),
+    ('torchvision', {'torchvision': '0.28.0'},
+     {'torchvision.py': 'raise RuntimeError("torchvision::nms is not here")',
+      'mmdet/models.py': 'import torchvision'},
+     'torchvision 0.28.0 is not for torch 2.13.0+cpu: RuntimeError: torchv',
+     'PYTHON -m pip uninstall -y torchvision'),
     ('families', {'mmcv': '2.1.0'}, {},
      'Two families are mixed: onedl-mmengine, onedl-mmcv, mmcv, onedl-mmdet',
      'PYTHON -m pip uninstall -y onedl-mmengine onedl-mmcv mmcv '

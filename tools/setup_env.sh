@@ -4,8 +4,8 @@
 # in pip's cache. Run again it does nothing; interrupted, it goes on where it
 # stopped. Environment:
 # PYTHON: the interpreter to use
-# COMPILE=1: compile mmcv's own operators (needs g++, and 10 minutes on 2
-#   cores); without it, mmfasternet.ops has those that detectors need
+# COMPILE=1: compile mmcv's own operators (needs g++, and 11 minutes of
+#   processor time); without it, mmfasternet.ops has those that detectors need
 # STACK: onedl; openmmlab for OpenMMLab's own last releases in .venv-openmmlab;
 #   or lowest for the oldest versions that setup.cfg allows in .venv-lowest
 set -euo pipefail
@@ -77,8 +77,22 @@ build_mmcv() {
     # the sources for other accelerators stand beside these
     total=$(cd "$source_dir/mmcv/ops/csrc/pytorch" && ls ./*.cpp cpu/*.cpp |
         wc -l)
-    say "building mmcv's operators, once: about 10 minutes on 2 cores" \
+    say "building mmcv's operators, once: 11 minutes of processor time" \
         "(log: $build_log)"
+    # Reading PyTorch's headers is most of the work, so they are compiled
+    # first; g++ reads them as they are where its options are others.
+    local header=$venv/src/torch.hpp options
+    # setuptools takes CFLAGS in the place of Python's own
+    CFLAGS="$("$venv/bin/python" -c 'import sysconfig
+print(sysconfig.get_config_var("CFLAGS"))') ${CFLAGS:-} -g0"
+    options="$("$venv/bin/python" -c 'import shlex, sysconfig
+from torch.utils.cpp_extension import include_paths
+print(sysconfig.get_config_var("CCSHARED"), "-std=c++17 -x c++-header",
+      *(shlex.quote("-I" + path) for path in include_paths()))' 2>/dev/null)"
+    echo '#include <torch/types.h>' >"$header"
+    [ -e "$header.gch" ] || eval "${CXX:-g++} $CFLAGS $options" \
+        '"$header" -o "$header.gch"' >"$build_log" 2>&1 || true
+    export CFLAGS="$CFLAGS -include '$header'"
     MMCV_WITH_OPS=1 "$venv/bin/python" -m pip wheel -v --no-deps \
         --no-build-isolation -w "$wheels" "$source_dir" >"$build_log" 2>&1 &
     pid=$!
@@ -131,7 +145,10 @@ pip install $quiet "torch==$TORCH" 'setuptools>=77,<81' wheel \
     ${COMPILE:+ninja psutil}
 
 wheels=$(pip cache dir 2>/dev/null || echo "$venv")/mmfasternet
-mkdir -p "$wheels" 2>/dev/null && [ -w "$wheels" ] || wheels=$venv/mmfasternet
+if ! mkdir -p "$wheels" 2>/dev/null || [ ! -w "$wheels" ]; then
+    wheels=$venv/mmfasternet
+    export PIP_NO_CACHE_DIR=1  # to root pip's check says that it can write
+fi
 if [ -n "${COMPILE:-}" ]; then
     # compiled for one version of torch, shared by all clones
     wheels=$wheels/torch-$TORCH
@@ -141,7 +158,7 @@ if [ -n "${COMPILE:-}" ]; then
         pip download -q --no-deps --only-binary :all: -d "$wheels" \
             "${mmcv/-/==}" 2>/dev/null || build_mmcv
     fi
-    pip uninstall -q -y mmcv-lite
+    pip uninstall -qq -y mmcv-lite
     pip install -q --force-reinstall --no-deps "$wheels/$mmcv-$tag-"*.whl
 elif [ "$STACK" != openmmlab ]; then
     # no operators, so neither a compiler nor this torch; not from pip's own

@@ -295,7 +295,7 @@ def emptied(root):
      'instances_val2017.json is not json'),
     (changed('annotations/instances_train.json', json.dumps(
         dict(images=[], annotations=[], categories=[])), coco),
-     'of one split, .*instances_train.json.*instances_train2017.json.*: which is'),
+     'of one split, .*instances_train.json.*_train2017.json.*: which is'),
     (lambda root: root.mkdir(), 'no labels found. Looked for'),
 ])
 def test_broken_labels_name_the_place(make, words, tmp_path):
