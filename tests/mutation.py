@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import deque
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -73,6 +74,7 @@ ROOMS = dict(
     analysis=('analysis', 'test_analysis test_tools/test_benchmark.py '
               'test_tools/test_compare.py test_tools/test_vis_network.py'),
     ops=('ops', 'test_ops/test_ops.py'),
+    commands=('cli.py doctor.py environment.py', 'test_cli.py test_doctor.py'),
 )
 
 
@@ -89,6 +91,7 @@ def preload() -> None:
     if find_spec('mmcv._ext') is None:
         sys.modules['mmcv._ext'] = module = ModuleType('mmcv._ext')
         module.__getattr__ = operator
+        module.__spec__ = ModuleSpec(module.__name__, None)
     mmcv.__version__, version = '2.0.1', mmcv.__version__
     for name in PRELOADED:
         with contextlib.suppress(ImportError):

@@ -222,6 +222,24 @@ def test_a_knob_that_cannot_be_known_in_time_is_refused(tmp_path):
             Config.fromfile(mine)
 
 
+def test_a_config_may_load_another(tmp_path):
+    """What the command line says of it counts, and only of it."""
+    base, mine = tmp_path / 'base.py', tmp_path / 'mine.py'
+    base.write_text(f'''
+_base_ = []
+import mmfasternet.config.knobs
+other = mmfasternet.config.load_config(
+    {str(Path('configs/yolov8_fasternet_n.py').resolve())!r},
+    dict(max_epochs=60)).max_epochs
+max_epochs = 1
+mmfasternet.config.knobs.bind_knobs(globals())
+doubled = 2 * max_epochs
+''')
+    mine.write_text("_base_ = 'base.py'\n")
+    cfg = load_config(str(mine), dict(max_epochs=5))
+    assert (cfg.other, cfg.max_epochs, cfg.doubled) == (60, 5, 10)
+
+
 def test_a_derived_name_that_would_change_nothing_is_refused(tmp_path):
     """Every name of the family file that no program reads by itself."""
     base = str(Path('configs/yolov8_fasternet_n.py').resolve())

@@ -483,6 +483,11 @@ BAD = {
     'category name twice': Bad(
         append('categories', id=5), 'category-twice', 'refused', 'blue',
         ('category-ids-differ', )),
+    'category name twice that is no class': Bad(
+        lambda f: [d['categories'].extend(
+            dict(id=i, name='white') for i in (8, 9))
+                   for d in (f.train, f.val)],
+        'category-twice', 'note', 'white', ('class-excluded', )),
     'category that is no class': Bad(
         settings(classes=('blue', )), 'class-excluded', 'dropped',
         '4 boxes are left out [red]'),

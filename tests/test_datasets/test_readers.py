@@ -310,8 +310,9 @@ def test_of_two_files_of_a_split_the_whole_one_is_taken(tmp_path):
     root = coco(tmp_path / 'd')
     for path in [*(root / 'annotations').iterdir()]:
         kind, split = path.stem.removesuffix('2017').split('_')
-        path.rename(path.with_name(
-            f'{split}.json' if kind == 'instances' else f'{split}_text.json'))
+        (path.parent / split).mkdir(exist_ok=True)
+        path.rename(path.parent / split / (
+            'a.json' if kind == 'instances' else 'b.json'))
     assert boxes_of(read_dataset(root), tmp_path) == EXPECTED
 
 

@@ -80,7 +80,7 @@ def test_fixed_shape(exported, deployed, name):
         network(images[:1])
 
 
-def test_graph_is_as_small_as_the_network(exported, deployed):
+def test_graph_is_as_small_as_the_network(exported, deployed, tmp_path):
     model = onnx.load(exported['any.onnx'])
     convolutions = [m for m in deployed.modules()
                     if isinstance(m, torch.nn.Conv2d)]
@@ -92,6 +92,15 @@ def test_graph_is_as_small_as_the_network(exported, deployed):
     modules = dict(deployed.named_modules())
     assert all(isinstance(modules[node.name], torch.nn.Conv2d)
                for node in model.graph.node if node.op_type == 'Conv')
+    # also those of one that runs twice
+    layer = torch.nn.Conv2d(3, 3, 1)
+    twice = torch.nn.Sequential(layer, torch.nn.ReLU(), layer).eval()
+    ENGINES['onnxruntime'].write(
+        twice, torch.zeros(1, 3, 4, 4), tmp_path / 'twice.onnx')
+    first, second = [
+        node.name for node in onnx.load(tmp_path / 'twice.onnx').graph.node
+        if node.op_type == 'Conv']
+    assert first in ('0', '2') and second == f'{first}.2'
     dims = model.graph.input[0].type.tensor_type.shape.dim
     assert [d.dim_param or d.dim_value for d in dims] == [
         'batch', 3, 'height', 'width'

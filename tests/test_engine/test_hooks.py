@@ -397,21 +397,21 @@ class Clock(Hook):
 
 
 class Shown(io.StringIO):
-    """A terminal of 200 columns."""
+    """A terminal."""
 
     def isatty(self):
         return True
 
 
-def lines_of_bar(monkeypatch, work_dir, interval=0., **kwargs):
+def lines_of_bar(monkeypatch, work_dir, interval=0., columns=200, **kwargs):
     """What a training run of the toy shows, and the runner."""
     clock, shown = Clock(), Shown()
     monkeypatch.setattr(sys, 'stdout', shown)
     monkeypatch.setattr(bar, 'time', clock)
     monkeypatch.setattr(bar, 'peak_memory', lambda: 3 * 2**29)
     monkeypatch.setattr(bar, 'get_world_size', lambda: 4)
-    for name in ('TERM', 'COLUMNS'):
-        monkeypatch.setenv(name, {'TERM': 'xterm', 'COLUMNS': '200'}[name])
+    monkeypatch.setenv('TERM', 'xterm')
+    monkeypatch.setenv('COLUMNS', str(columns))
     runner = toy(work_dir, clock, bar.ProgressBarHook(interval), **kwargs)
     runner.train()
     monkeypatch.undo()
@@ -467,6 +467,14 @@ def test_the_bar_is_drawn_when_it_is_due_and_at_the_end(monkeypatch,
     assert [x[0] for x in drawn(lines, 'training')] == [
         f'{i}/6' for i in range(1, 7)]
     assert not any(line.startswith('epoch') for line in lines)
+
+
+def test_numbers_are_cut_at_the_edge_of_the_terminal(monkeypatch, tmp_path):
+    """A second line would stay when the bar is drawn again."""
+    lines, _ = lines_of_bar(monkeypatch, tmp_path, columns=30, iterations=2)
+    numbers = [line for line in lines if 'images/s' in line]
+    assert numbers and all(
+        line[-1] == '…' and len(line) <= 30 for line in numbers)
 
 
 @pytest.mark.parametrize('iterations, seconds', [

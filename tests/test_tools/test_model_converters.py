@@ -2,6 +2,7 @@
 """The converters as a user runs them."""
 import copy
 import hashlib
+import re
 import runpy
 import sys
 import types
@@ -333,6 +334,12 @@ def test_other_classes_keep_all_but_the_last_layers(stock, tool, tmp_path):
     assert 'left   bbox_head.head_module.cls_preds.0.2.bias: (80,) in the ' \
         'file, (2,) in the model' in out
     assert 'taken  bbox_head.head_module.reg_preds.0.2.bias' in out
+    taken, left = (len(re.findall(rf'^{word} ', out, re.MULTILINE))
+                   for word in ('taken', 'left'))
+    assert re.search(rf'o.pth: {taken} of \d+ tensors from .*w.pt, {left} of '
+                     'its neck and head left; ', out), out[-400:]
+    assert out.endswith(
+        f'Go on with --cfg-options load_from={tmp_path}/o.pth\n')
 
 
 # ------------------------------------------------------------ mmdet 2
@@ -387,6 +394,10 @@ def test_the_authors_mask_rcnn_loads_completely(tool, tmp_path):
     assert f'{len(tensors)} of {len(tensors)} tensors' in out
     written = torch.load(target, weights_only=True)
     assert written['meta']['dataset_meta']['classes'] == names
+    digits = hashlib.sha256(source.read_bytes()).hexdigest()
+    assert written['meta']['converted_from'] == \
+        f'epoch_12.pth, SHA-256 {digits}'
+    assert 'left   ' not in out and 'Go on with' not in out
     for name, value in tensors.items():
         assert torch.equal(written['state_dict'][name], value), name
 

@@ -410,7 +410,23 @@ def test_mixed_precision(device, type, scale, built, tmp_path):
     assert wrapper.get('loss_scale') == (64 if device == 'cuda' else None)
 
 
-def test_where_a_run_goes_on(built, tmp_path, monkeypatch):
+def test_tensorboard_must_be_there_where_it_is_asked_for(
+        built, tool, coco_options, tmp_path):
+    given = 'tools/train.py', N, '--work-dir', tmp_path
+    # where it is not asked for it need not be there
+    assert 'TensorboardVisBackend' not in str(
+        built(*given, find_spec=lambda name: None).visualizer)
+    cfg = built(*given, options=['tensorboard=True'], find_spec={
+        'tensorboard': 1}.get)
+    assert 'TensorboardVisBackend' in str(cfg.visualizer)
+    with pytest.raises(SystemExit, match='error: .* pip install tensorboard'):
+        tool(*given, '--cfg-options', 'tensorboard=True', *(
+            f'{key}={value}'.replace(' ', '')
+            for key, value in coco_options.items()),
+             find_spec=lambda name: None)
+
+
+def test_where_a_run_goes_on(built, tmp_path, monkeypatch, capsys):
     saved, fresh = tmp_path / 'saved[1]', tmp_path / 'fresh'
     saved.mkdir()
     (saved / 'epoch_1.pth').touch()
@@ -430,6 +446,8 @@ def test_where_a_run_goes_on(built, tmp_path, monkeypatch):
         cfg = built('tools/train.py', N, '--work-dir', folder, *words,
                     options=['load_from=old.pth'])
         assert (cfg.get('resume', False), cfg.load_from) == expected
+        assert (f'nothing to resume in {fresh}: the' in capsys.readouterr(
+            ).out) == (folder == fresh and words == ['--resume'])
         assert cfg.work_dir == str(folder)
     monkeypatch.delenv('SLURM_RESTART_COUNT')
     assert built('tools/train.py', N).work_dir == \

@@ -7,9 +7,26 @@ import sys
 import pytest
 import torch
 
+from mmfasternet.checkpoint import RELEASES
 from mmfasternet.models import FasterNet
 
 TOOL = 'tools/misc/verify_weights.py'
+
+
+class Other(torch.nn.Module):
+    """A timm whose networks give zeros."""
+
+    __version__ = '1.0'
+
+    def create_model(self, name, num_classes):
+        assert (name, num_classes) == ('fasternet_t1', 1000)
+        return self
+
+    def load_state_dict(self, tensors, strict):
+        assert strict
+
+    def forward(self, images):
+        return torch.zeros(len(images), 1000)
 
 
 def certificate(path, monkeypatch, capsys):
@@ -37,6 +54,22 @@ def test_a_classifier_gets_its_published_numbers(tmp_path, monkeypatch,
     assert 'timm' in rows['logits']
     if sys.modules.get('timm'):
         assert rows['logits'].startswith('equal to timm')
+    # as if it were the file, of which timm computes something else
+    monkeypatch.setattr('mmfasternet.analysis.complexity.count',
+                        lambda *args: {'': (1, 1)})
+    monkeypatch.setitem(RELEASES, 't1', dict(
+        RELEASES['t1'], sha256=rows['sha256']))
+
+    def without_timm():
+        raise ImportError('no timm')
+
+    monkeypatch.setattr('mmfasternet.compat.import_timm', without_timm)
+    rows = certificate(path, monkeypatch, capsys)
+    assert rows['release'] == 'this is the file of fasternet://t1'
+    assert rows['logits'] == 'not compared, timm cannot be imported (no timm)'
+    monkeypatch.setattr('mmfasternet.compat.import_timm', Other)
+    with pytest.raises(SystemExit, match='error: the logits differ from timm'):
+        certificate(path, monkeypatch, capsys)
 
 
 def test_a_backbone_has_no_logits(tmp_path, monkeypatch, capsys):
