@@ -12,6 +12,8 @@ import importlib.util
 import os
 import re
 import runpy
+import signal
+import socket
 import subprocess
 import sys
 import traceback
@@ -20,6 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from torch.distributed.elastic.multiprocessing import SignalException
 from trees import voc_xml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -235,6 +238,52 @@ def test_numbers_of_dist_train(option, name, monkeypatch):
     with pytest.raises(SystemExit, match=f'error: {name} must be a whole num'):
         runpy.run_path(str(ROOT / 'tools/misc/torchrun.py'),
                        run_name='__main__')
+
+
+@pytest.fixture
+def torchrun(monkeypatch):
+    """Run the launcher; what it asks PyTorch's for, in an environment."""
+
+    def run(main=None, **environment):
+        given = []
+        monkeypatch.setattr('torch.distributed.run.main', main or given.append)
+        for name in ('GLOO_SOCKET_IFNAME', 'MASTER_ADDR'):
+            monkeypatch.setenv(name, '')  # is undone, also where it is not set
+            monkeypatch.delenv(name)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv('TORCH_DISABLE_SHARE_RDZV_TCP_STORE', '1')
+        monkeypatch.setattr(sys, 'argv', ['torchrun.py', '--nnodes=2'])
+        runpy.run_path(str(ROOT / 'tools/misc/torchrun.py'),
+                       run_name='__main__')
+        return given[0]
+
+    return run
+
+
+def test_where_the_machines_of_a_run_meet(torchrun):
+    assert torchrun(NNODES='1') == ['--nnodes=2']
+    assert torchrun(NNODES='2', GLOO_SOCKET_IFNAME='lo') == [
+        '--local_addr', '127.0.0.1', '--nnodes=2']
+    # torchrun says what is wrong with it
+    assert torchrun(NNODES='2', GLOO_SOCKET_IFNAME='none') == ['--nnodes=2']
+    option, address, _ = torchrun(NNODES='2', MASTER_ADDR='127.0.0.1')
+    assert option == '--local_addr'
+    # gloo's interface is the one with that address
+    name = os.environ['GLOO_SOCKET_IFNAME']
+    assert name in [name for _, name in socket.if_nameindex()]
+    assert (name == 'lo') == address.startswith('127.')
+    with socket.socket() as s:  # it is one of this machine
+        s.bind((address, 0))
+
+
+def test_the_signal_that_ended_the_processes_is_told(torchrun):
+    def main(options):
+        raise SignalException('', signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as end:
+        torchrun(main, NNODES='1')
+    assert end.value.code == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize('script', ['train', 'test'])
