@@ -50,8 +50,13 @@ class Candidate:
     @property
     def suffix(self) -> str:
         """Of the file that its network is written to, '' if to none."""
-        reads = ENGINES[self.backend].reads
-        return '.onnx' if '.onnx' in reads else ''.join(reads[:1])
+        return _written_suffix(self.backend)
+
+
+def _written_suffix(backend: str) -> str:
+    """ONNX where that is read, so that engines share a file."""
+    reads = ENGINES[backend].reads
+    return '.onnx' if '.onnx' in reads else ''.join(reads[:1])
 
 
 def exported_file(target: str) -> Optional[Path]:
@@ -63,7 +68,7 @@ def exported_file(target: str) -> Optional[Path]:
 def allowed_precisions(target: str, backend: str) -> Tuple[str, ...]:
     """Of a network on an engine, the usual first; empty if it cannot."""
     engine, file = ENGINES[backend], exported_file(target)
-    own = engine.suffix and '.onnx' not in engine.reads
+    own = _written_suffix(backend) not in ('', '.onnx')
     # a file that only one engine reads is timed by benchmark_from_file.py,
     # and of the yardsticks these engines have none
     if file and (own or file.suffix not in engine.reads) or \

@@ -22,6 +22,7 @@ from mmfasternet.deploy.engines import ENGINES, engine_of
 from .build import build_network
 from .candidates import Candidate, allowed_precisions, exported_file
 from .layers import Layer, exported_layers, with_macs
+from .worker import RUNTIMES
 
 _WORKER = 'mmfasternet.analysis.benchmark.worker'
 # Each turn takes at least so long, or one run: short runs are repeated.
@@ -176,7 +177,7 @@ def measure(pairs: Sequence[Pair],
     if profile and any(c.compile for c in candidates):
         raise ValueError('torch.compile leaves no layers to time: profile '
                          'without --compile')
-    silent = {c.backend for c in candidates} & {'ncnn', 'litert'}
+    silent = {c.backend for c in candidates} - RUNTIMES.keys()
     if profile and silent:
         raise ValueError(f'the packages of {" and ".join(sorted(silent))} '
                          'have no profiler: leave out --profile')

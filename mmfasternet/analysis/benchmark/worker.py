@@ -215,8 +215,8 @@ def _kind(module):
     return kind
 
 
-RUNTIMES = dict(onnxruntime=OnnxRuntime, openvino=OpenVINO, pytorch=PyTorch,
-                ncnn=Runtime, litert=Runtime)
+# those of engines with a profiler; of any other it is Runtime itself
+RUNTIMES = dict(onnxruntime=OnnxRuntime, openvino=OpenVINO, pytorch=PyTorch)
 
 
 def main():
@@ -225,7 +225,7 @@ def main():
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)
     candidate, path = json.loads(sys.argv[1])
-    runtime = RUNTIMES[candidate['backend']](candidate, path)
+    runtime = RUNTIMES.get(candidate['backend'], Runtime)(candidate, path)
     for line in sys.stdin:
         request = json.loads(line)
         try:
