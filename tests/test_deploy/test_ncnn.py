@@ -126,8 +126,8 @@ def check_fp16(deployed, info, path):
         sizes.append(weights.stat().st_size)
         wanted = network(torch.from_numpy(images))
         boxes, scores = load_backend(path)(images)
-        np.testing.assert_allclose(
-            boxes, wanted[0], rtol=1e-4, atol=2e-3)
+        # rtol: sums in another order, seen with AVX2: 2.4e-5 of 122 pixels
+        np.testing.assert_allclose(boxes, wanted[0], rtol=3e-5, atol=2e-3)
         np.testing.assert_allclose(scores, wanted[1], rtol=0, atol=1e-5)
     assert np.abs(scores - deployed(torch.from_numpy(images))[1].numpy()
                   ).max() > 1e-4

@@ -59,15 +59,14 @@ def weights_in_int8(path):
     return found
 
 
-# of int8 products AVX2 alone adds pairs in 16 bits, which overflow
-needs_vnni = pytest.mark.skipif(
-    Path('/proc/cpuinfo').exists()
-    and 'avx2' in Path('/proc/cpuinfo').read_text()
-    and 'vnni' not in Path('/proc/cpuinfo').read_text(),
-    reason='int8 is less exact on a processor without VNNI')
+def is_exact():
+    """Not with AVX2 alone, which adds pairs of int8 products in 16 bits: they
+    overflow, as weights of 7 bits (reduce_range) would not."""
+    path = Path('/proc/cpuinfo')
+    flags = path.read_text() if path.exists() else ''
+    return 'vnni' in flags or 'avx2' not in flags
 
 
-@needs_vnni
 @pytest.mark.parametrize('name', ['fixed.onnx', 'fixed.xml'])
 def test_int8_stays_near_and_keeps_what_it_is_told(exported, tmp_path, name):
     if name.endswith('xml'):
@@ -86,7 +85,8 @@ def test_int8_stays_near_and_keeps_what_it_is_told(exported, tmp_path, name):
     images = photos(2, seed=1)
     got, wanted = network(images), reference(images)
     error = np.sqrt(((got[1] - wanted[1])**2).mean()) / wanted[1].std()
-    assert 0 < error < 0.2  # seen: 0.14
+    assert error > 0  # seen: 0.14, with AVX2 alone 0.39
+    assert error < 0.2 or not is_exact()
     # the decoding is float: no two of 672 coordinates in 256 steps
     assert len(np.unique(got[0])) == got[0].size
 
@@ -113,7 +113,6 @@ def test_refuses_what_it_cannot_quantise(exported, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-@needs_vnni
 def test_the_tool(small, exported, truth, tmp_path):
     out = tmp_path / 'int8.onnx'
     done = run_script(
@@ -127,7 +126,8 @@ def test_the_tool(small, exported, truth, tmp_path):
     before, after = map(float, re.search(
         r'AP (\S+) in float, (\S+) in int8', done.stdout).groups())
     assert abs(before - wanted) < 1e-3 and 0.1 < wanted < 0.9
-    assert 0.3 * before < after < before + 0.05
+    assert 0.3 * before < after
+    assert after < before + 0.05 or not is_exact()
     times = re.search(r'([\d.]+) ms in float, ([\d.]+) ms in int8, 1 thread'
                       r'.* ([\d.]+) times as fast', done.stdout).groups()
     before, after, ratio = map(float, times)
