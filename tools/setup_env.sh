@@ -4,8 +4,8 @@
 # in pip's cache. Run again it does nothing; interrupted, it goes on where it
 # stopped. Environment:
 # PYTHON: the interpreter to use
-# COMPILE=1: compile mmcv's own operators (needs g++, and 11 minutes of
-#   processor time); without it, mmfasternet.ops has those that detectors need
+# COMPILE=1: compile mmcv's own operators (needs g++, and 6 minutes on 2
+#   cores); without it, mmfasternet.ops has those that detectors need
 # STACK: onedl; openmmlab for OpenMMLab's own last releases in .venv-openmmlab;
 #   or lowest for the oldest versions that setup.cfg allows in .venv-lowest
 set -euo pipefail
@@ -77,7 +77,7 @@ build_mmcv() {
     # the sources for other accelerators stand beside these
     total=$(cd "$source_dir/mmcv/ops/csrc/pytorch" && ls ./*.cpp cpu/*.cpp |
         wc -l)
-    say "building mmcv's operators, once: 11 minutes of processor time" \
+    say "building mmcv's operators, once: about 6 minutes on 2 cores" \
         "(log: $build_log)"
     # Reading PyTorch's headers is most of the work, so they are compiled
     # first; g++ reads them as they are where its options are others.
