@@ -3,6 +3,7 @@
 # From a clean clone to a trained detector: make the environment, train on the
 # embedded data set, print the table of AP and draw boxes on a held-out image.
 # Interrupted, it goes on where it stopped; run again, it shows the results.
+# Environment: STACK and PYTHON, see tools/setup_env.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,9 +12,11 @@ say() { echo "[quickstart] $*"; }
 config=configs/yolov8_fasternet_n_digits.py
 work_dir=work_dirs/quickstart
 image=data/digits/val/0009.jpg
-python=.venv/bin/python
+venv=.venv
+[ "${STACK:-onedl}" = onedl ] || venv=.venv-$STACK
+python=$venv/bin/python
 
-say "1 of 4: the environment in .venv (minutes the first time)"
+say "1 of 4: the environment in $venv (minutes the first time)"
 bash tools/setup_env.sh
 best() { ls -t $work_dir/best_*.pth | head -n 1; }
 if [ ! -e $work_dir/finished ]; then
@@ -34,7 +37,7 @@ say "boxes: $work_dir/vis/$(basename $image)"
 say "checkpoint: $(best)"
 cat <<END
 [quickstart] what now:
-  source .venv/bin/activate
+  source $venv/bin/activate
   python tools/prepare.py FOLDER configs/mine.py                # your own images and labels
   python demo/web_demo.py $config $(best)    # in the browser (pip install -e .[web])
   python tools/deploy/export.py $config $(best) detector.onnx

@@ -24,6 +24,10 @@ case "$*" in
         while [ "$1" != -w ]; do shift; done
         mkdir -p "$2"
         : > "$2/onedl_mmcv-2.3.6-py3-none-any.whl" ;;
+    *tools/train.py*)
+        mkdir -p "$4"
+        : > "$4/best_epoch_15.pth" ;;
+    *tools/test.py*) echo '| class | AP |' ;;
 esac
 """
 
@@ -32,7 +36,8 @@ esac
 def checkout(tmp_path):
     """What the set-up reads, where a careless script stumbles."""
     folder = tmp_path / 'mein Ordner' / 'Prüfung 日本'
-    for name in ('tools/setup_env.sh', 'setup.cfg', 'mmfasternet/doctor.py'):
+    for name in ('tools/setup_env.sh', 'tools/quickstart.sh', 'setup.cfg',
+                 'mmfasternet/doctor.py'):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPO / name, folder / name)
     python = tmp_path / 'a b' / 'python'
@@ -46,11 +51,11 @@ def checkout(tmp_path):
 def set_up(tmp_path):
     """Run the set-up of a checkout; what Python was called with."""
 
-    def run(folder, cwd=tmp_path, **env):
+    def run(folder, cwd=tmp_path, script='setup_env.sh', **env):
         calls = tmp_path / 'calls'
         calls.write_text('')
         done = subprocess.run(
-            ['bash', os.path.relpath(folder / 'tools/setup_env.sh', cwd)],
+            ['bash', os.path.relpath(folder / 'tools' / script, cwd)],
             cwd=cwd, capture_output=True, text=True,
             env={'PATH': os.environ['PATH'], 'CALLS': str(calls),
                  'CACHE': str(tmp_path / 'cache'),
@@ -99,3 +104,15 @@ def test_other_versions_are_installed(checkout, set_up):
 def test_a_home_that_cannot_be_written(checkout, set_up):
     calls = set_up(checkout, CACHE='/dev/null/pip')
     assert f' -w {checkout}/.venv/mmfasternet/no-operators ' in calls
+
+
+@pytest.mark.parametrize('stack, venv', [
+    (None, '.venv'), ('openmmlab', '.venv-openmmlab')])
+def test_the_quick_start_uses_the_environment_it_makes(checkout, set_up, stack,
+                                                       venv):
+    env = dict(script='quickstart.sh', **dict(STACK=stack) if stack else {})
+    calls = set_up(checkout, **env).splitlines()
+    assert [c.split()[0] for c in calls[-3:]] == [
+        'tools/train.py', 'tools/test.py', 'demo/image_demo.py']
+    assert [p.name for p in checkout.glob('.venv*')] == [venv]
+    assert not set_up(checkout, **env)  # all of it is there
