@@ -323,13 +323,31 @@ class Exported(dict):
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.parent.with_suffix(f'.{suffix}').exists():
                 path.parent.mkdir(exist_ok=True)
-                export(
-                    load_deployed(self.small.cfg, self.small.checkpoint),
-                    DeployInfo.from_config(self.small.cfg), path,
-                    **self.OPTIONS[kind])
+                with pytest.MonkeyPatch.context() as patch:
+                    self._trace_once(patch)
+                    export(
+                        load_deployed(self.small.cfg, self.small.checkpoint),
+                        DeployInfo.from_config(self.small.cfg), path,
+                        **self.OPTIONS[kind])
                 path.parent.with_suffix(f'.{suffix}').touch()
         self[name] = str(path)
         return self[name]
+
+    def _trace_once(self, patch):
+        """PyTorch takes half a minute for sizes that vary: what it gives is
+        kept for the files that differ in what comes after."""
+        trace = torch.onnx.export
+
+        def export(network, images, **options):
+            kept = self.folder / f'{bool(options["dynamic_shapes"])}.onnx'
+            with open(kept.with_suffix('.lock'), 'w') as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not kept.exists():
+                    trace(network, images, **options).save(kept)
+            return SimpleNamespace(model_proto=onnx.load(kept))
+
+        onnx = pytest.importorskip('onnx')
+        patch.setattr(torch.onnx, 'export', export)
 
 
 @pytest.fixture(scope='session')

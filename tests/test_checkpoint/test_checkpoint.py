@@ -187,6 +187,7 @@ def test_an_archive_of_something_else_is_named(tmp_path):
 
 # ------------------------------------------------------------ MMEngine
 PROBE = """
+import os
 from mmengine.fileio import LocalBackend
 from mmengine.fileio.backends import backends
 from mmengine.runner import CheckpointLoader
@@ -201,21 +202,22 @@ from mmfasternet.models import FasterNet
 import mmfasternet.checkpoint.pretrained
 FasterNet('n').init_weights()
 assert state() == before
+if os.fork():
+    os.wait()
+    import mmfasternet.engine
+else:
+    from mmfasternet.config import load_config
+    load_config("configs/yolov8_fasternet_n.py")
+print([a != b for a, b in zip(state(), before)])
 """
 
 
-@pytest.mark.parametrize('use', [
-    'import mmfasternet.engine',
-    'from mmfasternet.config import load_config\n'
-    'load_config("configs/yolov8_fasternet_n.py")',
-])
-def test_who_touches_mmengine(use):
-    """The backbone alone does not; what trains, tests and loads does."""
-    end = '\nnow = state()\nprint([a != b for a, b in zip(now, before)])'
-    done = subprocess.run([sys.executable, '-c', PROBE + use + end],
+def test_who_touches_mmengine():
+    """The backbone alone does not; what trains does, and what loads."""
+    done = subprocess.run([sys.executable, '-c', PROBE],
                           capture_output=True,
                           text=True)
-    assert '[True, True, True]' in done.stdout, done.stderr
+    assert done.stdout.count('[True, True, True]') == 2, done.stderr
 
 
 # ------------------------------------------------------------ fitting

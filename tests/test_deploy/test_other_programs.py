@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """SAHI and supervision, which take what Predictor is and gives."""
+import importlib.util
 import json
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -117,16 +116,16 @@ def test_supervision_takes_our_samples(small, exported):
     assert (found.class_id == sample.pred_instances.labels.numpy()).all()
 
 
-def test_the_demo_asks_for_sahi(small, tmp_path):
+def hide_sahi():
+    find = importlib.util.find_spec
+    importlib.util.find_spec = lambda name, *args: None if name == 'sahi' \
+        else find(name, *args)
+
+
+def test_the_demo_asks_for_sahi(small):
     """Also where it is installed: what cannot be found is asked for."""
-    code = ('import sys, runpy; sys.path.insert(0, "demo"); '
-            'import importlib.util as u; find = u.find_spec; '
-            'u.find_spec = lambda n, *a: None if n == "sahi" else find(n, *a);'
-            'sys.argv = sys.argv[1:]; '
-            'runpy.run_path(sys.argv[0], run_name="__main__")')
-    done = subprocess.run([
-        sys.executable, '-c', code, 'demo/large_image_demo.py', small.folder,
-        small.config, small.checkpoint
-    ], capture_output=True, text=True)
-    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    done = run_script(
+        'demo/large_image_demo.py', small.folder, small.config,
+        small.checkpoint, status=1, before=hide_sahi)
+    assert 'Traceback' not in done.stderr
     assert done.stderr.strip().endswith('pip install sahi')

@@ -2,6 +2,7 @@
 """Detections of every backend against mmyolo's own path from file to boxes."""
 import threading
 import time
+from importlib.util import find_spec
 from itertools import count, islice
 
 import cv2
@@ -85,10 +86,9 @@ def test_every_backend_finds_what_mmyolo_finds(small, exported, name, backend):
             assert_same(sample.pred_instances, expected(small, path))
 
 
-@pytest.mark.parametrize('backend', ['onnxruntime', 'openvino'])
-def test_one_label_and_few_boxes(small, tmp_path, backend):
+def test_one_label_and_few_boxes(small, tmp_path):
     """Both of what decides on the boxes besides the thresholds."""
-    pytest.importorskip(backend)
+    pytest.importorskip('onnxruntime')
     from mmfasternet.deploy import DeployInfo, export, load_deployed
     options = dict(multi_label=False, max_per_img=30, score_thr=0.1)
     cfg = load_config(
@@ -100,9 +100,11 @@ def test_one_label_and_few_boxes(small, tmp_path, backend):
     assert any(len(result) == 30 for result in wanted)
     for nms in (False, True):
         export(load_deployed(cfg, small.checkpoint), info, path, nms=nms)
-        for sample, result in zip(
-                Predictor(path, backend=backend)(small.images), wanted):
-            assert_same(sample.pred_instances, result)
+        for backend in ('onnxruntime', *['openvino'] * bool(
+                find_spec('openvino'))):
+            for sample, result in zip(
+                    Predictor(path, backend=backend)(small.images), wanted):
+                assert_same(sample.pred_instances, result)
 
 
 def by_hand(rows):
