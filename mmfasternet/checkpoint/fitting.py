@@ -195,10 +195,11 @@ def _require_classes(data: dict, name: Union[str, Path],
         return
     raise CheckpointError(
         f'{name} was trained on {len(trained)} classes '
-        f'({_shorten(trained)}), but the config has {len(classes)} '
-        f'({_shorten(classes)}): set `classes` to those of the training run, '
+        f'({few(trained)}), but the config has {len(classes)} '
+        f'({few(classes)}): set `classes` to those of the training run, '
         'in their order, or take the config from its work directory')
 
 
-def _shorten(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
+    """The first of some names, for a message."""
     return ', '.join(names[:4]) + (', ...' if len(names) > 4 else '')
