@@ -15,21 +15,15 @@ TensorDict = Dict[str, torch.Tensor]
 
 
 class Fit(NamedTuple):
-    """How the tensors of a checkpoint compare with those of a model.
+    """How the tensors of a checkpoint compare with those of a model."""
 
-    Attributes:
-        fitting (list[str]): Names of those that can be loaded.
-        missing (list[str]): Not in the file. Counters of batches, which
-            nothing reads, may be absent.
-        unexpected (list[str]): Not in the model.
-        shapes (list[str]): Of two shapes: the name and both in words.
-        broken (list[str]): With NaN, infinity or another kind of number.
-    """
-    fitting: List[str]
+    fitting: List[str]  #: Names of those that can be loaded.
+    #: Not in the file. Counters of batches, which nothing reads, may be
+    #: absent.
     missing: List[str]
-    unexpected: List[str]
-    shapes: List[str]
-    broken: List[str]
+    unexpected: List[str]  #: Not in the model.
+    shapes: List[str]  #: Of two shapes: the name and both in words.
+    broken: List[str]  #: With NaN, infinity or another kind of number.
 
 
 def compare_tensors(own: TensorDict, theirs: TensorDict) -> Fit:
