@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the command line tools share: flags, errors, the work directory."""
 import errno
+import math
 import os
 import os.path as osp
 import re
@@ -183,14 +184,20 @@ def require_output(target: str, *sources: str) -> None:
                          'to write')
 
 
+def _number(kind: type, text: str, low: int, high: float, words: str) -> Any:
+    """A number from ``low`` to ``high``, which ``words`` say."""
+    try:
+        value = kind(text)
+    except ValueError:
+        value = low - 1
+    if not low <= value <= high:
+        raise ArgumentTypeError(f'{text!r} is not {words}')
+    return value
+
+
 def positive_int(text: str) -> int:
     """A number of things, for ``type=`` of an argument."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise ArgumentTypeError(f'{text!r} is not a whole number above 0')
+    value = _number(int, text, 1, math.inf, 'a whole number above 0')
     if value > LARGEST:
         raise ArgumentTypeError(f'{text!r} is more than {LARGEST}')
     return value
@@ -208,25 +215,13 @@ def thread_count(text: str) -> int:
 
 def seed(text: str) -> int:
     """A seed, for ``type=`` of an argument."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= LARGEST:
-        raise ArgumentTypeError(
-            f'{text!r} is not a whole number from 0 to {LARGEST}')
-    return value
+    return _number(int, text, 0, LARGEST,
+                   f'a whole number from 0 to {LARGEST}')
 
 
 def share(text: str) -> float:
     """A number from 0 to 1, for ``type=`` of an argument."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= 1:
-        raise ArgumentTypeError(f'{text!r} is not a number from 0 to 1')
-    return value
+    return _number(float, text, 0, 1, 'a number from 0 to 1')
 
 
 def tool_parser(description: str) -> ArgumentParser:
@@ -351,12 +346,12 @@ def add_score_thr(parser: ArgumentParser) -> None:
         help='lowest score of a box that is shown (default: 0.3)')
 
 
-def add_batch_size(parser: ArgumentParser, default: Optional[int] = 1) -> None:
+def add_batch_size(parser: ArgumentParser) -> None:
     """``--batch-size``."""
     parser.add_argument(
         '--batch-size',
         type=positive_int,
-        default=default,
+        default=1,
         help='images per forward pass')
 
 

@@ -55,19 +55,12 @@ def _numbers(version: str) -> Tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong.
+    """Something wrong."""
 
-    Args:
-        what (str): What is wrong.
-        breaks (str): What does not work because of it.
-        commands (tuple[str]): What to type to fix it.
-        is_note (bool): Whether what most people need works all the same.
-            Defaults to False.
-    """
-    what: str
-    breaks: str
-    commands: Tuple[str, ...]
-    is_note: bool = False
+    what: str  #: What is wrong.
+    breaks: str  #: What does not work because of it.
+    commands: Tuple[str, ...]  #: What to type to fix it.
+    is_note: bool = False  #: Whether what most people need works all the same.
 
 
 def _uninstall(names: Iterable[str]) -> Tuple[str, ...]:

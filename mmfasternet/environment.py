@@ -77,18 +77,12 @@ def _one_line(text: str) -> str:
 
 @dataclass(frozen=True)
 class Environment:
-    """What the checks look at.
+    """What the checks look at."""
 
-    Args:
-        python (tuple[int]): Version of the interpreter.
-        versions (dict[str, str]): Version of each installed distribution.
-        answers (dict[str, str]): What :data:`PROBES` answered.
-        errors (dict[str, str]): How the others of them failed, in one line.
-    """
-    python: Tuple[int, ...]
-    versions: Dict[str, str]
-    answers: Dict[str, str]
-    errors: Dict[str, str]
+    python: Tuple[int, ...]  #: Version of the interpreter.
+    versions: Dict[str, str]  #: Version of each installed distribution.
+    answers: Dict[str, str]  #: What :data:`PROBES` answered.
+    errors: Dict[str, str]  #: How the others of them failed, in one line.
 
     @classmethod
     def here(cls) -> 'Environment':

@@ -15,21 +15,15 @@ TensorDict = Dict[str, torch.Tensor]
 
 
 class Fit(NamedTuple):
-    """How the tensors of a checkpoint compare with those of a model.
+    """How the tensors of a checkpoint compare with those of a model."""
 
-    Attributes:
-        fitting (list[str]): Names of those that can be loaded.
-        missing (list[str]): Not in the file. Counters of batches, which
-            nothing reads, may be absent.
-        unexpected (list[str]): Not in the model.
-        shapes (list[str]): Of two shapes: the name and both in words.
-        broken (list[str]): With NaN, infinity or another kind of number.
-    """
-    fitting: List[str]
+    fitting: List[str]  #: Names of those that can be loaded.
+    #: Not in the file. Counters of batches, which nothing reads, may be
+    #: absent.
     missing: List[str]
-    unexpected: List[str]
-    shapes: List[str]
-    broken: List[str]
+    unexpected: List[str]  #: Not in the model.
+    shapes: List[str]  #: Of two shapes: the name and both in words.
+    broken: List[str]  #: With NaN, infinity or another kind of number.
 
 
 def compare_tensors(own: TensorDict, theirs: TensorDict) -> Fit:
@@ -195,10 +189,11 @@ def _require_classes(data: dict, name: Union[str, Path],
         return
     raise CheckpointError(
         f'{name} was trained on {len(trained)} classes '
-        f'({_shorten(trained)}), but the config has {len(classes)} '
-        f'({_shorten(classes)}): set `classes` to those of the training run, '
+        f'({few(trained)}), but the config has {len(classes)} '
+        f'({few(classes)}): set `classes` to those of the training run, '
         'in their order, or take the config from its work directory')
 
 
-def _shorten(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
+    """The first of some names, for a message."""
     return ', '.join(names[:4]) + (', ...' if len(names) > 4 else '')

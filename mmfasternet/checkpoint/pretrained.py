@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmfasternet.registry import WEIGHT_INITIALIZERS
 
 from .download import RELEASES, SCHEME
-from .fitting import compare_tensors
+from .fitting import compare_tensors, few
 from .layouts.fasternet import (
     Arch,
     FasterNetWeights,
@@ -51,7 +51,7 @@ def load_weights(model: nn.Module,
     if fit.broken:
         raise CheckpointError(
             f'{len(fit.broken)} tensors hold NaN, infinity or another kind of '
-            f'number: {_few(fit.broken)}. The file is of no use')
+            f'number: {few(fit.broken)}. The file is of no use')
     unexpected, notes = _explain_unused(model, fit.unexpected)
     missing = fit.missing
     if not any(map(_OUTPUT_NORM.match, theirs)):
@@ -65,8 +65,8 @@ def load_weights(model: nn.Module,
     problems = [
         f'{len(names)} {words}: {text}' for names, words, text in (
             (fit.shapes, 'shapes differ', '; '.join(fit.shapes[:3])),
-            (missing, 'missing', _few(missing)),
-            (unexpected, 'unexpected', _few(unexpected))) if names
+            (missing, 'missing', few(missing)),
+            (unexpected, 'unexpected', few(unexpected))) if names
     ]
     total = len(fit.fitting) + len(missing) + len(fit.shapes)
     count = f'{len(fit.fitting)} of {total} tensors'
@@ -97,14 +97,9 @@ def _explain_unused(model: nn.Module,
             reason = 'stages after the last output'
         reasons.setdefault(reason, []).append(name)
     return reasons.pop('', []), [
-        f'not used: {len(names)} {reason} ({_few(names)})'
+        f'not used: {len(names)} {reason} ({few(names)})'
         for reason, names in reasons.items()
     ]
-
-
-def _few(names: List[str]) -> str:
-    dots = ', ...' if len(names) > 3 else ''
-    return ', '.join(names[:3]) + dots
 
 
 def _wrong_arch(model: nn.Module, tensors: Dict[str, Tensor]) -> str:

@@ -52,19 +52,13 @@ def _with_folder(path_of: Callable[[str, str], str]) -> Callable:
 
 # -------------------------------------------------------- files being read
 class ConfigFile(NamedTuple):
-    """A config that MMEngine has begun to read: it reads the bases first.
+    """A config that MMEngine has begun to read: it reads the bases first."""
 
-    Attributes:
-        filename (str): Its path.
-        assigned (dict): What it assigns at its top level, an ``ast`` node
-            where it is Python.
-        read (set[str]): The names that it reads.
-        base_values (set[str]): Texts that stand for ``{{_base_.name}}``.
-    """
-    filename: str
+    filename: str  #: Its path.
+    #: What it assigns at its top level, an ``ast`` node where it is Python.
     assigned: Dict[str, Any]
-    read: Set[str]
-    base_values: Set[str]
+    read: Set[str]  #: The names that it reads.
+    base_values: Set[str]  #: Texts that stand for ``{{_base_.name}}``.
 
 
 def inheriting_files(frame: FrameType) -> Iterator[ConfigFile]:

@@ -122,18 +122,13 @@ def _of_any_size() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def image_size(path: Path) -> Tuple[int, int]:
-    """Width and height as training reads it, turned by EXIF or not.
+def size_and_turn(path: Path) -> Tuple[Tuple[int, int], bool]:
+    """Width and height as training reads it, turned by EXIF or not, and
+    whether that is the other way round than the pixels in the file.
 
     Raises:
         OSError: If it is missing or not an image.
     """
-    return size_and_turn(path)[0]
-
-
-def size_and_turn(path: Path) -> Tuple[Tuple[int, int], bool]:
-    """:func:`image_size`, and whether that is the other way round than the
-    pixels in the file."""
     with _of_any_size(), Image.open(path) as image:
         size = image.size
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5

@@ -8,14 +8,11 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence
 import torch
 from mmengine.dataset import Compose, ConcatDataset
 from mmengine.dist import get_dist_info, sync_random_seed
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmyolo.datasets.yolov5_coco import BatchShapePolicyDataset
 from torch.utils.data import Sampler
 
-from mmfasternet.registry import (
-    DATA_SAMPLERS,
-    DATASETS,
-    MMENGINE_DATASETS,
-)
+from mmfasternet.registry import DATA_SAMPLERS, DATASETS
 
 from .images import unlabelled_images
 

@@ -150,11 +150,6 @@ class DeployedHead(nn.Module):
         return ([layer(x) for layer, x in zip(self.cls_preds, inputs)],
                 [layer(x) for layer, x in zip(self.reg_preds, inputs)])
 
-    def decode(self, logits: Sequence[Tensor],
-               distances: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
-        """Boxes and scores of what :meth:`forward` gives."""
-        return decode(logits, distances, self.strides, self.bins, self.offset)
-
 
 def decode(logits: Sequence[Tensor], distances: Sequence[Tensor],
            strides: Sequence[int], bins: Tensor,
@@ -273,7 +268,8 @@ class DeployedDetector(nn.Module):
     def decode(self, logits: Sequence[Tensor],
                distances: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
         """Boxes and scores of what :meth:`maps` gives."""
-        return self.head.decode(logits, distances)
+        head = self.head
+        return decode(logits, distances, head.strides, head.bins, head.offset)
 
 
 def with_fp16_weights(detector: DeployedDetector) -> DeployedDetector:

@@ -16,31 +16,21 @@ class DeployInfo:
     """What leads from an image to the network, and from there to detections.
 
     It travels in the exported file, so that no config is needed to run one.
-
-    Attributes:
-        classes (tuple[str]): Class names.
-        img_scale (tuple[int]): Width and height that images are fitted into.
-        pad_val (int): Pixel value of what is left of that.
-        score_thr (float): Boxes with lower scores are dropped.
-        iou_threshold (float): Of NMS.
-        nms_pre (int): Most boxes that enter NMS.
-        max_per_img (int): Most boxes that leave it.
-        multi_label (bool): Whether one place may hold several classes.
-        nms (bool): Whether the network ends with NMS; then it is done, per
-            class and without the limit of ``nms_pre``.
-        shape (tuple[int | None]): Batch size, height and width of the
-            network's input; None is any.
     """
 
-    classes: Tuple[str, ...]
+    classes: Tuple[str, ...]  #: Class names.
+    #: Width and height that images are fitted into.
     img_scale: Tuple[int, int]
-    pad_val: int
-    score_thr: float
-    iou_threshold: float
-    nms_pre: int
-    max_per_img: int
-    multi_label: bool
+    pad_val: int  #: Pixel value of what is left of that.
+    score_thr: float  #: Boxes with lower scores are dropped.
+    iou_threshold: float  #: Of NMS.
+    nms_pre: int  #: Most boxes that enter NMS.
+    max_per_img: int  #: Most boxes that leave it.
+    multi_label: bool  #: Whether one place may hold several classes.
+    #: Whether the network ends with NMS; then it is done, per class and
+    #: without the limit of ``nms_pre``.
     nms: bool = False
+    #: Batch size, height and width of the network's input; None is any.
     shape: Tuple[Optional[int], ...] = (None, None, None)
 
     @classmethod

@@ -18,7 +18,6 @@ from typing import (
     Union,
 )
 
-import cv2
 import matplotlib
 import numpy as np
 from mmengine.config import Config
@@ -60,11 +59,7 @@ def as_array(image: Image) -> Tuple[np.ndarray, Optional[str]]:
         ValueError: If it is not an image.
     """
     if isinstance(image, (str, Path)):
-        try:
-            return read_image(str(image)), str(image)
-        except cv2.error:
-            raise ValueError(f'{image} cannot be read as an image: it is '
-                             'empty, or larger than OpenCV reads') from None
+        return read_image(str(image)), str(image)
     if isinstance(image, PillowImage.Image):
         if image.mode in ('I', 'F'):
             raise ValueError(

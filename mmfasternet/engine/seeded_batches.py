@@ -60,15 +60,6 @@ class SeededBatches:
         except AttributeError:  # a list, which has no transforms
             self._is_seeded = False
 
-    @property
-    def seed(self) -> int:
-        """Of the order of the images and of what is done to them."""
-        return self.sampler.seed
-
-    @seed.setter
-    def seed(self, seed: int) -> None:
-        self.sampler.seed = seed
-
     def __len__(self) -> int:
         return len(self._batch_sampler)
 
@@ -90,7 +81,7 @@ class SeededBatches:
             self._position += 1
         if not self._is_seeded:
             return index
-        return index, _seed(self.seed, OF_IMAGES, turn, index)
+        return index, _seed(self.sampler.seed, OF_IMAGES, turn, index)
 
 
 class _SeededImages:

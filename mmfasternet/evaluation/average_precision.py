@@ -77,19 +77,12 @@ def read_detections(path: Path, truth: COCO) -> List[dict]:
 
 @dataclass
 class Cell:
-    """What decides the AP of one class in one range of areas.
+    """What decides the AP of one class in one range of areas."""
 
-    Args:
-        image (ndarray): Of each detection ``(D,)``, by falling score.
-        true (ndarray): Whether it is right at each IoU ``(10, D)``.
-        false (ndarray): Whether it is wrong ``(10, D)``.
-        truth (ndarray): Boxes to find in each image ``(N,)``.
-    """
-
-    image: np.ndarray
-    true: np.ndarray
-    false: np.ndarray
-    truth: np.ndarray
+    image: np.ndarray  #: Of each detection ``(D,)``, by falling score.
+    true: np.ndarray  #: Whether it is right at each IoU ``(10, D)``.
+    false: np.ndarray  #: Whether it is wrong ``(10, D)``.
+    truth: np.ndarray  #: Boxes to find in each image ``(N,)``.
 
 
 class Evaluation:

@@ -13,41 +13,27 @@ from pycocotools.cocoeval import COCOeval
 
 @dataclass
 class ImageResult:
-    """Predictions and truth of one image, in its own pixels.
+    """Predictions and truth of one image, in its own pixels."""
 
-    Attributes:
-        path (str): The image file.
-        boxes (ndarray): Predicted ``(N, 4)``, as x1, y1, x2, y2.
-        labels (ndarray): Of the predictions ``(N,)``, from 0.
-        scores (ndarray): Of the predictions ``(N,)``.
-        true_boxes (ndarray): ``(M, 4)``.
-        true_labels (ndarray): ``(M,)``.
-        ignored (ndarray): Whether a true box is a crowd or the like, which
-            nothing has to match ``(M,)``.
-    """
-    path: str
-    boxes: np.ndarray
-    labels: np.ndarray
-    scores: np.ndarray
-    true_boxes: np.ndarray
-    true_labels: np.ndarray
+    path: str  #: The image file.
+    boxes: np.ndarray  #: Predicted ``(N, 4)``, as x1, y1, x2, y2.
+    labels: np.ndarray  #: Of the predictions ``(N,)``, from 0.
+    scores: np.ndarray  #: Of the predictions ``(N,)``.
+    true_boxes: np.ndarray  #: ``(M, 4)``.
+    true_labels: np.ndarray  #: ``(M,)``.
+    #: Whether a true box is a crowd or the like, which nothing has to match
+    #: ``(M,)``.
     ignored: np.ndarray
 
 
 @dataclass
 class Match:
-    """Which prediction found which true box.
+    """Which prediction found which true box."""
 
-    Attributes:
-        pairs (ndarray): Indices ``(P, 2)``: prediction, true box.
-        overlaps (ndarray): IoU of the pairs ``(P,)``.
-        missed (ndarray): Indices of the true boxes that nothing found.
-        false (ndarray): Indices of the predictions that found nothing.
-    """
-    pairs: np.ndarray
-    overlaps: np.ndarray
-    missed: np.ndarray
-    false: np.ndarray
+    pairs: np.ndarray  #: Indices ``(P, 2)``: prediction, true box.
+    overlaps: np.ndarray  #: IoU of the pairs ``(P,)``.
+    missed: np.ndarray  #: Indices of the true boxes that nothing found.
+    false: np.ndarray  #: Indices of the predictions that found nothing.
 
 
 def match(result: ImageResult, score: float, iou: float) -> Match:

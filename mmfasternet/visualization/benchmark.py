@@ -31,8 +31,7 @@ def draw_latency(results: Sequence[Any],
         for name, x, y in rows:
             axes.annotate(name, (x, y), fontsize=8, xytext=(4, 4),
                           textcoords='offset points')
-    axes.set_xlabel('latency, ms')
-    axes.set_ylabel('AP' if accuracies else 'GMACs')
+    axes.set(xlabel='latency, ms', ylabel='AP' if accuracies else 'GMACs')
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
@@ -60,9 +59,9 @@ def draw_roofline(results: Sequence[Any]) -> Figure:
         xs = [0.25, max(rate / bandwidth, 0.25), 512]
         axes.plot(xs, [min(rate, bandwidth * x) for x in xs], '--', label=name)
     axes.set_xscale('log', base=2)
-    axes.set_yscale('log')
-    axes.set_xlabel('FLOP per byte of inputs, weights and outputs')
-    axes.set_ylabel('GFLOP/s (area: share of the time)')
+    axes.set(yscale='log',
+             xlabel='FLOP per byte of inputs, weights and outputs',
+             ylabel='GFLOP/s (area: share of the time)')
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, markerscale=0.4)
     return figure

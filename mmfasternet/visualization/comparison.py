@@ -14,8 +14,7 @@ from mmfasternet.evaluation.detection_quality import (
     precision_curves,
 )
 
-from .detections import draw_result, load_picture, show_picture
-from .evaluation import IOU, plot_confusion
+from .evaluation import IOU, plot_beside_truth, plot_confusion
 from .fonts import use_fonts_for
 
 SCORE = .3  # least one of a box that counts, as EvaluationFiguresHook's
@@ -149,17 +148,7 @@ def plot_disagreements(results: Dict[str, List[ImageResult]],
         scores = [image_score(result, SCORE, IOU)[0] for result in pair]
         rows.append((abs(scores[0] - scores[1]), scores, pair))
     rows = sorted(rows, key=lambda row: -row[0])[:count]
-    figure = Figure(figsize=(12, 3.4 * len(rows)), dpi=80,
-                    layout='constrained')
-    grid = figure.subplots(len(rows), 3, squeeze=False)
-    for axes, (_, scores, pair) in zip(grid, rows):
-        picture = load_picture(pair[0])
-        titles = [f'{Path(pair[0].path).name}: truth', *(
-            f'{name}: F1 {score:.2f}'
-            for name, score in zip(results, scores))]
-        for axis, title in zip(axes, titles):
-            show_picture(axis, picture, title)
-        draw_result(axes[0], pair[0], classes)
-        for axis, result in zip(axes[1:], pair):
-            draw_result(axis, result, classes, SCORE)
-    return figure
+    return plot_beside_truth([
+        [(result, f'{name}: F1 {score:.2f}')
+         for name, result, score in zip(results, pair, scores)]
+        for _, scores, pair in rows], classes, SCORE)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an evaluation found: precision, confusion, best and worst images."""
 from pathlib import Path
-from typing import Sequence
+from typing import Sequence, Tuple
 
 import numpy as np
 from matplotlib.figure import Figure  # without pyplot: no display, no state
@@ -82,17 +82,31 @@ def plot_images(results: Sequence[ImageResult], names: Sequence[str],
         names (Sequence[str]): The classes.
         score_thr (float): Least score of a prediction that is drawn.
     """
-    pictures = [load_picture(result) for result in results]
-    heights = [p.shape[0] / p.shape[1] for p in pictures]
-    figure = Figure(figsize=(10, 5 * sum(heights) + 0.4 * len(results)),
-                    dpi=100, layout='constrained')
-    rows = figure.subplots(
-        len(results), 2, squeeze=False, height_ratios=heights)
-    for (left, right), result, picture in zip(rows, results, pictures):
+    rows = []
+    for result in results:
         f1, overlap = image_score(result, score_thr, IOU)
-        show_picture(left, picture, f'{Path(result.path).name}: truth')
-        show_picture(right, picture, f'score at least {score_thr}: F1 '
-                     f'{f1:.2f}, mean IoU {overlap:.2f}')
-        draw_result(left, result, names)
-        draw_result(right, result, names, score_thr)
+        rows.append([(result, f'score at least {score_thr}: F1 {f1:.2f}, '
+                      f'mean IoU {overlap:.2f}')])
+    return plot_beside_truth(rows, names, score_thr)
+
+
+def plot_beside_truth(rows: Sequence[Sequence[Tuple[ImageResult, str]]],
+                      names: Sequence[str], score_thr: float) -> Figure:
+    """The truth of an image in each row, and beside it what one or several
+    detectors found there, with at least a score, each with its title."""
+    pictures = [load_picture(row[0][0]) for row in rows]
+    heights = [p.shape[0] / p.shape[1] for p in pictures]
+    columns = 1 + len(rows[0])
+    figure = Figure(
+        figsize=(5 * columns, 5 * sum(heights) + 0.4 * len(rows)), dpi=100,
+        layout='constrained')
+    grid = figure.subplots(
+        len(rows), columns, squeeze=False, height_ratios=heights)
+    for (left, *others), row, picture in zip(grid, rows, pictures):
+        truth = row[0][0]
+        show_picture(left, picture, f'{Path(truth.path).name}: truth')
+        draw_result(left, truth, names)
+        for axis, (result, title) in zip(others, row):
+            show_picture(axis, picture, title)
+            draw_result(axis, result, names, score_thr)
     return figure

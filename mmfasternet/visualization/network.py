@@ -104,15 +104,13 @@ def draw_pconvs(rows: Sequence[Any]) -> Figure:
         (alike, 'alike_before', 'convolved, before'),
         (alike, 'alike_after', 'convolved, after')):
         axis.plot(xs, [getattr(row, key) for row in rows], 'o-', label=label)
-    level.set_ylabel('root mean square')
-    level.set_yscale('log')
-    alike.set_ylabel('largest |r| with\nan untouched channel')
-    alike.set_ylim(0, 1)
+    level.set(ylabel='root mean square', yscale='log')
+    alike.set(ylabel='largest |r| with\nan untouched channel', ylim=(0, 1))
     share.bar(xs, [row.share for row in rows], label='measured')
     share.plot(xs, [row.touched / (row.touched + row.untouched)
                     for row in rows], 'k--', label='by their number')
-    share.set_ylabel('share of the convolved\nin what the 1x1 takes in')
-    share.set_ylim(0, 1)
+    share.set(ylabel='share of the convolved\nin what the 1x1 takes in',
+              ylim=(0, 1))
     share.set_xticks(xs, [row.name.replace('.spatial_mixing', '')
                           for row in rows], rotation=90, fontsize=7)
     for axis in (level, alike, share):

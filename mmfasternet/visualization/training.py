@@ -6,6 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # without pyplot: no display, no state
 
 Row = Dict[str, str]
+# of ``results.csv``, before the losses, the metrics and what else there is
+FIRST_COLUMNS = ('epoch', 'iteration', 'seconds', 'images/s', 'memory', 'lr')
 
 
 def plot_results(rows: List[Row]) -> Figure:
@@ -20,9 +22,7 @@ def plot_results(rows: List[Row]) -> Figure:
     """
     names = list(dict.fromkeys(name for row in rows for name in row))
     losses = [n for n in names if 'loss' in n]
-    metrics = names[names.index('lr') + 1:]
-    metrics = [n for n in names if n not in losses and n in metrics
-               and n != 'images/s']
+    metrics = [n for n in names if n not in (*FIRST_COLUMNS, *losses)]
     metrics = [n for n in metrics if 'mAP' in n] or metrics
     figure = Figure(figsize=(15, 4.5), dpi=100, layout='constrained')
     axes = figure.subplots(1, 3)

@@ -181,10 +181,10 @@ class Views:
         fields, squares, rows = {}, {}, []
         for name, (count, total, shape) in found.items():
             field = fields[name] = total / count
-            sides = {share: statistics.share_side(field, shape[-2:], share)
+            sides = {share: statistics.share_side(field, shape, share)
                      for share in SHARES}
-            squares[name] = statistics.middle_of(field, shape[-2:]), sides
-            whole = statistics.share_side(field, shape[-2:], 1)
+            squares[name] = statistics.middle_of(field, shape), sides
+            whole = statistics.share_side(field, shape, 1)
             rows.append({'map': name, **{
                 f'{share:.0%} of it': f'{side:.0f}'
                 for share, side in sides.items()}, 'all': f'{whole:.0f}'})
@@ -260,9 +260,9 @@ def unique_names(images):
     for path in images:
         stem = as_name(Path(path).stem)
         # as images of two folders may be called
-        number = next(n for n in itertools.count(1) if (
-            f'{stem}_{n}' if n > 1 else stem).lower() not in taken)
-        names[path] = f'{stem}_{number}' if number > 1 else stem
+        tried = itertools.chain(
+            [stem], (f'{stem}_{n}' for n in itertools.count(2)))
+        names[path] = next(n for n in tried if n.lower() not in taken)
         taken.add(names[path].lower())
     return names
 

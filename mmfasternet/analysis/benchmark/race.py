@@ -194,7 +194,7 @@ def measure(pairs: Sequence[Pair],
             candidates if profile else ())
     for candidate, result in results.items():
         network = networks[candidate.key()]
-        result.parameters, result.macs = network.size
+        result.parameters, result.macs = network.modules['']
         if candidate.backend != 'pytorch':
             result.layers = with_macs(result.layers, network.layers)
             continue
@@ -248,8 +248,8 @@ class _Network(NamedTuple):
     """What all candidates of a key share."""
 
     path: Optional[str]
-    size: Tuple[int, int]  # parameters and MACs
-    modules: Dict[str, Tuple[int, int]]  # the same by module, if it was built
+    # parameters and MACs, '' those of all, the others if it was built.
+    modules: Dict[str, Tuple[int, int]]
     layers: List[Layer]  # if it was exported
 
 
@@ -275,6 +275,6 @@ def _prepare(candidate: Candidate, path: Path) -> _Network:
                 raise ValueError(f'{candidate.target}: {error}') from error
     if file and candidate.suffix == '.onnx':
         parameters, layers = exported_layers(file, candidate.shape)
-        size = parameters, sum(layer.macs for layer in layers)
-    return _Network(file and str(file), modules[''] if modules else size,
-                    modules, layers)
+        modules.setdefault(
+            '', (parameters, sum(layer.macs for layer in layers)))
+    return _Network(file and str(file), modules, layers)

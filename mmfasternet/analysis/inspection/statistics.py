@@ -269,17 +269,6 @@ def _peaks(output: Tensor) -> Tensor:
     return output.detach().abs().transpose(axis, -1).flatten(0, -2).amax(0)
 
 
-def _statistics(name: str, module: nn.Module, sums: Tensor,
-                peaks: Tensor) -> LayerStatistics:
-    (mean, std, rms), (grad_mean, grad_std, _) = map(_moments, sums)
-    dead = (peaks < DEAD * rms).double().mean().item() if rms else 1.
-    weight, ratio = getattr(module, 'weight', None), math.nan
-    if isinstance(weight, Tensor) and weight.grad is not None:
-        ratio = (weight.grad.norm() / weight.norm()).item()
-    return LayerStatistics(name, type(module).__name__, mean, std, dead,
-                           grad_mean, grad_std, ratio)
-
-
 def layer_statistics(model: nn.Module,
                      data: Dict[str, Any]) -> List[LayerStatistics]:
     """Activations and gradients of each layer in one training step.
@@ -325,7 +314,16 @@ def layer_statistics(model: nn.Module,
         raise ValueError(f'the loss is not finite: {log}. Other images, or '
                          'weights, are needed to see anything')
     loss.backward()
-    rows = [_statistics(names[module], module, own, peaks[module])
-            for module, own in sums.items()]
+    rows = []
+    for module, own in sums.items():
+        (mean, std, rms), (grad_mean, grad_std, _) = map(_moments, own)
+        dead = (peaks[module] < DEAD * rms).double().mean().item() \
+            if rms else 1.
+        weight, ratio = getattr(module, 'weight', None), math.nan
+        if isinstance(weight, Tensor) and weight.grad is not None:
+            ratio = (weight.grad.norm() / weight.norm()).item()
+        rows.append(LayerStatistics(
+            names[module], type(module).__name__, mean, std, dead, grad_mean,
+            grad_std, ratio))
     model.zero_grad()
     return rows

@@ -58,14 +58,10 @@ _PARTS = (
 
 
 class TrainedDetector(NamedTuple):
-    """A detector as it was found in a checkpoint.
+    """A detector as it was found in a checkpoint."""
 
-    Attributes:
-        tensors (dict[str, Tensor]): By the names they have in mmyolo or here.
-        classes (tuple[str], optional): Their names in order, None where the
-            file does not tell.
-    """
-    tensors: Dict[str, Tensor]
+    tensors: Dict[str, Tensor]  #: By the names they have in mmyolo or here.
+    #: Their names in order, None where the file does not tell.
     classes: Optional[Tuple[str, ...]]
 
     @property

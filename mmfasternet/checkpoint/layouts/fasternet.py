@@ -33,16 +33,11 @@ _PREFIXES = {
 
 
 class FasterNetWeights(NamedTuple):
-    """FasterNet tensors found in a checkpoint.
+    """FasterNet tensors found in a checkpoint."""
 
-    Attributes:
-        tensors (dict[str, Tensor]): By the authors' names, without prefix.
-        layout (str): ``'authors'`` or ``'timm'``.
-        prefix (str): What stood before each name.
-    """
-    tensors: StateDict
-    layout: str
-    prefix: str
+    tensors: StateDict  #: By the authors' names, without prefix.
+    layout: str  #: ``'authors'`` or ``'timm'``.
+    prefix: str  #: What stood before each name.
 
     @property
     def is_pasted(self) -> bool:

@@ -88,7 +88,7 @@ def check_dataset(splits: Dict[str, Sequence],
         found.append(Findings(name))
         coco = read_annotations(split, found[-1], cache)
         if coco is not None:
-            checked.append(_check_split(coco, split.classes is not None))
+            checked.append(_check_split(coco))
     found += [_compare(checked[0], other) for other in checked[1:]]
     files = [part.files for part in checked if part.files.folder_exists()]
     for name, paths in (unlabelled or {}).items():
@@ -113,12 +113,11 @@ class _Checked(NamedTuple):
 
     coco: Annotations
     classes: List[str]
-    explicit: bool  # whether its classes were given
     summary: Summary
     files: ImageFiles
 
 
-def _check_split(coco: Annotations, explicit: bool) -> _Checked:
+def _check_split(coco: Annotations) -> _Checked:
     check_images(coco)
     classes = check_categories(coco)
     boxes = check_boxes(coco, classes)
@@ -130,13 +129,14 @@ def _check_split(coco: Annotations, explicit: bool) -> _Checked:
     images = [coco.images[i] for i in rows]
     files = ImageFiles(coco.split, coco.found, {
         osp.join(coco.split.image_folder, e['file_name']): e for e in images})
-    return _Checked(coco, classes, explicit, summary, files)
+    return _Checked(coco, classes, summary, files)
 
 
 def _compare(first: _Checked, other: _Checked) -> Findings:
     """What two splits say differently about categories and classes."""
     found = Findings(f'{first.coco.found.split}, {other.coco.found.split}')
-    if other.explicit and other.classes != first.classes:
+    given = other.coco.split.classes is not None
+    if given and other.classes != first.classes:
         found.add(REFUSED, 'classes-differ',
                   [short(first.classes), short(other.classes)],
                   'a label means one thing in one split and another in '

@@ -30,51 +30,35 @@ def is_number(value: Any) -> bool:
 
 
 class SplitConfig(NamedTuple):
-    """Where a split is and how the config treats it.
+    """Where a split is and how the config treats it."""
 
-    Args:
-        ann_file (str): The COCO json.
-        image_folder (str): What its file names are relative to.
-        test_mode (bool): Whether the split is evaluated, not trained on.
-        filter_cfg (dict): ``filter_empty_gt`` and ``min_size``, as for the
-            data set class.
-        img_scale (tuple[int], optional): Width and height that images are
-            fitted into.
-        classes (sequence[str], optional): Classes of this split, if they are
-            not those of all.
-        data (dict, optional): The content of ``ann_file``, if it is known.
-        either_way (bool): Whether the longer side of ``img_scale`` is for the
-            longer one of an image, as MMDetection's ``Resize`` has it.
-    """
-
-    ann_file: str
-    image_folder: str
-    test_mode: bool = False
+    ann_file: str  #: The COCO json.
+    image_folder: str  #: What its file names are relative to.
+    test_mode: bool = False  #: Whether the split is evaluated, not trained on.
+    #: ``filter_empty_gt`` and ``min_size``, as for the data set class.
     filter_cfg: dict = {}
+    #: Width and height that images are fitted into.
     img_scale: Optional[Sequence[int]] = None
+    #: Classes of this split, if they are not those of all.
     classes: Optional[Sequence[str]] = None
+    #: The content of ``ann_file``, if it is known.
     data: Optional[dict] = None
+    #: Whether the longer side of ``img_scale`` is for the longer one of an
+    #: image, as MMDetection's ``Resize`` has it.
     either_way: bool = False
 
 
 class Annotations(NamedTuple):
-    """A COCO json whose entries have all keys, each of its type.
+    """A COCO json whose entries have all keys, each of its type."""
 
-    Attributes:
-        split (SplitConfig): Where it is from.
-        found (Findings): Gets what the checks find.
-        images, annotations, categories (list[dict]): As in the file.
-        index (dict): The row in ``images`` by id; of equal ids the last.
-        sizes (np.ndarray): ``(images, 2)``, width and height as stated.
-    """
-
-    split: SplitConfig
-    found: Findings
-    images: List[dict]
-    annotations: List[dict]
-    categories: List[dict]
+    split: SplitConfig  #: Where it is from.
+    found: Findings  #: Gets what the checks find.
+    images: List[dict]  #: As in the file.
+    annotations: List[dict]  #: As in the file.
+    categories: List[dict]  #: As in the file.
+    #: The row in ``images`` by id; of equal ids the last.
     index: Dict[Any, int]
-    sizes: np.ndarray
+    sizes: np.ndarray  #: ``(images, 2)``, width and height as stated.
 
     def names(self, rows: Iterable[int]) -> List[str]:
         """How findings name some of the images."""

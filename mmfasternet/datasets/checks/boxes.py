@@ -28,24 +28,15 @@ NEARLY = 0.9  # IoU from which two boxes of a class may be one object
 
 @dataclass
 class Boxes:
-    """The boxes of a split.
+    """The boxes of a split."""
 
-    Attributes:
-        coco (Annotations): Where they are from.
-        xywh (np.ndarray): ``(N, 4)`` in pixels, as written; NaN for what is
-            not four numbers.
-        labels (np.ndarray): ``(N, )``, index into the classes, -1 for none.
-        image_of (np.ndarray): ``(N, )``, index into the images, -1 for none.
-        ratio (np.ndarray): ``(N, )``, by what the image is resized.
-        gone (np.ndarray): ``(N, )``, left out by the data set class.
-    """
-
-    coco: Annotations
+    coco: Annotations  #: Where they are from.
+    #: ``(N, 4)`` in pixels, as written; NaN for what is not four numbers.
     xywh: np.ndarray
-    labels: np.ndarray
-    image_of: np.ndarray
-    ratio: np.ndarray
-    gone: np.ndarray
+    labels: np.ndarray  #: ``(N, )``, index into the classes, -1 for none.
+    image_of: np.ndarray  #: ``(N, )``, index into the images, -1 for none.
+    ratio: np.ndarray  #: ``(N, )``, by what the image is resized.
+    gone: np.ndarray  #: ``(N, )``, left out by the data set class.
 
     def mark(self, severity: str, kind: str, mask: np.ndarray,
              message: str) -> None:

@@ -130,17 +130,11 @@ class Item(NamedTuple):
 
 
 class Split(NamedTuple):
-    """One split, as COCO.
+    """One split, as COCO."""
 
-    Attributes:
-        coco (dict): ``images``, ``annotations``, ``categories``.
-        folder (Path): What its file names are relative to.
-        path (Path, optional): The json that holds just that. None if it has
-            to be written.
-    """
-
-    coco: dict
-    folder: Path
+    coco: dict  #: ``images``, ``annotations``, ``categories``.
+    folder: Path  #: What its file names are relative to.
+    #: The json that holds just that. None if it has to be written.
     path: Optional[Path] = None
 
     def paths(self) -> List[str]:
@@ -153,29 +147,22 @@ class Split(NamedTuple):
 
 @dataclass
 class Source:
-    """A data set that was found.
+    """A data set that was found."""
 
-    Attributes:
-        format (str): ``'COCO'``, ``'Pascal VOC'``, ``'YOLO'``, ``'LabelMe'``
-            or ``'CVAT'``.
-        tree (Tree): Its files.
-        classes (tuple[str]): In the order of the source.
-        splits (dict[str, Split]): By ``'train'``, ``'val'`` and, if the data
-            names one, ``'test'``.
-        labels (dict[Path, list[Path]]): The files of labels, each with the
-            images that it is for.
-        dropped (dict[Path, str]): Images that were dropped, and why.
-        messages (list[str]): What else was left out, with its place.
-        turned (list[Path]): Images that EXIF turns, of which the labels do
-            not say in which way they were seen.
-    """
+    #: ``'COCO'``, ``'Pascal VOC'``, ``'YOLO'``, ``'LabelMe'`` or ``'CVAT'``.
     format: str
-    tree: Tree
-    classes: Tuple[str, ...] = ()
+    tree: Tree  #: Its files.
+    classes: Tuple[str, ...] = ()  #: In the order of the source.
+    #: By ``'train'``, ``'val'`` and, if the data names one, ``'test'``.
     splits: Dict[str, Split] = field(default_factory=dict)
+    #: The files of labels, each with the images that it is for.
     labels: Dict[Path, List[Path]] = field(default_factory=dict)
+    #: Images that were dropped, and why.
     dropped: Dict[Path, str] = field(default_factory=dict)
+    #: What else was left out, with its place.
     messages: List[str] = field(default_factory=list)
+    #: Images that EXIF turns, of which the labels do not say in which way they
+    #: were seen.
     turned: List[Path] = field(default_factory=list)
 
     @property

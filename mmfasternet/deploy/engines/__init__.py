@@ -70,38 +70,26 @@ class Network:
 
 @dataclass(frozen=True)
 class Engine:
-    """What runs a network.
+    """What runs a network."""
 
-    Attributes:
-        name (str): What ``--backend`` calls it, and its module.
-        title (str): What tables call it.
-        suffix (str, optional): Of the files that it writes and is the usual
-            engine of; None if it runs modules of PyTorch.
-        reads (tuple[str]): Suffixes of the files that it runs.
-        precisions (tuple[str]): What it can compute in.
-        quantised (tuple[str]): The same of a file in int8.
-        packages (tuple[str]): What has to be importable to run.
-        writers (tuple[str]): What has to be importable to write.
-        decodes (bool): Whether boxes, and NMS if it is asked for, are part of
-            its files; those of the others end with the maps that
-            :func:`.deployed_detector.decode_maps` makes boxes of.
-        dynamic (bool): Whether a file can be for any batch size and size.
-        stored (tuple[str]): What the weights in its files can be.
-        weights (str, optional): Suffix of the file of weights beside it; None
-            if they are in it.
-    """
-
-    name: str
-    title: str
+    name: str  #: What ``--backend`` calls it, and its module.
+    title: str  #: What tables call it.
+    #: Of the files that it writes and is the usual engine of; None if it runs
+    #: modules of PyTorch.
     suffix: Optional[str]
-    reads: Tuple[str, ...]
-    precisions: Tuple[str, ...]
-    quantised: Tuple[str, ...] = ()
-    packages: Tuple[str, ...] = ()
-    writers: Tuple[str, ...] = ()
+    reads: Tuple[str, ...]  #: Suffixes of the files that it runs.
+    precisions: Tuple[str, ...]  #: What it can compute in.
+    quantised: Tuple[str, ...] = ()  #: The same of a file in int8.
+    packages: Tuple[str, ...] = ()  #: What has to be importable to run.
+    writers: Tuple[str, ...] = ()  #: What has to be importable to write.
+    #: Whether boxes, and NMS if it is asked for, are part of its files; those
+    #: of the others end with the maps that
+    #: :func:`.deployed_detector.decode_maps` makes boxes of.
     decodes: bool = True
-    dynamic: bool = True
+    dynamic: bool = True  #: Whether a file can be for any batch size and size.
+    #: What the weights in its files can be.
     stored: Tuple[str, ...] = ('fp32', )
+    #: Suffix of the file of weights beside it; None if they are in it.
     weights: Optional[str] = None
 
     @property

@@ -41,19 +41,17 @@ class NCNNNetwork(Network):
 
     def __call__(self, images: np.ndarray) -> List[np.ndarray]:
         """See :class:`Network`; uint8 will do as well."""
-        runs = [self._run(np.ascontiguousarray(image, 'f4'))
-                for image in images]
+        runs = [self.blobs(image, self.outputs) for image in images]
         return [np.stack(outs) for outs in zip(*runs)]
-
-    def _run(self, image: np.ndarray) -> List[np.ndarray]:
-        return self.blobs(image, self.outputs)
 
     def blobs(self, image: np.ndarray,
               names: Sequence[str]) -> List[np.ndarray]:
         """What these hold in a run of an image ``(C, H, W)``."""
         extractor = self.net.create_extractor()
         extractor.set_light_mode(names is self.outputs)
-        extractor.input(self.input, ncnn.Mat(image))
+        # kept by this name: it is the memory that ncnn computes on
+        values = np.ascontiguousarray(image, 'f4')
+        extractor.input(self.input, ncnn.Mat(values))
         outs = []
         for name in names:
             failed, out = extractor.extract(name)
@@ -200,8 +198,7 @@ def _scales(network: NCNNNetwork, batches: Sequence[np.ndarray],
     generator = np.random.default_rng(0)
     seen: Dict[str, List[np.ndarray]] = {name: [] for name in names}
     for image in (image for batch in batches for image in batch):
-        for name, blob in zip(names, network.blobs(
-                np.ascontiguousarray(image, 'f4'), names)):
+        for name, blob in zip(names, network.blobs(image, names)):
             seen[name] += generator.choice(blob.ravel(), 1000), \
                 np.abs(blob).max(keepdims=True).ravel()
     found = {}

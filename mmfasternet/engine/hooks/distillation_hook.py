@@ -12,6 +12,7 @@ from mmfasternet.checkpoint import (
     compare_tensors,
     require_fitting,
 )
+from mmfasternet.checkpoint.fitting import few
 from mmfasternet.checkpoint.layouts.detectors import (
     TrainedDetector,
     read_detector,
@@ -130,9 +131,7 @@ class DistillationHook(Hook):
         rest = [name for name in own if name not in fit.fitting]
         runner.logger.info(
             f'{len(fit.fitting)} of {len(own)} tensors of neck and head begin '
-            'as those of the teacher' +
-            (f'; not {", ".join(rest[:3])}' if rest else '') +
-            (', ...' if len(rest) > 3 else ''))
+            f'as those of the teacher{"; not " * bool(rest)}{few(rest)}')
 
     # ------------------------------------------------------------ checkpoints
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

@@ -13,11 +13,11 @@ from mmfasternet.checkpoint import whole_file
 from mmfasternet.compat.mmengine_runner import is_training
 from mmfasternet.engine.training_context import by_epoch, peak_memory
 from mmfasternet.registry import HOOKS
-from mmfasternet.visualization.training import plot_results
-
-Row = Dict[str, str]
-FIRST_COLUMNS = ('epoch', 'iteration', 'seconds', 'images/s', 'memory',
-                 'lr')
+from mmfasternet.visualization.training import (
+    FIRST_COLUMNS,
+    Row,
+    plot_results,
+)
 
 
 @HOOKS.register_module()

@@ -130,7 +130,7 @@ class ResumeHook(Hook):
             runner.val_loop.run()
 
     def _go_on(self, runner: Runner) -> None:
-        self._batches.seed = self._saved['seed']
+        self._batches.sampler.seed = self._saved['seed']
         self._is_validated = bool(self._saved.get('validated'))
         self._offset = self._saved['batches']
         now = self._shape()
@@ -181,7 +181,7 @@ class ResumeHook(Hook):
                 f'{meta["iter"] % counts} iterations: save every multiple '
                 f'of {counts}')
         meta[_KEY] = dict(
-            seed=self._batches.seed,
+            seed=self._batches.sampler.seed,
             # none, where the epoch has ended or the next one not begun
             batches=meta['iter'] - iteration if meta['epoch'] == epoch else 0,
             validated=self._is_validated,

@@ -14,28 +14,19 @@ from .levels import Levels, output_levels
 
 
 class Outputs(NamedTuple):
-    """What a detector says of a batch.
+    """What a detector says of a batch."""
 
-    Attributes:
-        features (Sequence[Tensor]): Of the neck, ``(N, C_i, H_i, W_i)``.
-        scores (Tensor, optional): Logits ``(N, priors, classes)``.
-        bins (Tensor, optional): Logits ``(N, priors, 4, reg_max)``.
-    """
-    features: Sequence[Tensor]
-    scores: Optional[Tensor] = None
-    bins: Optional[Tensor] = None
+    features: Sequence[Tensor]  #: Of the neck, ``(N, C_i, H_i, W_i)``.
+    scores: Optional[Tensor] = None  #: Logits ``(N, priors, classes)``.
+    bins: Optional[Tensor] = None  #: Logits ``(N, priors, 4, reg_max)``.
 
 
 class InputChange(NamedTuple):
-    """From the images that one network takes to those of another.
+    """From the images that one network takes to those of another."""
 
-    Attributes:
-        flip (bool): Whether one takes RGB and the other BGR.
-        scale, shift (Tensor): ``(3, 1, 1)``, after that.
-    """
-    flip: bool
-    scale: Tensor
-    shift: Tensor
+    flip: bool  #: Whether one takes RGB and the other BGR.
+    scale: Tensor  #: ``(3, 1, 1)``, after that.
+    shift: Tensor  #: ``(3, 1, 1)``, after that.
 
     @classmethod
     def between(cls, ours: nn.Module, theirs: nn.Module) -> 'InputChange':
