@@ -172,6 +172,14 @@ def test_results_of_a_run_by_iterations():
     assert lines(metric)['coco/bbox_mAP_50'] == [[500, .2], [1000, .4]]
 
 
+def test_results_without_average_precision():
+    """Time and memory are none of a validation, wherever they stand."""
+    row = dict(lr='.1', epoch='1', iteration='9', seconds='3', memory='2',
+               loss='4', **{'images/s': '5', 'accuracy/top1': '60'})
+    _, metric, _ = plot_results([row]).axes
+    assert lines(metric) == {'accuracy/top1': [[1, 60]]}
+
+
 # ------------------------------------------------------------- data
 def test_classes_and_sizes_of_a_data_set():
     report = Report(summaries=dict(
