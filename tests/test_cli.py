@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the tools share: numbers, ranks, messages, folders."""
 import errno
+import io
+import runpy
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 
 import pytest
@@ -12,14 +15,21 @@ from mmfasternet import cli
 @pytest.mark.parametrize('kind, right, wrong', [
     (cli.positive_int, {'1': 1, '2147483647': 2**31 - 1},
      ('0', '2147483648', '1.0')),
-    (cli.seed, {'0': 0, '2147483647': 2**31 - 1}, ('-1', '2147483648')),
-    (cli.share, {'0': 0, '1': 1, '.5': .5}, ('-0.01', '1.01', 'nan')),
+    (cli.seed, {'0': 0, '2147483647': 2**31 - 1}, ('-1', '2147483648', 'x')),
+    (cli.share, {'0': 0, '1': 1, '.5': .5}, ('-0.01', '1.01', 'nan', 'x')),
 ])
 def test_the_ends_of_what_a_number_may_be(kind, right, wrong):
     assert {text: kind(text) for text in right} == right
     for text in wrong:
         with pytest.raises(ArgumentTypeError, match=f"'{text}' is "):
             kind(text)
+
+
+def test_a_name_of_a_file_that_is_no_text_can_be_printed(monkeypatch):
+    monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(io.BytesIO(), 'utf-8'))
+    runpy.run_path(cli.__file__)
+    print('a\udcff.png', flush=True)
+    assert sys.stdout.buffer.getvalue() == b'a\\udcff.png\n'
 
 
 def test_the_rank_that_a_launcher_sets_counts(monkeypatch, capsys):
