@@ -15,9 +15,11 @@ from mmfasternet.checkpoint.layouts.fasternet import (
     authors_name,
     find_arch,
     find_tensors,
+    read_weights,
     recognise,
     timm_name,
 )
+from mmfasternet.checkpoint.pretrained import load_weights
 from mmfasternet.config import load_config
 from mmfasternet.models import FasterNet
 
@@ -293,6 +295,8 @@ def test_strict_false_loads_the_rest_and_says_so(classifier, tmp_path, log):
     assert record.levelno == logging.WARNING
     assert 'loaded 127 of 128 tensors; 1 missing: ' + BLOCK in \
         record.getMessage()
+    with pytest.raises(CheckpointError, match='1 missing'):  # by default
+        load_weights(model, read_weights(str(tmp_path / 'x.pth')))
 
 
 # ------------------------------------------------------------ short names
