@@ -76,6 +76,8 @@ def test_summary_of_a_race(measured):
                   'input 3x8x6', 'median of 21 interleaved rounds',
                   'matrix product: onnxruntime 0 GFLOP/s in fp32 on 1'):
         assert words in caption
+    # of one alone, too
+    assert benchmark.summary(measured[:1]).startswith(caption.split(';')[0])
 
 
 def test_tables_of_layers(measured):
