@@ -170,6 +170,9 @@ def test_results_are_drawn_by_epoch_without_cocos_minus_one():
     assert lines(rate) == dict(lr=[[1, .1], [2, .2]])
     assert [axes.get_title() for axes in (loss, metric, rate)] == [
         'training loss', 'validation', 'learning rate']
+    # of what is alone its title says it
+    assert [axes.get_legend() is None for axes in (loss, metric, rate)] == [
+        False, True, True]
 
 
 def test_results_of_a_run_by_iterations():
@@ -196,7 +199,9 @@ def test_classes_and_sizes_of_a_data_set():
         bars.get_label(): {names[int(bar.get_y())]: bar.get_width()
                            for bar in bars} for bars in axes.containers
     } == {'train: 3': dict(cat=1, dog=2), 'val: 4': dict(cat=0, dog=4)}
-    sizes, ratios = datasets.plot_box_sizes(report, [8, 32]).axes
+    figure = datasets.plot_box_sizes(report, [8, 32])
+    assert has_room(figure)
+    sizes, ratios = figure.axes
     for drawn in (sizes, ratios):
         assert [text.get_text() for text in drawn.get_legend().get_texts()
                 ] == ['train', 'val']
@@ -262,8 +267,11 @@ def test_curves_are_those_of_each_class():
     found = [result([(0, 0, 10, 10, 0, .9)],
                     [(0, 0, 10, 10, 0, 0), (50, 0, 60, 10, 1, 0)])]
     first, second = comparison.plot_curves(
-        dict(A=[found]), ['cat', 'dog']).axes
+        dict(A=[found], B=[found, found]), ['cat', 'dog']).axes
     assert first.get_title() == 'cat'
+    assert [line.get_color() for line in first.lines] == ['C0', 'C1', 'C1']
+    assert [text.get_text() for text in first.get_legend().get_texts()] == [
+        'A', 'B']
     assert first.lines[0].get_ydata() == pytest.approx(np.ones(101))
     assert second.lines[0].get_ydata() == pytest.approx(np.zeros(101))
 
@@ -365,6 +373,8 @@ def test_pconvs_and_layers_are_drawn_in_their_order():
     std, dead, gradient, weight = network.draw_layers(rows).axes
     assert lines(std) == dict(backbone=[[0, 1]], neck=[[1, 2]])
     assert lines(dead) == dict(backbone=[[0, .5]], neck=[[1, 0]])
+    for axes, room in ((alike, 0), (share, 0), (dead, .02)):
+        assert axes.get_ylim() == pytest.approx((-room, 1 + room))
     # what has vanished lies on the bottom of what is seen
     assert lines(gradient) == dict(backbone=[[0, 4e-9]], neck=[[1, 4]])
     assert lines(weight) == dict(backbone=[], neck=[[1, 8]])
