@@ -684,6 +684,9 @@ def test_bad_input(folder, name):
     assert report.refused == any(f.severity == 'refused'
                                  for f in report.findings)
     assert report.refused or bad.severity != 'refused'
+    worst_first = ['refused', 'dropped', 'clipped', 'note']
+    found = [worst_first.index(f.severity) for f in report.findings]
+    assert found == sorted(found)
 
 
 # ------------------------------------------------------------------ reality
