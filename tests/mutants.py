@@ -41,6 +41,9 @@ EQUIVALENT = (
         'while block := file.read(1 << (19)):',
     ), 'the pieces of a file are together the file'),
     ('cli.py', ('value = -(2)', ), 'as -1 it is refused'),
+    ('cli.py', (
+        'text = error.args[(-1)] if type(error) is KeyError else error',
+    ), 'a KeyError has one'),
     ('config/loading.py', (
         'close = difflib.get_close_matches(name, node, n=(2), cutoff=.9) or [',
     ), 'the first is the best one'),
@@ -52,10 +55,21 @@ EQUIVALENT = (
         'return ((1), 0), 1, ()', 'return ((-1), 0), 1, ()',
         'return (0, (1)), 1, ()', 'return (0, (-1)), 1, ()',
     ), 'only the area is asked for'),
+    ('deploy/deployed_detector.py', (
+        'return pair[(-1)] if len(pair) == 1 else pair',
+    ), 'the first of one is the last'),
+    ('necks/yolov8_sppf_pafpn.py', (
+        'out_channels: Sequence[int] = ((255), 512, 1024),',
+        'out_channels: Sequence[int] = (256, (511), 1024),',
+        'out_channels: Sequence[int] = (256, 512, (1023)),',
+    ), 'widths are rounded up to multiples of 8'),
     ('deploy/detector_folding.py', (
         'mean, std = mean.flip((-1)), std.flip(0)',
         'mean, std = mean.flip(0), std.flip((-1))',
     ), 'they have one dimension'),
+    ('engine/seeded_batches.py', (
+        'return index, (_seed(self.seed, OF_IMAGES, index, turn))',
+    ), 'other random numbers, as different from image to image'),
     ('hooks/progress_bar_hook.py', (
         'self._drawn = self._memory = (1)',
         'self._drawn = self._memory = (-1)',
