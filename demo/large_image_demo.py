@@ -34,7 +34,8 @@ def parse_args():
         help='boxes of two patches that overlap by more are one (default: '
         '0.25)')
     parser.add_argument(
-        '--merge-nms-type', choices=['nms', 'soft_nms'], default='nms')
+        '--merge-nms-type', choices=['nms', 'soft_nms'], default='nms',
+        help='how boxes of two patches become one (default: nms)')
     parser.add_argument(
         '--save-patch',
         action='store_true',

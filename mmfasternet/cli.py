@@ -266,8 +266,9 @@ def add_launcher(parser: ArgumentParser) -> None:
         choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none',
         help='job launcher')
-    # torchrun sets LOCAL_RANK; older launchers pass one of these instead
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0,
+        help='passed by launchers older than torchrun, which sets LOCAL_RANK')
 
 
 def set_local_rank(args: Namespace) -> None:

@@ -35,13 +35,51 @@ EQUIVALENT = (
         'multiarray = np.zeros(1).__reduce__()[0], '
         'np.float64((-1)).__reduce__()[0]',
     ), 'the function is the same for every array and every number'),
+    ('checkpoint/download.py', (
+        'while block := file.read((2) << 20):',
+        'while block := file.read(1 << (21)):',
+        'while block := file.read(1 << (19)):',
+    ), 'the pieces of a file are together the file'),
+    ('cli.py', ('value = -(2)', ), 'as -1 it is refused'),
+    ('cli.py', (
+        'text = error.args[(-1)] if type(error) is KeyError else error',
+    ), 'a KeyError has one'),
     ('config/loading.py', (
         'close = difflib.get_close_matches(name, node, n=(2), cutoff=.9) or [',
     ), 'the first is the best one'),
+    ('checks/annotations.py', (
+        "at_end = getattr(error, 'pos', (1)) >= len(text.rstrip()) - 1",
+        "at_end = getattr(error, 'pos', (-1)) >= len(text.rstrip()) - 1",
+    ), 'the only error without a place is of a number of 4301 digits'),
+    ('datasets/images.py', (
+        'return ((1), 0), 1, ()', 'return ((-1), 0), 1, ()',
+        'return (0, (1)), 1, ()', 'return (0, (-1)), 1, ()',
+    ), 'only the area is asked for'),
+    ('deploy/deployed_detector.py', (
+        'return pair[(-1)] if len(pair) == 1 else pair',
+    ), 'the first of one is the last'),
+    ('necks/yolov8_sppf_pafpn.py', (
+        'out_channels: Sequence[int] = ((255), 512, 1024),',
+        'out_channels: Sequence[int] = (256, (511), 1024),',
+        'out_channels: Sequence[int] = (256, 512, (1023)),',
+    ), 'widths are rounded up to multiples of 8'),
     ('deploy/detector_folding.py', (
         'mean, std = mean.flip((-1)), std.flip(0)',
         'mean, std = mean.flip(0), std.flip((-1))',
     ), 'they have one dimension'),
+    ('engine/seeded_batches.py', (
+        'return index, (_seed(self.seed, OF_IMAGES, index, turn))',
+    ), 'other random numbers, as different from image to image'),
+    ('hooks/progress_bar_hook.py', (
+        'self._drawn = self._memory = (1)',
+        'self._drawn = self._memory = (-1)',
+    ), 'long ago, and less than any memory'),
+    ('detectors/distilled_yolo_detector.py', (
+        'features=sum((map(feature_imitation, wanted.features, projected))))',
+    ), 'both are brought to mean 0 and variance 1, and then it is a distance'),
+    ('benchmark/build.py', (
+        'torch.manual_seed((1))', 'torch.manual_seed((-1))',
+    ), 'any weights do, if they are the same each time'),
     ('evaluation/average_precision.py', (
         'precision = true / np.maximum(true + false, np.spacing((2)))',
         'precision = true / np.maximum(true + false, np.spacing((0)))',
@@ -55,6 +93,9 @@ EQUIVALENT = (
         "return evaluation.eval['precision'][0, :, :, 0, (-1)]",
         "return evaluation.eval['precision'][(-1), :, :, 0, 0]",
     ), 'of each there is one: a threshold, a range of areas, a limit'),
+    ('evaluation/detection_quality.py', (
+        'area=(1), # of any area it counts',
+    ), 'as it says'),
     ('evaluation/errors.py', (
         "totals[box['category_id']] += not box.get('iscrowd', (1))",
         "totals[box['category_id']] += not box.get('iscrowd', (-1))",
@@ -162,7 +203,8 @@ def _mutated_call(node: ast.Call) -> Iterator[ast.AST]:
     name = getattr(node.func, 'id', getattr(node.func, 'attr', None))
     args, words = node.args, node.keywords
     plain = not any(isinstance(a, ast.Starred) for a in args)
-    swapped = plain and name not in ('isinstance', *EITHER_WAY)
+    swapped = plain and name not in ('isinstance', *EITHER_WAY) and (
+        name != 'transpose' or len(args) > 2)
     for i in range(len(args) - 1 if swapped else 0):
         yield changed(
             node, args=[*args[:i], args[i + 1], args[i], *args[i + 2:]])

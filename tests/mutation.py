@@ -48,7 +48,7 @@ ROOMS = dict(
                 'test_verify_weights.py test_tools/test_model_converters.py'),
     fold=('deploy/detector_folding.py deploy/norm_folding.py '
           'deploy/deployed_detector.py',
-          'test_deploy/test_folding.py'),
+          'test_deploy/test_folding.py test_deploy/test_ncnn.py'),
     evaluation=('evaluation', 'test_evaluation test_visualization/'
                 'test_figures.py test_tools/test_compare.py'),
     readers=('datasets/readers', 'test_datasets/test_readers.py test_datasets/'
@@ -59,7 +59,8 @@ ROOMS = dict(
               'test_datasets/test_digits.py test_datasets/test_checks.py '
               'test_engine/test_distilled_runs.py '
               'test_tools/test_dataset_tools.py'),
-    config=('config', 'test_config test_tools/test_train_test_arguments.py'),
+    config=('config', 'test_config test_tools/test_train_test_arguments.py '
+            'test_tools/test_compare.py'),
     engine=('engine', 'test_engine'),
     deploy=('deploy/engines deploy/exporting.py deploy/result_files.py '
             'deploy/example_images.py deploy/info.py deploy/loading.py '
@@ -74,7 +75,8 @@ ROOMS = dict(
     analysis=('analysis', 'test_analysis test_tools/test_benchmark.py '
               'test_tools/test_compare.py test_tools/test_vis_network.py'),
     ops=('ops', 'test_ops/test_ops.py'),
-    commands=('cli.py doctor.py environment.py', 'test_cli.py test_doctor.py'),
+    commands=('cli.py doctor.py environment.py', 'test_cli.py test_doctor.py '
+              'test_tools/test_train_test_arguments.py'),
 )
 
 

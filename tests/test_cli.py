@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the tools share: numbers, ranks, messages, folders."""
+import ast
 import errno
+import io
+import runpy
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
@@ -12,14 +17,21 @@ from mmfasternet import cli
 @pytest.mark.parametrize('kind, right, wrong', [
     (cli.positive_int, {'1': 1, '2147483647': 2**31 - 1},
      ('0', '2147483648', '1.0')),
-    (cli.seed, {'0': 0, '2147483647': 2**31 - 1}, ('-1', '2147483648')),
-    (cli.share, {'0': 0, '1': 1, '.5': .5}, ('-0.01', '1.01', 'nan')),
+    (cli.seed, {'0': 0, '2147483647': 2**31 - 1}, ('-1', '2147483648', 'x')),
+    (cli.share, {'0': 0, '1': 1, '.5': .5}, ('-0.01', '1.01', 'nan', 'x')),
 ])
 def test_the_ends_of_what_a_number_may_be(kind, right, wrong):
     assert {text: kind(text) for text in right} == right
     for text in wrong:
         with pytest.raises(ArgumentTypeError, match=f"'{text}' is "):
             kind(text)
+
+
+def test_a_name_of_a_file_that_is_no_text_can_be_printed(monkeypatch):
+    monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(io.BytesIO(), 'utf-8'))
+    runpy.run_path(cli.__file__)
+    print('a\udcff.png', flush=True)
+    assert sys.stdout.buffer.getvalue() == b'a\\udcff.png\n'
 
 
 def test_the_rank_that_a_launcher_sets_counts(monkeypatch, capsys):
@@ -75,6 +87,35 @@ def test_the_error_of_a_loader_is_its_last_line():
     with pytest.raises(ValueError, match='^of another kind$'), \
             cli.clear_data_errors():
         raise ValueError('of another kind')
+
+
+def test_every_argument_says_what_it_is():
+    for path in (Path(cli.__file__), *Path('tools').rglob('*.py'),
+                 *Path('demo').glob('*.py')):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and \
+                    getattr(node.func, 'attr', None) == 'add_argument':
+                words = {word.arg for word in node.keywords}
+                assert 'help' in words, (path, node.lineno)
+
+
+def test_what_is_left_out_has_its_default():
+    parser = ArgumentParser()
+    for add in (cli.add_engine, cli.add_device, cli.add_score_thr,
+                cli.add_batch_size, cli.add_checkpoint):
+        add(parser)
+    assert vars(parser.parse_args(['a.py', 'a.pth'])) == dict(
+        config='a.py', checkpoint='a.pth', backend=None, precision='fp32',
+        threads=None, device='cpu', score_thr=.3, batch_size=1)
+
+
+def test_a_folder_may_be_there_but_not_a_file_of_its_name(tmp_path):
+    for _ in range(2):
+        cli.make_folder(tmp_path / 'a/b')
+    assert (tmp_path / 'a/b').is_dir()
+    (tmp_path / 'c').touch()
+    with pytest.raises(ValueError, match='c: File exists. Choose another'):
+        cli.make_folder(tmp_path / 'c')
 
 
 def test_what_was_skipped_is_counted(capsys):

@@ -285,10 +285,13 @@ def test_what_breaks_without_a_module(module, breaks):
 
 @pytest.mark.parametrize('name, breaks', [
     ('pyyaml', 'configs'), ('safetensors', 'pretrained weights'),
-    ('scikit-learn', 'the digits of the quick start')])
+    ('scikit-learn', 'the digits of the quick start'),
+    ('pyyaml, safetensors, scikit-learn',
+     'configs, pretrained weights, the digits of the quick start')])
 def test_what_breaks_without_a_package(name, breaks):
     env = healthy()
-    versions = {k: v for k, v in env.versions.items() if k != name}
+    versions = {k: v for k, v in env.versions.items()
+                if k not in name.split(', ')}
     problem, = doctor.find_problems(replace(env, versions=versions))
     assert (problem.what, problem.breaks) == (f'{name}: missing', breaks)
 
@@ -303,8 +306,9 @@ def test_what_to_install_for_a_module(module, package):
         f'pip install {package}']
 
 
-def test_the_report_for_an_issue():
+def test_the_report_for_an_issue(monkeypatch):
     """One fact a line, of what is there and of what is not."""
+    monkeypatch.setattr(os, 'sched_getaffinity', {0: {1, 2, 5}}.get)
     env = healthy()
     here = replace(
         env, versions={**env.versions, 'opencv-python': '4.11'},
@@ -324,13 +328,23 @@ def test_the_report_for_an_issue():
             'mmcv operators': 'compiled, CUDA: 12.6', 'numpy': '2.2.6',
             'setuptools': '82.0.0', 'scikit-learn': '1.9.1',
             'safetensors': '0.8.0', 'pyyaml': '6.0.3'})
-    assert rows['CPU cores'] == str(len(os.sched_getaffinity(0)))
+    assert rows['CPU cores'] == '3'
     assert none['mmfasternet'].endswith(', not installed')
     assert {none[name] for name in ('torch', 'mmcv', 'cv2', 'numpy',
                                     'mmpretrain')} == {'none'}
     assert none['GPU'] == none['mmcv operators'] == 'none usable'
     assert 'torch           2.13.0, CUDA: none\n' in \
         doctor.describe_environment(env)
+
+
+def test_it_says_how_it_is_called_and_what_its_exit_status_is(
+        monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['doctor.py', '--help'])
+    with pytest.raises(SystemExit):
+        doctor.main()
+    said = ' '.join(capsys.readouterr().out.split())
+    assert said.startswith('usage: python -m mmfasternet.doctor [-h]')
+    assert 'The exit status is 1 if there are problems' in said
 
 
 def test_the_version_is_that_of_what_is_imported(monkeypatch, tmp_path):

@@ -28,6 +28,7 @@ from mutation import ROOMS
     ('x = f(a, b=c)', ['x = (f(a))']),
     ('x = isinstance(a, b)', []),
     ('x = f(a, a)', []),
+    ('x = a.transpose(b, c)', []),
     ('x = max(a, b)', ['x = (a)']),
     ('x = a.abs()', ['x = (a)']),
     ('a[b:c]', ['a[b + 1:c]', 'a[b:c + 1]']),

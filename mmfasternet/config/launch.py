@@ -192,6 +192,6 @@ def image_pipeline(cfg: Config) -> Callable[[np.ndarray, Optional[str]], dict]:
         with clear_resize(size, path):
             return pipeline(
                 dict(img=image, img_path=path, img_id=0, img_shape=size,
-                     ori_shape=size, height=size[0], width=size[1]))
+                     ori_shape=size))
 
     return pack

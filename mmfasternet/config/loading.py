@@ -152,7 +152,7 @@ def _refuse_useless(key: str, value: Any, cfg: Config) -> None:
     runner = inspect.signature(Runner.__init__).parameters
     name = key.split('.')[0]
     if name not in cfg and name not in runner:
-        close = difflib.get_close_matches(name, {*cfg, *runner}, n=3)
+        close = difflib.get_close_matches(name, {*cfg, *runner})
         hint = f'; did you mean {" or ".join(close)}?' if close else ''
         raise ValueError(f'--cfg-options {key}: nothing in {cfg.filename} is '
                          f'called {name!r}{hint}')

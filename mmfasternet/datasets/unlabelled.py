@@ -137,7 +137,7 @@ class MixedSampler(Sampler):
     def __iter__(self) -> Iterator[int]:
         places, indices, offset = [], [], 0
         for total, size in zip(self._totals, self._sizes):
-            places += [(number + 0.5) / max(size, 1) for number in range(size)]
+            places += [(number + 0.5) / size for number in range(size)]
             indices += [offset + index for index in self._take(total, size)]
             offset += total
         order = sorted(range(len(indices)), key=lambda i: (places[i], i))

@@ -169,8 +169,8 @@ def _as_coco(images: Sequence[Tuple[np.ndarray, ...]],
             annotations.append(dict(
                 id=len(annotations) + 1, image_id=image,
                 category_id=int(label), bbox=box.tolist(),
-                area=box[2] * box[3], iscrowd=int(ignored),
-                score=float(score)))
+                area=0,  # of any area it counts
+                iscrowd=int(ignored), score=float(score)))
     coco = COCO()
     coco.dataset = dict(
         images=[dict(id=image) for image in range(len(images))],

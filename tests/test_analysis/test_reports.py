@@ -76,6 +76,8 @@ def test_summary_of_a_race(measured):
                   'input 3x8x6', 'median of 21 interleaved rounds',
                   'matrix product: onnxruntime 0 GFLOP/s in fp32 on 1'):
         assert words in caption
+    # of one alone, too
+    assert benchmark.summary(measured[:1]).startswith(caption.split(';')[0])
 
 
 def test_tables_of_layers(measured):
@@ -106,9 +108,13 @@ def test_json_of_a_race(measured):
     assert 'speed' not in base
     assert (fast['speed'], fast['speed_p5'], fast['speed_p95']) == \
         pytest.approx((2, 1.1, 2.9))
-    assert base['median_seconds'] == pytest.approx(.018)
+    assert [base[f'median_seconds{end}'] for end in ('', '_p5', '_p95')] == \
+        pytest.approx([.018, .009, .027])
     assert base['flops_per_second'] == pytest.approx(1e9)
+    assert base['matrix_product_flops_per_second'] == 4e7
+    assert base['matrix_product_backend'] == 'onnxruntime'
     assert base['share_of_matrix_product'] == pytest.approx(25)
+    assert base['name'] == 'base'
     assert fast['baseline']['target'] == 'base.py'
     assert fast['published'] == {'paper: ms': '5'}
     assert json.loads(json.dumps([base, fast])) == [

@@ -61,8 +61,11 @@ def test_copies_are_redundant_and_orthogonal_channels_are_not():
     waves = torch.stack([torch.sin(k * t) for k in (1, 2, 3, 5)])
     found = channel_redundancy(waves.reshape(4, 8, 8))
     assert found.mean_max == pytest.approx(0, abs=1e-6) and found.alike == 0
-    with pytest.raises(ValueError, match='fewer than two channels'):
-        channel_redundancy(torch.ones(4, 8, 8))
+    one = torch.ones(4, 8, 8)
+    one[0, 0] = 2  # the only one that is no constant
+    for maps in (torch.ones(4, 8, 8), one):
+        with pytest.raises(ValueError, match='fewer than two channels'):
+            channel_redundancy(maps)
 
 
 # ------------------------------------------------------------ PConv

@@ -313,6 +313,9 @@ def test_the_newest_checkpoint_is_read_once(reads, tmp_path):
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
     path = newest_checkpoint(tmp_path)
     assert read_checkpoint(path)['x'] == 1 and reads == ['epoch_1.pth']
+    for _ in range(2):  # what was not asked to be kept is not
+        read_checkpoint(path)
+    assert reads == 3 * ['epoch_1.pth']
 
 
 @pytest.mark.parametrize('classes, fits', [

@@ -634,6 +634,11 @@ def test_images_in_memory_go_through_the_test_pipeline(coco_options):
         2, 0, 1)).all()
     sample = packed['data_samples']
     assert sample.ori_shape == (40, 64) and sample.img_path == 'a.png'
+    cfg.test_dataloader.dataset.pipeline[1:-1] = []  # neither do they resize
+    packed = image_pipeline(cfg)(image, None)
+    assert packed['inputs'].shape == (3, 40, 64)
+    sample = packed['data_samples']
+    assert (sample.img_shape, sample.img_id) == ((40, 64), 0)
     del cfg.test_dataloader['dataset']
     with pytest.raises(ValueError, match='has no test_dataloader, whose'):
         image_pipeline(cfg)

@@ -638,9 +638,12 @@ BAD = {
     'text called png': Bad(
         content(lambda data: b'<html>404</html>'), 'image-broken', 'refused',
         'not an image'),
-    'image of 1.6 gigapixels': Bad(
-        content(lambda data: png_header(40000, 40000)), 'image-broken',
-        'refused', '40000x40000 is more than the 1073741824 pixels'),
+    'wide image of 1.2 gigapixels': Bad(
+        content(lambda data: png_header(40000, 30000)), 'image-broken',
+        'refused', '40000x30000 is more than the 1073741824 pixels'),
+    'high image of 1.2 gigapixels': Bad(
+        content(lambda data: png_header(30000, 40000)), 'image-broken',
+        'refused', '30000x40000 is more than the 1073741824 pixels'),
     'image resized after labelling': Bad(
         resized, 'image-size', 'refused', '80x60 stated, 160x120 loaded'),
     'EXIF turns the image': Bad(
@@ -681,6 +684,9 @@ def test_bad_input(folder, name):
     assert report.refused == any(f.severity == 'refused'
                                  for f in report.findings)
     assert report.refused or bad.severity != 'refused'
+    worst_first = ['refused', 'dropped', 'clipped', 'note']
+    found = [worst_first.index(f.severity) for f in report.findings]
+    assert found == sorted(found)
 
 
 # ------------------------------------------------------------------ reality
@@ -911,6 +917,20 @@ def beside(dx, dy, **values):
     return make
 
 
+def between(count):
+    """Boxes of the same class, sorted between one and another of it."""
+
+    def make(f):
+        first = f.train['annotations'][0]
+        x = first['bbox'][0]
+        f.train['annotations'] = [
+            dict(first, id=i, bbox=bbox) for i, bbox in enumerate((
+                [x, 6, 20, 16], [x + 1, 6, 20, 16],
+                *([x + .1 * i, 30, 5, 5 * i] for i in range(1, count + 1))))]
+
+    return make
+
+
 def sized(**size):
 
     def make(f):
@@ -941,6 +961,10 @@ def sized(**size):
     (beside(0, 0.84), 'box-nearly-twice', True),
     (beside(0, 0.85), 'box-nearly-twice', False),
     (beside(1, 0, category_id=20), 'box-nearly-twice', False),
+    *((between(count), 'box-nearly-twice', count < 3) for count in range(4)),
+    # a box as large as its image, in files of YOLO
+    (only_box(lambda *bbox: [0, 0, 1, 1]), 'box-fractions', True),
+    (only_box(lambda *bbox: [0, 0, 1, 1.01]), 'box-fractions', False),
     (beside(0, 0), 'box-twice', True),
     (beside(0, 0, category_id=20), 'box-twice', False),
     (beside(0, 0, image_id=2), 'box-twice', False),
@@ -1182,7 +1206,8 @@ def test_a_terminal_gets_a_progress_bar(folder, monkeypatch, capsys):
     assert capsys.readouterr().err == ''
     monkeypatch.setattr('sys.stderr.isatty', lambda: True)
     assert folder.check(workers=2).to_dict() == report.to_dict()
-    assert 'images' in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert 'images' in err and '100%' in err
     folder.check(progress=False)
     assert capsys.readouterr().err == ''
 

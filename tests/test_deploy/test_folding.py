@@ -333,11 +333,12 @@ def test_a_part_of_another_class_is_named(name, kind):
 
 
 def test_it_computes_where_its_weights_are(detector):
-    """Nothing of it is made on the CPU meanwhile."""
-    deployed = deploy_form(detector).to('meta')
+    """And in their type; nothing of it is made on the CPU meanwhile."""
+    deployed = deploy_form(detector).to('meta', torch.float16)
     boxes, scores = deployed(noise().to('meta'))
     assert (boxes.shape, scores.shape) == ((2, 126, 4), (2, 126, 3))
     assert boxes.is_meta and scores.is_meta
+    assert boxes.dtype == scores.dtype == torch.float16
 
 
 def test_names_a_size_it_cannot_take(detector):

@@ -232,6 +232,9 @@ def test_without_a_terminal_everything_is_as_it_was(trained):
     log, = work_dir.glob('*/*.log')
     text = log.read_text()
     assert len(re.findall(r'Epoch\(train\) +\[[12]\]\[[123]/3\]', text)) == 6
+    named = re.search(r'Figures of the last validation: (.+)/{(.+)}', text)
+    assert Path(named[1]).samefile(work_dir) and all(
+        (work_dir / f'{name}.png').is_file() for name in named[2].split(','))
 
 
 def test_a_bad_loss_stops_before_anything_is_spoilt(coco_options, tmp_path):

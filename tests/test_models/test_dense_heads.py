@@ -91,6 +91,8 @@ def test_the_named_convolutions_are_partial_and_no_others(cls_convs,
     for branches, convs in ((head.cls_preds, cls_convs),
                             (head.reg_preds, reg_convs)):
         for layers in branches:
+            for kind in (torch.nn.BatchNorm2d, torch.nn.SiLU):
+                assert sum(isinstance(m, kind) for m in layers.modules()) == 2
             for i in range(2):
                 weights = sum(
                     p.numel() for p in layers[i].parameters() if p.ndim == 4)

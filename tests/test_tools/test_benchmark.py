@@ -101,17 +101,26 @@ def test_the_operators_cost_what_table_1_says(name, published, digits):
         assert int(macs / 1e6 * digits) / digits == expected
 
 
-def test_the_backbones_cost_what_table_3_says():
-    """The smallest group; the paper's own T0 is one of them."""
+@pytest.mark.parametrize('group', paper.BACKBONES, ids=lambda g: g[-1].name)
+def test_the_backbones_cost_what_table_3_says(group):
+    """Up to its digits; ours counts convolutions and products only."""
     if find_spec('timm') is None:
         pytest.skip('the other networks: pip install --no-deps timm')
-    for row in paper.BACKBONES[0]:
+    for row in group:
         target = f'backbone:{row.name}'
         with torch.device('meta'):
             network = build_network(target)
         parameters, macs = count(network, (1, *paper.find(target).shape))['']
-        assert parameters / 1e6 == pytest.approx(row.params, abs=0.06)
-        assert macs / 1e9 == pytest.approx(row.gmacs, abs=0.015)
+        assert parameters / 1e6 == pytest.approx(row.params, abs=0.09)
+        assert macs / 1e9 == pytest.approx(row.gmacs, abs=0.03, rel=0.01)
+
+
+def test_the_latencies_are_those_that_the_abstract_compares():
+    """T0 is 3.3 times as fast as MobileViT-XXS on a CPU, L saves 37 % of
+    Swin-B's time there."""
+    ms = {row.name: row.ms for group in paper.BACKBONES for row in group}
+    assert int(10 * ms['MobileViT-XXS'] / ms['FasterNet-T0']) == 33
+    assert round(100 * ms['FasterNet-L'] / ms['Swin-B']) == 100 - 37
 
 
 @pytest.mark.parametrize('layer, shape, kind', [

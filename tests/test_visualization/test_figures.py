@@ -49,6 +49,14 @@ def pixel(figure: Figure, axes, x, y):
     return shown[shown.shape[0] - 1 - round(row), round(column), :3] / 255
 
 
+def has_room(figure):
+    """Whether what is drawn ends within the figure, by 2 pixels of 100."""
+    figure.draw_without_rendering()
+    left, below, right, above = figure.get_tightbbox().extents
+    width, height = figure.get_size_inches()
+    return min(left, below, width - right, height - above) > -.02
+
+
 def lines(axes):
     return {line.get_label(): line.get_xydata().tolist()
             for line in axes.lines}
@@ -73,6 +81,8 @@ def test_confusion_rows_are_true_and_columns_predicted():
     assert pixel(figure, axes, 1.3, 0.3).min() > 0.7
     assert {t.get_position(): t.get_color() for t in axes.texts} == {
         (0, 0): 'white', (1, 0): 'black', (2, 1): 'white', (0, 2): 'white'}
+    assert has_room(figure)
+    assert {t.get_fontsize() for t in axes.get_xticklabels()} == {10}
 
 
 def test_precision_is_drawn_over_recall_with_its_mean():
@@ -160,6 +170,9 @@ def test_results_are_drawn_by_epoch_without_cocos_minus_one():
     assert lines(rate) == dict(lr=[[1, .1], [2, .2]])
     assert [axes.get_title() for axes in (loss, metric, rate)] == [
         'training loss', 'validation', 'learning rate']
+    # of what is alone its title says it
+    assert [axes.get_legend() is None for axes in (loss, metric, rate)] == [
+        False, True, True]
 
 
 def test_results_of_a_run_by_iterations():
@@ -194,7 +207,9 @@ def test_classes_and_sizes_of_a_data_set():
         bars.get_label(): {names[int(bar.get_y())]: bar.get_width()
                            for bar in bars} for bars in axes.containers
     } == {'train: 3': dict(cat=1, dog=2), 'val: 4': dict(cat=0, dog=4)}
-    sizes, ratios = datasets.plot_box_sizes(report, [8, 32]).axes
+    figure = datasets.plot_box_sizes(report, [8, 32])
+    assert has_room(figure)
+    sizes, ratios = figure.axes
     for drawn in (sizes, ratios):
         assert [text.get_text() for text in drawn.get_legend().get_texts()
                 ] == ['train', 'val']
@@ -247,6 +262,7 @@ def test_pareto_has_mean_and_range_of_the_seeds():
     figure = comparison.plot_pareto(
         dict(A=[.4, .5, .9], B=[.3]), {'onnxruntime fp32': dict(A=7.5)})
     axes, = figure.axes
+    assert axes.get_xlim()[0] == 0 and axes.get_xlim()[1] > 7.5
     container, = axes.containers
     (point, _, (bar, )) = container.lines
     assert point.get_xydata().tolist() == [pytest.approx([7.5, .6])]
@@ -259,8 +275,11 @@ def test_curves_are_those_of_each_class():
     found = [result([(0, 0, 10, 10, 0, .9)],
                     [(0, 0, 10, 10, 0, 0), (50, 0, 60, 10, 1, 0)])]
     first, second = comparison.plot_curves(
-        dict(A=[found]), ['cat', 'dog']).axes
+        dict(A=[found], B=[found, found]), ['cat', 'dog']).axes
     assert first.get_title() == 'cat'
+    assert [line.get_color() for line in first.lines] == ['C0', 'C1', 'C1']
+    assert [text.get_text() for text in first.get_legend().get_texts()] == [
+        'A', 'B']
     assert first.lines[0].get_ydata() == pytest.approx(np.ones(101))
     assert second.lines[0].get_ydata() == pytest.approx(np.zeros(101))
 
@@ -303,7 +322,8 @@ def test_features_and_cams_lie_over_their_place():
         shown = np.asarray(over.images[0].get_array())
         assert heat(shown, 5, 75) == corner
         assert heat(shown, 35, 5) == -corner
-        assert over.get_title() == 'a\n2x4x8'
+        assert over.get_title() == 'a\n2x4x8' and has_room(figure)
+        assert plain.title.get_fontsize() == over.title.get_fontsize()
 
 
 def test_channels_have_the_shape_of_the_picture(tmp_path):
@@ -333,15 +353,18 @@ def test_redundancy_shows_twins_beside_each_other():
 
 
 def test_fields_have_squares_around_the_middle():
-    field = torch.zeros(32, 32)
+    field = torch.zeros(32, 64)
     field[14:18, 14:18] = 1
-    axes, = network.draw_fields(
-        dict(a=field), dict(a=((15.5, 17), {.5: 2., .95: 4.}))).axes
+    figure = network.draw_fields(
+        dict(a=field), dict(a=((15.5, 17), {.5: 2., .95: 4.})))
+    axes, = figure.axes
+    assert figure.get_figheight() < figure.get_figwidth()  # as the field
     squares = [(p.get_xy(), p.get_width()) for p in axes.patches]
     assert squares == [((16, 14.5), 2), ((15, 13.5), 4)]
     assert axes.get_title() == 'a\n50%: 2 px, 95%: 4 px'
     assert np.asarray(axes.images[0].get_array())[15, 15] == 0  # log10 of 1
     assert np.asarray(axes.images[0].get_array())[0, 0] == -4
+    assert axes.images[0].get_clim() == (-4, 0)
 
 
 def test_pconvs_and_layers_are_drawn_in_their_order():
@@ -358,6 +381,8 @@ def test_pconvs_and_layers_are_drawn_in_their_order():
     std, dead, gradient, weight = network.draw_layers(rows).axes
     assert lines(std) == dict(backbone=[[0, 1]], neck=[[1, 2]])
     assert lines(dead) == dict(backbone=[[0, .5]], neck=[[1, 0]])
+    for axes, room in ((alike, 0), (share, 0), (dead, .02)):
+        assert axes.get_ylim() == pytest.approx((-room, 1 + room))
     # what has vanished lies on the bottom of what is seen
     assert lines(gradient) == dict(backbone=[[0, 4e-9]], neck=[[1, 4]])
     assert lines(weight) == dict(backbone=[], neck=[[1, 8]])

@@ -42,7 +42,9 @@ def parse_args():
     parser.add_argument(
         '--out', type=Path,
         help='the picture (default: work_dirs/NAME/browse_PHASE.png)')
-    parser.add_argument('--seed', type=cli.seed, default=0)
+    parser.add_argument(
+        '--seed', type=cli.seed, default=0,
+        help='of the choice and of the augmentation (default: 0)')
     cli.add_cfg_options(parser)
     args = parser.parse_args()
     if args.number < 1:

@@ -67,7 +67,10 @@ def parse_args():
         '--no-test',
         action='store_true',
         help='do not measure AP on the test images of the config')
-    parser.add_argument('--work-dir', default='./work_dirs/quantize')
+    parser.add_argument(
+        '--work-dir', default='./work_dirs/quantize',
+        help='the dir to save logs of the test (default: '
+        './work_dirs/quantize)')
     cli.add_cfg_options(parser)
     args = parser.parse_args()
     if args.no_test and args.max_drop is not None:

@@ -95,7 +95,7 @@ class InterruptHook(Hook):
             number = torch.tensor(float(self._requested))
             dist.all_reduce(number, 'max')
             self._requested = int(number)
-        return self._requested > 0
+        return bool(self._requested)
 
     # ---------------------------------------------------- the right moment
     def after_train_iter(self, runner: Runner, batch_idx: int,
