@@ -40,7 +40,7 @@ EQUIVALENT = (
         'while block := file.read(1 << (21)):',
         'while block := file.read(1 << (19)):',
     ), 'the pieces of a file are together the file'),
-    ('cli.py', ('value = -(2)', ), 'as -1 it is refused'),
+    ('cli.py', ('value = low - (2)', ), 'as that less 1 it is refused'),
     ('cli.py', (
         'text = error.args[(-1)] if type(error) is KeyError else error',
     ), 'a KeyError has one'),
@@ -68,7 +68,7 @@ EQUIVALENT = (
         'mean, std = mean.flip(0), std.flip((-1))',
     ), 'they have one dimension'),
     ('engine/seeded_batches.py', (
-        'return index, (_seed(self.seed, OF_IMAGES, index, turn))',
+        'return index, (_seed(self.sampler.seed, OF_IMAGES, index, turn))',
     ), 'other random numbers, as different from image to image'),
     ('hooks/progress_bar_hook.py', (
         'self._drawn = self._memory = (1)',
