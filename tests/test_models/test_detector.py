@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-only
 import copy
+from functools import cache
 
 import pytest
 import torch
@@ -37,6 +38,13 @@ def config(size, head_module=None, **model):
     return cfg
 
 
+@cache
+def cost(size, head_module=None):
+    """Parameters and MACs of a config of ours, or of mmyolo's by its name."""
+    cfg = load_config(size) if '::' in size else config(size, head_module)
+    return count_complexity(cfg, (640, 640))['']
+
+
 def build(cfg):
     init_default_scope('mmyolo')
     with torch.device('meta'):
@@ -55,9 +63,8 @@ def test_cost_of_every_variant_at_every_size(arch, size):
 
 @pytest.mark.parametrize('size', SIZES)
 def test_every_size_is_smaller_and_lighter_than_stock(size):
-    parameters, macs = count_complexity(config(size), (640, 640))['']
-    stock = load_config(STOCK.format(size))
-    stock_parameters, stock_macs = count_complexity(stock, (640, 640))['']
+    parameters, macs = cost(size)
+    stock_parameters, stock_macs = cost(STOCK.format(size))
     assert parameters < stock_parameters
     assert macs < stock_macs
     expected_parameters, expected_gflops = STOCK_COSTS[size].split('/')
@@ -70,9 +77,7 @@ def test_every_size_is_smaller_and_lighter_than_stock(size):
 def test_what_the_partial_convolutions_of_the_head_save(size, channels):
     """Of c x c weights of a 3x3 on each level, at a quarter of them a 3x3
     and a 1x1 of all remain; the norm is one as before."""
-    ours, plain = (
-        count_complexity(config(size, head), (640, 640))['']
-        for head in ('mmfasternet.YOLOv8PConvHeadModule', None))
+    ours, plain = cost(size, 'mmfasternet.YOLOv8PConvHeadModule'), cost(size)
     quarter = channels // 4
     saved = 9 * channels**2 - 9 * quarter**2 - channels**2
     assert plain[0] - ours[0] == 3 * saved
@@ -80,22 +85,30 @@ def test_what_the_partial_convolutions_of_the_head_save(size, channels):
         (640 // stride)**2 for stride in (8, 16, 32))
 
 
-@pytest.mark.parametrize('size, levels, classes', zip(
+@pytest.mark.parametrize('size, levels, classes, blocks', zip(
     SIZES,
     [(64, 128, 256), (128, 256, 512), (192, 384, 576), (256, 512, 512),
      (320, 640, 640)],
-    [80, 128, 192, 256, 320]))
-def test_what_the_lite_family_saves(size, levels, classes):
-    """The same sum over both convolutions of the branch, the first of which
-    also changes the channels; all else is the other family's."""
-    lite, plain = (
-        count_complexity(cfg, (640, 640))['']
-        for cfg in (config(f'lite_{size}'), config(size)))
+    [80, 128, 192, 256, 320],
+    [1, 1, 2, 3, 3]))
+def test_what_the_lite_family_saves(size, levels, classes, blocks):
+    """The same sum over both convolutions of both branches, the first of
+    which also changes the channels, and in the neck per bottleneck of two 3x3
+    what FasterNet's block leaves, a PConv and two 1x1 of twice the width; all
+    else is the other family's."""
+    lite, plain = cost(f'lite_{size}'), cost(size)
+    boxes = max(16, levels[0] // 4, 4 * 16)
     saved = [
-        sum(9 * a * classes - 9 * (a // 4)**2 - a * classes
-            for a in (channels, classes)) for channels in levels]
+        sum(9 * a * b - 9 * (a // 4)**2 - a * b
+            for b in (classes, boxes) for a in (width, b)) for width in levels]
+    # the neck has two of the middle level, one on the way down and one up
+    for level in (0, 1, 1, 2):
+        half = levels[level] // 2
+        saved[level] += blocks * (
+            2 * 9 * half**2 - 9 * (half // 4)**2 - 2 * half * 2 * half)
     assert plain[0] - lite[0] == sum(saved)
-    assert plain[1] - lite[1] == sum(        weights * (640 // stride)**2
+    assert plain[1] - lite[1] == sum(
+        weights * (640 // stride)**2
         for weights, stride in zip(saved, (8, 16, 32)))
 
 

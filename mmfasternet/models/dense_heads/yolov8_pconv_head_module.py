@@ -33,7 +33,8 @@ class YOLOv8PConvHeadModule(YOLOv8HeadModule):
             classification branch are partial. Defaults to ``(1, )``; the
             configs ``yolov8_fasternet_lite_*`` have both.
         reg_convs (Sequence[int]): Likewise of the branch of the boxes.
-            Defaults to none; both are for a detector with a teacher.
+            Defaults to none; the configs have both, for a detector with a
+            teacher.
         **kwargs: See :class:`.YOLOv8HeadModule`.
 
     Raises:
