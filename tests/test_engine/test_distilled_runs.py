@@ -170,7 +170,7 @@ def test_other_classes_give_features_only_and_it_says_so(
     own = idle.model.state_dict()
     total = sum(k.startswith(('neck.', 'bbox_head.')) for k in own)
     kept = ', '.join(f'bbox_head.head_module.cls_preds.{name}' for name in (
-        '0.2.weight', '0.2.bias', '1.2.weight'))
+        '0.2.weight', '0.2.bias', '1.2.weight', '1.2.bias'))
     assert said[1] == f'{total - 6} of {total} tensors of neck and head ' \
         f'begin as those of the teacher; not {kept}, ...'
     theirs = torch.load(teacher / 'n.pth', weights_only=False)['state_dict']
