@@ -3,14 +3,21 @@
 import subprocess
 import sys
 
+import pytest
 
-def test_an_import_says_nothing():
+
+@pytest.mark.parametrize('command', [
+    ['tools/train.py', '-h'],
+    ['-c', 'import mmfasternet.models, mmfasternet.engine'],
+], ids=' '.join)
+def test_an_import_says_nothing(command):
     """onedl-mmdetection would say that no metrics will be computed."""
-    done = subprocess.run([sys.executable, 'tools/train.py', '-h'],
-                          capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *command], capture_output=True,
+                          text=True)
     assert done.returncode == 0
-    assert done.stdout.startswith('usage: train.py')
-    assert 'coco_eval' not in done.stderr
+    assert 'OneDL' not in done.stdout and 'coco_eval' not in done.stderr
+    if command[0] == '-c':
+        assert done.stdout == ''
 
 
 def test_what_else_mmengine_logs_is_printed(capsys):

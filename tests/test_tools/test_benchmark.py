@@ -103,7 +103,10 @@ def test_the_operators_cost_what_table_1_says(name, published, digits):
 
 @pytest.mark.parametrize('group', paper.BACKBONES, ids=lambda g: g[-1].name)
 def test_the_backbones_cost_what_table_3_says(group):
-    """Up to its digits; ours counts convolutions and products only."""
+    """Up to its digits; ours counts convolutions and products only, which is
+    up to 0.5 % or 0.03 less where networks are larger than the first group's.
+    """
+    slack = 0.015 if group is paper.BACKBONES[0] else 0.03
     if find_spec('timm') is None:
         pytest.skip('the other networks: pip install --no-deps timm')
     for row in group:
@@ -111,8 +114,10 @@ def test_the_backbones_cost_what_table_3_says(group):
         with torch.device('meta'):
             network = build_network(target)
         parameters, macs = count(network, (1, *paper.find(target).shape))['']
-        assert parameters / 1e6 == pytest.approx(row.params, abs=0.09)
-        assert macs / 1e9 == pytest.approx(row.gmacs, abs=0.03, rel=0.01)
+        # of FasterNet-S the paper has 31.1, and its release 31.18
+        digit = 0.09 if row.name == 'FasterNet-S' else 0.06
+        assert parameters / 1e6 == pytest.approx(row.params, abs=digit)
+        assert macs / 1e9 == pytest.approx(row.gmacs, abs=slack, rel=0.005)
 
 
 def test_the_latencies_are_those_that_the_abstract_compares():
