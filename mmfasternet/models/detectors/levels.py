@@ -6,17 +6,39 @@ Necks and heads of mmyolo count widths in different ways, so nothing is
 computed here: each is built and run once on PyTorch's meta device, which
 computes nothing and changes no state.
 """
-from typing import Any, NamedTuple, Optional, Sequence, Tuple
+import contextlib
+from typing import Any, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from mmdet.utils import ConfigType
 from mmengine.logging import print_log
 from mmyolo.models.utils import make_divisible
 from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from mmfasternet.registry import MODELS
 
 _SIZE = 256  # pixels a side, a multiple of every stride
+
+
+class _Shapes(TorchFunctionMode):
+    """Without what changes no shape, which the meta device is slow at."""
+
+    unneeded = (F.batch_norm, Tensor.fill_, Tensor.zero_, Tensor.normal_,
+                Tensor.uniform_)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in self.unneeded:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Build and run modules for the shapes of what they give."""
+    with torch.device('meta'), torch.no_grad(), _Shapes():
+        yield
 
 
 class Levels(NamedTuple):
@@ -51,7 +73,7 @@ def fit_levels(backbone: ConfigType,
     Raises:
         ValueError: If they do not fit together, naming level and key.
     """
-    with torch.device('meta'), torch.no_grad():
+    with shapes_only():
         levels = backbone_levels(backbone)
         head = _built(head_module)
         neck, outs = _fit_neck(levels, neck, tuple(head.featmap_strides))
@@ -91,7 +113,7 @@ def backbone_levels(backbone: ConfigType) -> Levels:
     Raises:
         ValueError: If the backbone cannot run on the meta device.
     """
-    with torch.device('meta'), torch.no_grad():
+    with shapes_only():
         model = _built(backbone)
         if hasattr(model, 'out_channels') and hasattr(model, 'out_strides'):
             return Levels(tuple(model.out_channels), tuple(model.out_strides))

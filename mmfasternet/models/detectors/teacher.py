@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmfasternet.registry import MODELS
 
-from .levels import Levels, output_levels
+from .levels import Levels, output_levels, shapes_only
 
 
 class Outputs(NamedTuple):
@@ -117,7 +117,7 @@ def teacher_levels(teacher: ConfigType) -> Levels:
     Raises:
         ValueError: If it is not a detector with such levels.
     """
-    with torch.device('meta'), torch.no_grad():
+    with shapes_only():
         model = MODELS.build(teacher)
         model.eval()
         if not hasattr(getattr(model, 'bbox_head', None), 'head_module'):
