@@ -39,13 +39,13 @@ def draw_features(picture: np.ndarray, maps: Dict[str, Tensor],
     ratio = picture.shape[0] / picture.shape[1]
     figure, axes = _sheet(1, 1 + len(maps), ratio, 2.6)
     axes[0, 0].imshow(picture)
-    axes[0, 0].set_title('input', fontsize=8)
+    axes[0, 0].set_title('input', fontsize=8, y=1)
     for axis, (name, x) in zip(axes[0, 1:], maps.items()):
         heat = x if cams is None else cams[name][None]
         heat = F.interpolate(
             heat[None].float(), picture.shape[:2], mode='bilinear')
         axis.imshow(Visualizer.draw_featmap(heat[0], picture))
-        axis.set_title(f'{name}\n{_size(x)}', fontsize=8)
+        axis.set_title(f'{name}\n{_size(x)}', fontsize=8, y=1)
     return figure
 
 
@@ -85,7 +85,7 @@ def draw_redundancy(name: str, maps: Tensor, r: Tensor) -> Figure:
             axis.imshow(maps[varies[other]].detach().cpu(), cmap='gray')
             label = f'channel {varies[other]}' if other == seed else \
                 f'r = {r[seed, other]:.2f}'
-            axis.set_title(label, fontsize=7)
+            axis.set_title(label, fontsize=7, y=1)
     figure.suptitle(f'{name}, {_size(maps)}: channels and those most like '
                     'them', fontsize=9)
     return figure
@@ -141,7 +141,7 @@ def draw_fields(
                 (column - side / 2, row - side / 2), side, side, fill=False,
                 edgecolor='cyan', linestyle=style))
         words = [f'{s:.0%}: {side:.0f} px' for s, side in sides.items()]
-        axis.set_title(f'{name}\n{", ".join(words)}', fontsize=8)
+        axis.set_title(f'{name}\n{", ".join(words)}', fontsize=8, y=1)
     return figure
 
 
