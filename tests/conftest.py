@@ -3,6 +3,7 @@
 import mmfasternet  # noqa: F401  # isort: skip
 import csv
 import fcntl
+import gc
 import json
 import os
 import socket
@@ -20,6 +21,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from trees import coco_json, write_image
 
 leave_configs_unformatted()
+
+
+def pytest_collection_finish():
+    """What was imported is no garbage: MMEngine collects it, half a second,
+    with each data set that it builds."""
+    gc.freeze()
 
 
 def skip_if_not_found_by_name():
