@@ -5,6 +5,7 @@ A server imports what all of them do, once, and forks for each; what a test
 says of the imports themselves, of signals or of a launcher needs a process of
 ``subprocess`` instead.
 """
+import gc
 import multiprocessing
 import os
 import runpy
@@ -15,7 +16,8 @@ from subprocess import CompletedProcess
 
 SERVER = multiprocessing.get_context('forkserver')
 SERVER.set_forkserver_preload(
-    ['mmfasternet.models', 'mmdet.apis', 'mmyolo.models', 'mmyolo.datasets'])
+    ['mmfasternet.models', 'mmdet.apis', 'mmyolo.models', 'mmyolo.datasets',
+     'mmfasternet.engine', 'torch._dynamo'])
 
 
 def run_script(*words, status=0, cwd='.', before=None, **env):
@@ -63,6 +65,7 @@ def _work(words, files, cwd, before, environ):
     sys.path.insert(0, str(script.parent))  # as Python does
     os.chdir(cwd)
     sys.argv = words
+    gc.freeze()  # see conftest.py
     leave_configs_unformatted()
     if before is not None:
         before()
