@@ -16,14 +16,25 @@ def python(code):
                           text=True)
 
 
-def test_mmyolo_imports_and_mmcv_keeps_its_version():
-    done = python('import mmfasternet.models, mmyolo, mmcv\n'
+def test_mmyolo_imports_in_silence_and_mmcv_keeps_its_version():
+    """onedl-mmdetection would say that no metrics will be computed."""
+    done = python('import mmfasternet.models, mmfasternet.engine, mmyolo\n'
+                  'import mmcv\n'
                   'from mmyolo.models import YOLODetector\n'
                   'print(mmcv.__version__)')
     assert done.returncode == 0, done.stderr
     versions = installed_versions()
     name, = versions.keys() & set(PROVIDERS['mmcv'])
-    assert done.stdout.split()[-1] == versions[name]
+    assert done.stdout == f'{versions[name]}\n'
+    assert 'coco_eval' not in done.stderr
+
+
+def test_what_else_mmengine_logs_is_printed(capsys):
+    """The filter is gone after the import."""
+    import mmfasternet.models  # noqa: F401  # isort: skip
+    from mmengine.logging import print_log
+    print_log('Could not import OneDL, but for another reason')
+    assert 'another reason' in capsys.readouterr().out
 
 
 def test_without_it_mmyolo_refuses_this_mmcv():

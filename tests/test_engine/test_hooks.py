@@ -706,6 +706,8 @@ custom_hooks = {hooks!r}
     assert 'Epoch(train)' not in output and 'Exp name' not in output
     assert re.search(r'\[1\]\[1/1\] +coco/bbox_mAP: ', output)
     assert 'Traceback' not in output
+    # nor what onedl-mmdetection says when it is imported
+    assert 'OneDL' not in output and 'coco_eval' not in output
     # the cursor is there, at the begin of a line that is erased
     assert output.rfind('\x1b[?25h') > output.rfind('\x1b[?25l')
     assert re.search(r'[\r\n](\x1b\[2K|\x1b\[1A|\x1b\[\?25h)*$', output)
