@@ -157,13 +157,17 @@ def propose(train, size, args):
         log_interval=max(min(iterations // 5, 50), 1))
 
 
-def find_teacher(args, classes):
+def find_teacher(args, classes, size):
     """The lines of the config that name the teacher; says what it can do."""
     if args.teacher_checkpoint is None:
         for name in ('teacher', 'unlabelled'):
             if getattr(args, name) is not None:
                 raise ValueError(f'--{name} needs --teacher-checkpoint, the '
                                  'weights of the teacher')
+        if size.startswith('lite_'):
+            print('  teacher: none; from labels alone the lite family has a '
+                  'lower AP than YOLOv8. If you have a trained YOLOv8, give '
+                  'its weights as --teacher-checkpoint, see docs/en/lite.md')
         return ''
     found = read_detector(args.teacher_checkpoint)
     teacher = args.teacher
@@ -267,7 +271,7 @@ def main():
                  for split, part in source.splits.items()}
         size = args.model or ('s' if torch.cuda.is_available() else 'n')
         values = propose(stats['train'], size, args)
-        teacher = find_teacher(args, source.classes)
+        teacher = find_teacher(args, source.classes, size)
         text = render(args, source, files, stats, size, values, teacher)
         write(text, args.config)
     print(f'{args.config}: size {size}, images fitted into '

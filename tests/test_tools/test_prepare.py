@@ -76,6 +76,7 @@ def test_every_format_gives_the_same_config_and_labels(make, coco, prepare,
     config = tmp_path / 'mine.py'
     out = prepare(root, config, '--letter', 's')
     assert f'next: python tools/train.py {config}' in out
+    assert 'teacher' not in out
     cfg = load_config(str(config))
     require_data(cfg, 'train', 'val')
     assert tuple(cfg.classes) == ('blue', 'red')
@@ -156,6 +157,7 @@ def test_a_test_split_is_written_into_the_config(coco, prepare, tmp_path):
     config = tmp_path / 'mine.py'
     out = prepare(root, config, '--model', 'lite_n')
     assert '--split test' in out
+    assert 'give its weights as --teacher-checkpoint' in out
     cfg = load_config(str(config))
     assert cfg.model.bbox_head.head_module.cls_convs == (0, 1)
     assert cfg.test_ann_file == 'annotations/mmfasternet_test.json'
