@@ -55,6 +55,7 @@ def images_of(args):
 def load(args, cfg):
     """A checkpoint runs as it was trained, unless an engine is asked for."""
     from mmfasternet.deploy import Predictor, TrainedPredictor
+    cli.require_followed(args)
     if args.backend or args.checkpoint.endswith(EXPORTED):
         return Predictor(args.checkpoint, cfg, args.backend, args.precision,
                          args.threads, args.device or 'cpu')

@@ -48,6 +48,7 @@ def main():
             cli.require_output(path, args.video, args.checkpoint, args.config)
         if args.out and args.out_json:
             cli.require_output(args.out_json, args.out)
+        cli.require_followed(args)
         cfg = load_config(args.config, args.cfg_options)
         predictor = Predictor(args.checkpoint, cfg, args.backend,
                               args.precision, args.threads, args.device,

@@ -27,10 +27,12 @@ from typing import (
 from mmfasternet.doctor import diagnosed
 
 with diagnosed():  # what every tool imports says what is missing
-    from mmengine.config import Config, DictAction
+    from mmengine.config import Config
     from mmengine.registry import RUNNERS
 
 if hasattr(sys.stdout, 'reconfigure'):  # names of files may not be UTF-8
+    from mmfasternet.compat.mmengine_options import Options
+
     sys.stdout.reconfigure(errors='backslashreplace')
 LARGEST = 2**31 - 1  # PyTorch takes no larger number everywhere
 
@@ -234,16 +236,24 @@ def tool_parser(description: str) -> ArgumentParser:
         description=description, formatter_class=RawDescriptionHelpFormatter)
 
 
-class _Options(DictAction):
-    """MMEngine's, with an error of the parser instead of a traceback."""
+def require_followed(args: Namespace, prefix: str = '') -> None:
+    """Check that no option is lost on an exported file.
 
-    def __call__(self, parser: ArgumentParser, namespace: Namespace,
-                 values: Any, option_string: Optional[str] = None) -> None:
-        try:
-            super().__call__(parser, namespace, values, option_string)
-        except (AssertionError, ValueError):
-            parser.error(f'{option_string} wants key=value pairs with closed '
-                         f'brackets, got {" ".join(values)}')
+    Args:
+        args (Namespace): With ``checkpoint`` and ``cfg_options``.
+        prefix (str): How the names of those begin that are not followed.
+            Defaults to '', all.
+
+    Raises:
+        ValueError: If there are some.
+    """
+    from mmfasternet.deploy.engines import EXPORTED
+    lost = [key for key in args.cfg_options or () if key.startswith(prefix)]
+    if lost and args.checkpoint.endswith(EXPORTED):
+        raise ValueError(
+            f'--cfg-options {" ".join(lost)} would change nothing: '
+            f'{args.checkpoint} has what it was exported with. Export the '
+            'checkpoint again with these options')
 
 
 def add_cfg_options(parser: ArgumentParser) -> None:
@@ -251,12 +261,11 @@ def add_cfg_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=_Options,
+        action=Options,
         help='override settings, as key=value; a name that the config assigns '
         'at its top level (max_epochs=50) counts wherever it is used, a '
         'dotted one (model.backbone.arch=t2) at that place. Lists are '
-        'key="[a,b]" or key=a,b, nested ones key="[(a,b),(c,d)]", quoted and '
-        'without spaces')
+        'key="[a,b]" or key=a,b, nested ones key="[(a,b),(c,d)]", quoted')
 
 
 def add_launcher(parser: ArgumentParser) -> None:

@@ -140,6 +140,7 @@ def main():
                                  'in one process')
             use_exported(cfg, args.checkpoint, args.backend, args.precision)
         elif args.backend or args.precision != 'fp32':
+            cli.require_followed(args, 'model.')
             raise ValueError('--backend and --precision are for exported '
                              f'files, {args.checkpoint} is a checkpoint')
         elif args.tta:
