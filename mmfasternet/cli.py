@@ -14,6 +14,7 @@ from argparse import (
 )
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import (
     Any,
     Callable,
@@ -30,9 +31,9 @@ with diagnosed():  # what every tool imports says what is missing
     from mmengine.config import Config
     from mmengine.registry import RUNNERS
 
-if hasattr(sys.stdout, 'reconfigure'):  # names of files may not be UTF-8
     from mmfasternet.compat.mmengine_options import Options
 
+if hasattr(sys.stdout, 'reconfigure'):  # names of files may not be UTF-8
     sys.stdout.reconfigure(errors='backslashreplace')
 LARGEST = 2**31 - 1  # PyTorch takes no larger number everywhere
 
@@ -52,6 +53,10 @@ def clear_errors(*kinds: Type[Exception]) -> Iterator[None]:
     except kinds as error:
         # str() of a KeyError is in quotes
         text = error.args[0] if type(error) is KeyError else error
+        # of an OSError it has a number, which helps nobody
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            text = f'{error.filename2 or error.filename} cannot be read or ' \
+                f'written: {error.strerror}'
         sys.exit(f'error: {text}')
 
 
@@ -91,6 +96,13 @@ _OF_DATA = {
     'the last feature map has one value of one image, which cannot be '
     'normalised: take a larger train_batch_size_per_gpu or img_scale, and '
     'train_dataloader.drop_last=True if the last batch is of one image',
+    '`epoch_length` must be a positive integer.*':
+    'an epoch has no batch: train_dataloader.drop_last=True leaves out what '
+    'does not fill one, so take a smaller train_batch_size_per_gpu',
+    '(persistent_workers|prefetch_factor) option .*num_workers > 0.*':
+    r'a data loader has \1, which needs num_workers above 0: set the number '
+    'by train_num_workers or val_num_workers, from which the rest follows, or '
+    r'take it away by train_dataloader.\1=None, val_dataloader.\1=None',
 }
 
 
@@ -160,10 +172,12 @@ def make_folder(path: Path) -> None:
     """Where results will go, before what takes long begins.
 
     Raises:
-        ValueError: If it cannot be made.
+        ValueError: If it cannot be made, or nothing can be written there.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path):
+            pass
     except OSError as error:
         raise ValueError(f'cannot write into {path}: {error.strerror}. '
                          'Choose another folder') from None
@@ -379,3 +393,5 @@ def set_work_dir(cfg: Config, args: Namespace) -> None:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('./work_dirs',
                                 osp.splitext(osp.basename(args.config))[0])
+    with clear_errors():
+        make_folder(Path(cfg.work_dir))

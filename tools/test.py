@@ -129,6 +129,8 @@ def main():
         for path in filter(None, (args.out, found)):
             cli.require_output(path)
             cli.make_folder(Path(path).parent)
+        if args.show_dir and osp.isabs(args.show_dir):
+            cli.make_folder(Path(args.show_dir))
         if args.split is not None:
             use_asked_split(cfg, args)
         require_data(cfg, 'test')
@@ -138,9 +140,9 @@ def main():
             if args.tta or args.launcher != 'none':
                 raise ValueError('an exported file is tested without --tta, '
                                  'in one process')
+            cli.require_followed(args, 'model.')
             use_exported(cfg, args.checkpoint, args.backend, args.precision)
         elif args.backend or args.precision != 'fp32':
-            cli.require_followed(args, 'model.')
             raise ValueError('--backend and --precision are for exported '
                              f'files, {args.checkpoint} is a checkpoint')
         elif args.tta:
