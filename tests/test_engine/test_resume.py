@@ -510,6 +510,29 @@ def test_one_checkpoint_is_never_all_there_is(tmp_path):
     }
 
 
+def test_two_runs_into_one_work_dir(tmp_path):
+    """The second one would move away what the first one has saved."""
+    context = torch.multiprocessing.get_context('fork')
+    begun, go_on = context.Event(), context.Event()
+
+    def wait():
+        begun.set()
+        go_on.wait(60)
+
+    first = context.Process(target=train, args=(
+        tmp_path, Record(('train', ITERATIONS + 1), wait)))
+    first.start()
+    assert begun.wait(60)
+    saved = sorted(tmp_path.glob('*.pth'))
+    with pytest.raises(CheckpointError, match='another training run is writ'):
+        train(tmp_path)
+    assert saved and sorted(tmp_path.glob('*.pth')) == saved
+    go_on.set()
+    first.join()
+    train(tmp_path)  # the other has ended
+    assert [*tmp_path.glob(f'before_*/epoch_{EPOCHS}.pth')]
+
+
 def test_another_run_in_the_same_folder_overwrites_nothing(tmp_path, capsys):
     train(tmp_path, ResultsHook())
     before = {
