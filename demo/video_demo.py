@@ -28,7 +28,7 @@ def parse_args():
     cli.add_batch_size(parser)
     cli.add_cfg_options(parser)
     args = parser.parse_args()
-    if args.out and not args.out.endswith(('.mp4', '.avi')):
+    if args.out and not args.out.lower().endswith(('.mp4', '.avi')):
         parser.error(f'--out must end in .mp4 or .avi, got {args.out}')
     return args
 
