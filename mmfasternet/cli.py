@@ -78,7 +78,15 @@ def clear_build_errors() -> Iterator[None]:
         yield
     except (AssertionError, AttributeError, KeyError, TypeError,
             ValueError) as error:
-        from mmfasternet.compat.mmengine_runner import what_was_built
+        from mmfasternet.compat.mmengine_runner import (
+            is_unknown_metric,
+            what_was_built,
+        )
+        if is_unknown_metric(error):
+            sys.exit(f'error: save_best of the checkpoint hook is {error}, '
+                     'which no evaluator gives; the names of those that there '
+                     'are stand in results.csv. What was saved before is '
+                     'whole: correct it and go on with --resume')
         part = what_was_built(error)
         if part is None:
             raise
@@ -191,13 +199,15 @@ def require_output(target: str, *sources: str) -> None:
         *sources (str): What is read, or written as well.
 
     Raises:
-        ValueError: If it is a folder, or one of the sources.
+        ValueError: If it is a folder, or one of the sources, or cannot be
+            written there.
     """
     if osp.isdir(target):
         raise ValueError(f'{target} is a folder: give a file to write')
     if osp.realpath(target) in map(osp.realpath, sources):
         raise ValueError(f'{target} would be written over: give another file '
                          'to write')
+    make_folder(Path(target).parent)
 
 
 def _number(kind: type, text: str, low: int, high: float, words: str) -> Any:
@@ -248,26 +258,6 @@ def tool_parser(description: str) -> ArgumentParser:
     """
     return ArgumentParser(
         description=description, formatter_class=RawDescriptionHelpFormatter)
-
-
-def require_followed(args: Namespace, prefix: str = '') -> None:
-    """Check that no option is lost on an exported file.
-
-    Args:
-        args (Namespace): With ``checkpoint`` and ``cfg_options``.
-        prefix (str): How the names of those begin that are not followed.
-            Defaults to '', all.
-
-    Raises:
-        ValueError: If there are some.
-    """
-    from mmfasternet.deploy.engines import EXPORTED
-    lost = [key for key in args.cfg_options or () if key.startswith(prefix)]
-    if lost and args.checkpoint.endswith(EXPORTED):
-        raise ValueError(
-            f'--cfg-options {" ".join(lost)} would change nothing: '
-            f'{args.checkpoint} has what it was exported with. Export the '
-            'checkpoint again with these options')
 
 
 def add_cfg_options(parser: ArgumentParser) -> None:

@@ -182,7 +182,9 @@ def test_a_link_to_a_source_is_not_written_over(tmp_path):
     link.symlink_to(source)
     with pytest.raises(ValueError, match='b.pth would be written over'):
         cli.require_output(str(link), 'c.pth', str(source))
-    cli.require_output(str(tmp_path / 'd.pth'), str(source))
+    cli.require_output(str(tmp_path / 'e/d.pth'), str(source))
+    with pytest.raises(ValueError, match='cannot write into .*a.pth: File ex'):
+        cli.require_output(str(source / 'd.pth'))
 
 
 @pytest.mark.parametrize('typed, given, expected', [

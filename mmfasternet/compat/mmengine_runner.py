@@ -31,6 +31,13 @@ def what_was_built(error: Exception) -> Optional[str]:
     return '' if is_built else None
 
 
+def is_unknown_metric(error: Exception) -> bool:
+    """Whether it is that of a ``save_best`` which names no metric."""
+    calls = traceback.extract_tb(error.__traceback__)
+    return type(error) is KeyError and \
+        calls[-1].name == '_save_best_checkpoint'
+
+
 def is_training(runner: Runner) -> bool:
     """Whether this is ``runner.train()``, not ``val()`` or ``test()``.
 

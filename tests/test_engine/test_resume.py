@@ -17,6 +17,7 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
+from mmfasternet import cli
 from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.engine import InterruptHook, ResultsHook, ResumeHook
 from mmfasternet.engine.seeded_batches import SeededBatches
@@ -508,6 +509,15 @@ def test_one_checkpoint_is_never_all_there_is(tmp_path):
     assert {path.name for path in tmp_path.glob('*.pth')} == {
         'epoch_2.pth', 'epoch_3.pth'
     }
+
+
+def test_a_best_of_what_is_not_measured(tmp_path):
+    with pytest.raises(SystemExit, match="save_best .* is 'mAP', which no eva"
+                       ), cli.clear_build_errors():
+        train(tmp_path, checkpoint=dict(
+            type='CheckpointHook', save_best='mAP'))
+    with pytest.raises(KeyError), cli.clear_build_errors():
+        raise KeyError('of another kind')
 
 
 def test_two_runs_into_one_work_dir(tmp_path):
