@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from mmfasternet import cli
-from mmfasternet.deploy.engines import EXPORTED
+from mmfasternet.deploy.engines import EXPORTED, require_followed
 
 
 def image_parser(description):
@@ -55,6 +55,7 @@ def images_of(args):
 def load(args, cfg):
     """A checkpoint runs as it was trained, unless an engine is asked for."""
     from mmfasternet.deploy import Predictor, TrainedPredictor
+    require_followed(args.checkpoint, args.cfg_options)
     if args.backend or args.checkpoint.endswith(EXPORTED):
         return Predictor(args.checkpoint, cfg, args.backend, args.precision,
                          args.threads, args.device or 'cpu')

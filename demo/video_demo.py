@@ -28,7 +28,7 @@ def parse_args():
     cli.add_batch_size(parser)
     cli.add_cfg_options(parser)
     args = parser.parse_args()
-    if args.out and not args.out.endswith(('.mp4', '.avi')):
+    if args.out and not args.out.lower().endswith(('.mp4', '.avi')):
         parser.error(f'--out must end in .mp4 or .avi, got {args.out}')
     return args
 
@@ -42,12 +42,14 @@ def main():
         from mmfasternet.checkpoint import whole_file
         from mmfasternet.config import load_config
         from mmfasternet.deploy import Predictor, frames
+        from mmfasternet.deploy.engines import require_followed
         from mmfasternet.deploy.result_files import as_dict
         from mmfasternet.deploy.video import show_frame, video_file
         for path in filter(None, (args.out, args.out_json)):
             cli.require_output(path, args.video, args.checkpoint, args.config)
         if args.out and args.out_json:
             cli.require_output(args.out_json, args.out)
+        require_followed(args.checkpoint, args.cfg_options)
         cfg = load_config(args.config, args.cfg_options)
         predictor = Predictor(args.checkpoint, cfg, args.backend,
                               args.precision, args.threads, args.device,

@@ -14,6 +14,7 @@ from argparse import (
 )
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import (
     Any,
     Callable,
@@ -27,8 +28,10 @@ from typing import (
 from mmfasternet.doctor import diagnosed
 
 with diagnosed():  # what every tool imports says what is missing
-    from mmengine.config import Config, DictAction
+    from mmengine.config import Config
     from mmengine.registry import RUNNERS
+
+    from mmfasternet.compat.mmengine_options import Options
 
 if hasattr(sys.stdout, 'reconfigure'):  # names of files may not be UTF-8
     sys.stdout.reconfigure(errors='backslashreplace')
@@ -50,6 +53,10 @@ def clear_errors(*kinds: Type[Exception]) -> Iterator[None]:
     except kinds as error:
         # str() of a KeyError is in quotes
         text = error.args[0] if type(error) is KeyError else error
+        # of an OSError it has a number, which helps nobody
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            text = f'{error.filename2 or error.filename} cannot be read or ' \
+                f'written: {error.strerror}'
         sys.exit(f'error: {text}')
 
 
@@ -71,7 +78,15 @@ def clear_build_errors() -> Iterator[None]:
         yield
     except (AssertionError, AttributeError, KeyError, TypeError,
             ValueError) as error:
-        from mmfasternet.compat.mmengine_runner import what_was_built
+        from mmfasternet.compat.mmengine_runner import (
+            is_unknown_metric,
+            what_was_built,
+        )
+        if is_unknown_metric(error):
+            sys.exit(f'error: save_best of the checkpoint hook is {error}, '
+                     'which no evaluator gives; the names of those that there '
+                     'are stand in results.csv. What was saved before is '
+                     'whole: correct it and go on with --resume')
         part = what_was_built(error)
         if part is None:
             raise
@@ -89,6 +104,13 @@ _OF_DATA = {
     'the last feature map has one value of one image, which cannot be '
     'normalised: take a larger train_batch_size_per_gpu or img_scale, and '
     'train_dataloader.drop_last=True if the last batch is of one image',
+    '`epoch_length` must be a positive integer.*':
+    'an epoch has no batch: train_dataloader.drop_last=True leaves out what '
+    'does not fill one, so take a smaller train_batch_size_per_gpu',
+    '(persistent_workers|prefetch_factor) option .*num_workers > 0.*':
+    r'a data loader has \1, which needs num_workers above 0: set the number '
+    'by train_num_workers or val_num_workers, from which the rest follows, or '
+    r'take it away by train_dataloader.\1=None, val_dataloader.\1=None',
 }
 
 
@@ -158,10 +180,12 @@ def make_folder(path: Path) -> None:
     """Where results will go, before what takes long begins.
 
     Raises:
-        ValueError: If it cannot be made.
+        ValueError: If it cannot be made, or nothing can be written there.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path):
+            pass
     except OSError as error:
         raise ValueError(f'cannot write into {path}: {error.strerror}. '
                          'Choose another folder') from None
@@ -175,13 +199,15 @@ def require_output(target: str, *sources: str) -> None:
         *sources (str): What is read, or written as well.
 
     Raises:
-        ValueError: If it is a folder, or one of the sources.
+        ValueError: If it is a folder, or one of the sources, or cannot be
+            written there.
     """
     if osp.isdir(target):
         raise ValueError(f'{target} is a folder: give a file to write')
     if osp.realpath(target) in map(osp.realpath, sources):
         raise ValueError(f'{target} would be written over: give another file '
                          'to write')
+    make_folder(Path(target).parent)
 
 
 def _number(kind: type, text: str, low: int, high: float, words: str) -> Any:
@@ -234,29 +260,16 @@ def tool_parser(description: str) -> ArgumentParser:
         description=description, formatter_class=RawDescriptionHelpFormatter)
 
 
-class _Options(DictAction):
-    """MMEngine's, with an error of the parser instead of a traceback."""
-
-    def __call__(self, parser: ArgumentParser, namespace: Namespace,
-                 values: Any, option_string: Optional[str] = None) -> None:
-        try:
-            super().__call__(parser, namespace, values, option_string)
-        except (AssertionError, ValueError):
-            parser.error(f'{option_string} wants key=value pairs with closed '
-                         f'brackets, got {" ".join(values)}')
-
-
 def add_cfg_options(parser: ArgumentParser) -> None:
     """``--cfg-options``, for :func:`mmfasternet.config.load_config`."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=_Options,
+        action=Options,
         help='override settings, as key=value; a name that the config assigns '
         'at its top level (max_epochs=50) counts wherever it is used, a '
         'dotted one (model.backbone.arch=t2) at that place. Lists are '
-        'key="[a,b]" or key=a,b, nested ones key="[(a,b),(c,d)]", quoted and '
-        'without spaces')
+        'key="[a,b]" or key=a,b, nested ones key="[(a,b),(c,d)]", quoted')
 
 
 def add_launcher(parser: ArgumentParser) -> None:
@@ -370,3 +383,5 @@ def set_work_dir(cfg: Config, args: Namespace) -> None:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('./work_dirs',
                                 osp.splitext(osp.basename(args.config))[0])
+    with clear_errors():
+        make_folder(Path(cfg.work_dir))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from torch.utils.data import DataLoader
 
 from mmfasternet import cli
 
@@ -69,12 +70,45 @@ def test_a_full_disk_is_one_message(number, is_full):
 
 @pytest.mark.parametrize('error, said', [
     (KeyError('no model'), 'error: no model'),  # its text is in quotes
-    (ValueError('x must be 1'), 'error: x must be 1'), (TypeError('a'), None)])
+    (ValueError('x must be 1'), 'error: x must be 1'), (TypeError('a'), None),
+    (FileNotFoundError('no a'), 'error: no a'),
+    (FileExistsError(errno.EEXIST, 'File exists', 'a'),
+     'error: a cannot be read or written: File exists'),
+    (IsADirectoryError(errno.EISDIR, 'Is a directory', '.a.part', None, 'a'),
+     'error: a cannot be read or written: Is a directory')])
 def test_a_mistake_is_its_words(error, said):
     with pytest.raises(SystemExit if said else TypeError) as end, \
-            cli.clear_errors(KeyError, ValueError):
+            cli.clear_errors(KeyError, OSError, ValueError):
         raise error
     assert str(end.value) == (said or 'a')
+
+
+@pytest.mark.parametrize('option', [
+    dict(persistent_workers=True), dict(prefetch_factor=2)])
+def test_options_of_workers_without_workers_name_the_knob(option):
+    with pytest.raises(SystemExit, match='^error: a data loader has '
+                       f'{next(iter(option))}, .* train_num_workers or'), \
+            cli.clear_data_errors():
+        DataLoader([0], num_workers=0, **option)
+
+
+@pytest.mark.parametrize('typed, value', [
+    ('/my data/x y.pth', '/my data/x y.pth'),
+    ('/my (old) data/[1] x', '/my (old) data/[1] x'),
+    ('/a  b/', '/a  b/'), (' a b ', 'a b'), ('"a b"', 'a b'),
+    ('a=b c', 'a=b c'),
+    ('[traffic light,person]', ['traffic light', 'person']),
+    ('traffic light, stop sign', ['traffic light', 'stop sign']),
+    ("('traffic light', 'person')", ('traffic light', 'person')),
+    ('[(1, 2), (3, 4)]', [(1, 2), (3, 4)]), ('[ 64 , 64 ]', [64, 64]),
+    ('(0.5, None, True)', (0.5, None, True)), ('1e-3', 1e-3),
+    ('0 5', '0 5'),
+])
+def test_spaces_within_a_value_are_kept(typed, value):
+    parser = ArgumentParser()
+    cli.add_cfg_options(parser)
+    assert parser.parse_args(['--cfg-options', f'x={typed}', 'y=1']
+                             ).cfg_options == dict(x=value, y=1)
 
 
 def test_the_error_of_a_loader_is_its_last_line():
@@ -116,6 +150,10 @@ def test_a_folder_may_be_there_but_not_a_file_of_its_name(tmp_path):
     (tmp_path / 'c').touch()
     with pytest.raises(ValueError, match='c: File exists. Choose another'):
         cli.make_folder(tmp_path / 'c')
+    if Path('/proc/self').is_dir():  # is there, but for the system alone
+        with pytest.raises(ValueError, match='cannot write into /proc/self: '):
+            cli.make_folder(Path('/proc/self'))
+    assert not [*(tmp_path / 'a/b').iterdir()]
 
 
 def test_what_was_skipped_is_counted(capsys):
@@ -144,12 +182,16 @@ def test_a_link_to_a_source_is_not_written_over(tmp_path):
     link.symlink_to(source)
     with pytest.raises(ValueError, match='b.pth would be written over'):
         cli.require_output(str(link), 'c.pth', str(source))
-    cli.require_output(str(tmp_path / 'd.pth'), str(source))
+    cli.require_output(str(tmp_path / 'e/d.pth'), str(source))
+    with pytest.raises(ValueError, match='cannot write into .*a.pth: File ex'):
+        cli.require_output(str(source / 'd.pth'))
 
 
 @pytest.mark.parametrize('typed, given, expected', [
     ('a', 'b', 'a'), (None, 'b', 'b'), (None, None, './work_dirs/mine')])
-def test_which_work_dir_counts(typed, given, expected):
+def test_which_work_dir_counts(typed, given, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     cfg = Config(dict(work_dir=given) if given else {})
     cli.set_work_dir(cfg, Namespace(work_dir=typed, config='my/mine.py'))
     assert cfg.work_dir == expected
+    assert (tmp_path / expected).is_dir()

@@ -20,7 +20,7 @@ from mmfasternet.config import (
 )
 from mmfasternet.datasets.from_config import leaf_datasets
 from mmfasternet.deploy import use_exported
-from mmfasternet.deploy.engines import EXPORTED
+from mmfasternet.deploy.engines import EXPORTED, require_followed
 
 
 def parse_args():
@@ -128,7 +128,8 @@ def main():
         found = args.json_prefix and f'{args.json_prefix}.bbox.json'
         for path in filter(None, (args.out, found)):
             cli.require_output(path)
-            cli.make_folder(Path(path).parent)
+        if args.show_dir and osp.isabs(args.show_dir):
+            cli.make_folder(Path(args.show_dir))
         if args.split is not None:
             use_asked_split(cfg, args)
         require_data(cfg, 'test')
@@ -138,6 +139,7 @@ def main():
             if args.tta or args.launcher != 'none':
                 raise ValueError('an exported file is tested without --tta, '
                                  'in one process')
+            require_followed(args.checkpoint, args.cfg_options, 'model.')
             use_exported(cfg, args.checkpoint, args.backend, args.precision)
         elif args.backend or args.precision != 'fp32':
             raise ValueError('--backend and --precision are for exported '

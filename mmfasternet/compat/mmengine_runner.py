@@ -4,6 +4,7 @@
 Written against mmengine 0.10.7, onedl-mmengine 0.10.12 and PyTorch 2.6 to
 2.13; tests/test_compat/test_mmengine_runner.py fails where that changes.
 """
+import re
 import traceback
 from contextlib import AbstractContextManager
 from typing import Any, Iterator, Optional, Tuple
@@ -24,7 +25,17 @@ def what_was_built(error: Exception) -> Optional[str]:
     calls = {f.name for f in traceback.extract_tb(error.__traceback__)}
     if 'build_optim_wrapper' in calls:
         return 'optim_wrapper'
-    return '' if 'build_from_cfg' in calls else None
+    # of a scheduler it is `build_scheduler_from_cfg`
+    is_built = any(re.fullmatch('build(_.*)?_from_cfg', call)
+                   for call in calls)
+    return '' if is_built else None
+
+
+def is_unknown_metric(error: Exception) -> bool:
+    """Whether it is that of a ``save_best`` which names no metric."""
+    calls = traceback.extract_tb(error.__traceback__)
+    return type(error) is KeyError and \
+        calls[-1].name == '_save_best_checkpoint'
 
 
 def is_training(runner: Runner) -> bool:

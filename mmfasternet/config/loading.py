@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 
 from mmfasternet.checkpoint import secure_mmengine
 
+from .default_hooks import our_hooks
 from .knobs import command_line
 
 # knobs that tools read themselves, so that they count in any copy
@@ -57,6 +58,7 @@ def load_config(filename: str,
     for key, value in options.items():
         _refuse_useless(key, value, cfg)
         _refuse_mistyped(key, cfg)
+        _refuse_other_kind(key, value, cfg)
         options[key] = _tuple_for_tuple(cfg, key, value)
     try:
         cfg.merge_from_dict(options)
@@ -202,6 +204,26 @@ def _refuse_mistyped(key: str, cfg: Config) -> None:
     if close:
         raise ValueError(f'--cfg-options {key}: nothing there is called '
                          f'{name!r}; did you mean {close[0]}?')
+
+
+def _refuse_other_kind(key: str, value: Any, cfg: Config) -> None:
+    """Text for a number, a value for a group of settings, and None for a hook
+    that there is not."""
+    old, rest = _reached(cfg, key)
+    is_plain = isinstance(value, (str, int, float))
+    if not rest and isinstance(old, dict) and old and is_plain:
+        raise ValueError(
+            f'--cfg-options {key}={value}: these are several settings, '
+            f'{", ".join(old)}; name one of them, {key}.{next(iter(old))}=...')
+    is_number = isinstance(old, (int, float)) and not isinstance(old, bool)
+    if not rest and is_number and isinstance(value, str):
+        raise ValueError(f'--cfg-options {key} must be a number like {old!r}, '
+                         f'got {value!r}')
+    hooks = {*(cfg.get('default_hooks') or ()), *our_hooks()}
+    if value is None and re.fullmatch(r'default_hooks\.\w+', key) and \
+            key.split('.')[1] not in hooks:
+        raise ValueError(f'--cfg-options {key}=None: there is no such hook to '
+                         f'leave out, there are {", ".join(sorted(hooks))}')
 
 
 def _places(node: Any, name: str, value: Any, path: str = '') -> Iterator[str]:

@@ -10,6 +10,7 @@ import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from http.client import InvalidURL
 from pathlib import Path
 from typing import (
     Dict,
@@ -21,6 +22,7 @@ from typing import (
     Sequence,
     Tuple,
 )
+from urllib.error import URLError
 
 import cv2
 import mmcv
@@ -98,11 +100,17 @@ def read_image(path: str) -> np.ndarray:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not an image.
+        ValueError: If it is not an image, or a URL that cannot be fetched.
     """
     if '://' not in path and not osp.isfile(path):
         raise FileNotFoundError(f'image not found: {path}')
-    data = get(path)
+    try:
+        data = get(path)
+    except KeyError:
+        raise ValueError(f'{path} is of a kind that is not fetched: give an '
+                         'http:// or https:// URL, or a file') from None
+    except (ImportError, URLError, UnicodeError, InvalidURL) as error:
+        raise ValueError(f'{path} cannot be fetched: {error}') from None
     image = None
     with suppress(cv2.error):  # OpenCV takes no empty one, nor any size
         image = mmcv.imfrombytes(data, backend='cv2')

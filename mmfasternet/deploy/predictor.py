@@ -5,6 +5,7 @@ import tempfile
 import time
 from functools import cached_property
 from itertools import islice
+from numbers import Integral, Real
 from pathlib import Path
 from typing import (
     Any,
@@ -67,6 +68,9 @@ def as_array(image: Image) -> Tuple[np.ndarray, Optional[str]]:
                 f'of mode {image.mode}: scale it to 0 to 255 and convert it '
                 'to L')
         image = ImageOps.exif_transpose(image)
+        if 0 in image.size:
+            raise ValueError('an image must have pixels, got a PIL image of '
+                             f'{image.size[0]}x{image.size[1]}')
         if image.mode.startswith('I;16'):  # Pillow clips what is above 255
             image = PillowImage.fromarray(
                 (np.asarray(image) >> 8).astype(np.uint8))
@@ -197,6 +201,10 @@ class Predictor:
         if backend not in (None, *ENGINES):
             raise ValueError(f'backend must be one of {", ".join(ENGINES)}, '
                              f'got {backend}')
+        if score_thr is not None and not (
+                isinstance(score_thr, Real) and 0 <= score_thr <= 1):
+            raise ValueError('score_thr must be a number from 0 to 1, got '
+                             f'{score_thr!r}')
         options = precision, threads, device
         if str(model).endswith(EXPORTED):
             self.backend = load_backend(model, backend, *options)
@@ -227,14 +235,11 @@ class Predictor:
         Raises:
             FileNotFoundError, ValueError: See :func:`as_array`.
         """
-        if isinstance(images, (str, bytes, np.ndarray)) or \
-                not isinstance(images, Iterable):
-            images = [images]
         return [sample for _, sample in self.stream(images, batch_size)]
 
     def stream(
         self,
-        images: Iterable[Image],
+        images: Union[Image, Iterable[Image]],
         batch_size: int = 1,
         latest: bool = False,
         skip: Optional[Callable[[Image, Exception], None]] = None
@@ -242,8 +247,9 @@ class Predictor:
         """Detect in one image after another, while the next is prepared.
 
         Args:
-            images (Iterable): Of images, e.g. :func:`.video.frames`; read in
-                another thread, a few at a time.
+            images (Image | Iterable): One, or several, e.g. of
+                :func:`.video.frames`; read in another thread, a few at a
+                time.
             batch_size (int): Images per run. Defaults to 1.
             latest (bool): If images come faster than they are processed, drop
                 all but the last, for live sources. Defaults to False.
@@ -253,9 +259,12 @@ class Predictor:
         Yields:
             tuple: An image as it came and its detections, in order.
         """
-        if batch_size < 1:
-            raise ValueError(
-                f'batch_size must be positive, got {batch_size}')
+        if not isinstance(batch_size, Integral) or batch_size < 1:
+            raise ValueError(f'batch_size must be positive, got {batch_size!r}'
+                             ': it is a whole number of images')
+        if isinstance(images, (str, bytes, np.ndarray)) or \
+                not isinstance(images, Iterable):
+            images = [images]
 
         def prepared() -> Iterator[tuple]:
             for image in images:
@@ -290,14 +299,15 @@ class Predictor:
         return samples, seconds
 
     def draw(self,
-             image: np.ndarray,
+             image: Image,
              sample: DetDataSample,
              score_thr: float = 0.3,
              show: bool = False) -> np.ndarray:
         """Draw detections, as the figures of a training run have them.
 
         Args:
-            image (np.ndarray): uint8 ``(H, W, 3)``, BGR; so is the result.
+            image (str | Path | np.ndarray | PIL.Image.Image): See
+                :class:`Letterbox`. The result is uint8 ``(H, W, 3)``, BGR.
             sample (DetDataSample): What was found in it.
             score_thr (float): Lowest score to draw. Defaults to 0.3.
             show (bool): Open a window, too. Defaults to False.
@@ -308,7 +318,7 @@ class Predictor:
         found = sample.pred_instances.cpu().numpy()
         found = found[found.scores >= score_thr]
         picture = paint(
-            image[..., ::-1], found.bboxes, found.labels,
+            as_array(image)[0][..., ::-1], found.bboxes, found.labels,
             [f'{self.classes[label]} {score:.2f}'
              for label, score in zip(found.labels, found.scores)],
             found.get('masks', ()))

@@ -126,7 +126,7 @@ def video_file(path: str,
                 video = cv2.VideoCapture(_source(source))
                 rate = video.get(cv2.CAP_PROP_FPS) or 25
                 video.release()
-                code = 'mp4v' if path.endswith('.mp4') else 'MJPG'
+                code = 'mp4v' if path.lower().endswith('.mp4') else 'MJPG'
                 if not writer.open(
                         str(part), cv2.VideoWriter_fourcc(*code), rate,
                         frame.shape[1::-1]):

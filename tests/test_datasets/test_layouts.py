@@ -563,6 +563,8 @@ def test_roboflows_only_class_has_the_name_of_what_it_is(tmp_path, prepare):
     (lambda d: d['categories'][1].update(name=[1]), "no 'name' of type str"),
     (lambda d: d['categories'][1].update(supercategory={}), 'mine.py: size'),
     (lambda d: d['images'][0].update(file_name=None), "no 'file_name' of ty"),
+    (lambda d: [i.pop('file_name') for i in d['images']], "no 'file_name' of"),
+    (lambda d: d['annotations'][0].update(iscrowd='0'), "'iscrowd' is text"),
     (lambda d: d.update(annotations={}), 'categories must be lists'),
     (lambda d: d['annotations'][0].update(category_id=9), 'category-unknown'),
     (lambda d: d['annotations'][0].update(image_id=9), 'image-unknown'),
@@ -696,12 +698,13 @@ def test_a_json_that_is_not_used_is_counted(tmp_path):
     data = json.loads(path.read_text())
     del data['annotations']  # as of those that only the organisers have
     path.write_text(json.dumps(data))
-    (root / 'day.json').unlink()
     source = read_dataset(root)
     assert names(source) == dict(
         train=['traina', 'trainb', 'trainc'], val=['vald'])
     images, labels, lines = table(source)
-    assert images == (5, 4, 0, 1) and labels == (4, 2, 0, 2)
+    assert images == (5, 4, 0, 1) and labels == (5, 2, 0, 3)
+    assert '2 files in none of the splits test, train, val: ' \
+        f'{root}/day.json, {root}/train_small.json' in source.messages[0]
     assert any('train_small.json' in line and '_annotations.coco.json' in line
                for line in lines)
     assert 'test: left out, as it has no boxes' in source.messages[-1]
@@ -1148,6 +1151,13 @@ def test_wrong_values_in_yaml(text, words, tmp_path):
         read_dataset(tmp_path)
 
 
+def test_a_path_of_windows_in_double_quotes(tmp_path):
+    write(tmp_path / 'data.yaml', 'names: [cat]\ntrain: "C:\\Users"')
+    with pytest.raises(ValueError, match=r'(?s)data.yaml is not YAML \(a path '
+                       'of Windows must be without quotes.*line 2'):
+        read_dataset(tmp_path)
+
+
 @pytest.mark.parametrize('entry', [
     'images\\{}', '.\\images\\{}', '/content/drive/My Drive/d/images/{}',
     'C:\\Users\\me\\d\\images\\{}', 'd/images/{}', '../d/images/{}'
@@ -1223,6 +1233,13 @@ def test_yaml_lists_of_images_that_do_not_exist(tmp_path):
           'train: train.txt\nval: images/val\nnames: [cat]')
     write(root / 'train.txt',
           'images/train/a.png\nimages/train/x.png\nimages/train/none.png')
+    (root / 'train.txt').rename(root / 'mine.txt')  # no name of a split
+    (root / 'data.yaml').write_text(
+        (root / 'data.yaml').read_text().replace('train.txt', 'mine.txt'))
+    assert table(read_dataset(root))[1:] == ((3, 3, 0, 0), [])
+    (root / 'mine.txt').rename(root / 'train.txt')
+    (root / 'data.yaml').write_text(
+        (root / 'data.yaml').read_text().replace('mine.txt', 'train.txt'))
     source = read_dataset(root)
     assert names(source) == dict(train=['a', 'x'], val=['b'])
     assert 'train.txt: 1 of the 3 images that it lists do not exist: ' \
@@ -1288,6 +1305,7 @@ def test_what_is_written_of_a_box(line, box, tmp_path):
     ('0 0.1 0.1 0.2 0.2 0.3', 'outline of three or more points, got 6 numb'),
     ('0 0.1 0.1 0.2 0.2 0.3 0.3 0.4', 'three or more points, got 8 numbers'),
     ('0 0.5 0.5 0.1 0.1 0.3 0.3 2', 'keypoints need kpt_shape'),
+    ('0 0.5 0.5 0.1 0.1 0.3 0.3 2 0.4 0.4 2', 'keypoints need kpt_shape'),
     ('1 0.5 0.5 0.1 0.1', 'class 1, but there are 1 names, 0 to 0'),
 ])
 def test_lines_that_are_no_object(line, words, tmp_path):

@@ -169,6 +169,9 @@ def test_pictures_of_an_earlier_run_are_not_images(out, folder):
     (dict(out='file'), 'file: File exists. Choose another folder'),
     (dict(img='none.jpg'), 'no such file or folder: none.jpg'),
     (dict(img='http://127.0.0.1:9/a.jpg'), 'images were skipped, see above'),
+    (dict(img='file:///a.jpg'), 'file:///a.jpg is of a kind that is no'),
+    (dict(checkpoint='a.onnx', options=['model.test_cfg.score_thr=0.9']),
+     'model.test_cfg.score_thr would change nothing: a.onnx has what it was'),
     (dict(img='configs'), 'no image in the folder configs'),
     (dict(checkpoint='none.pth'), 'none.pth'),
     (dict(config='none.py'), 'none.py'),
@@ -187,7 +190,8 @@ def test_image_demo_names_what_is_wrong(small, tmp_path, monkeypatch, capsys,
     spec.loader.exec_module(demo)
     monkeypatch.setattr(sys, 'argv', [
         'image_demo.py', given['img'], given['config'], given['checkpoint'],
-        '--device', given['device'], '--out-dir', out
+        '--device', given['device'], '--out-dir', out,
+        *(['--cfg-options', *given['options']] if 'options' in given else [])
     ])
     with pytest.raises(SystemExit) as stop:
         demo.main()
@@ -195,7 +199,8 @@ def test_image_demo_names_what_is_wrong(small, tmp_path, monkeypatch, capsys,
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('name, code', [('a.avi', 'MJPG'), ('a.mp4', 'mp4v')])
+@pytest.mark.parametrize('name, code', [
+    ('a.avi', 'MJPG'), ('a.mp4', 'mp4v'), ('A.MP4', 'mp4v')])
 def test_a_written_video_is_of_the_kind_of_its_name(name, code, video,
                                                     tmp_path):
     with video_file(str(tmp_path / name), video) as write:

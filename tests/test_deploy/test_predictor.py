@@ -372,9 +372,25 @@ def test_wrong_inputs_are_named(small, exported, tmp_path):
         (np.zeros((5, 5), np.uint8), ValueError, r'got uint8 of \(5, 5\)'),
         (np.zeros((5, 5, 3)), ValueError, 'got float64'),
         (np.zeros((0, 5, 3), np.uint8), ValueError, r'of \(0, 5, 3\)'),
+        (Image.new('RGB', (0, 5)), ValueError, 'a PIL image of 0x5'),
+        ('ftp://a/b.png', ValueError, 'ftp://a/b.png is of a kind that is no'),
+        ('s3://a/b.png', ValueError, 's3://a/b.png cannot be fetched: '),
+        ('http://127.0.0.1:9/b.png', ValueError,
+         'http://127.0.0.1:9/b.png cannot be fetched: .*refused'),
+        ('http://a b/c.png', ValueError, 'http://a b/c.png cannot be fetched'),
     ]:
-        with pytest.raises(kind, match=words):
-            predictor(images)
+        for detect in predictor, lambda images: [*predictor.stream(images)]:
+            with pytest.raises(kind, match=words):
+                detect(images)
+    sample, = predictor(small.images[0])
+    with pytest.raises(ValueError, match=r'got uint8 of \(5, 5\)'):
+        predictor.draw(np.zeros((5, 5), np.uint8), sample)
+    for score_thr in ('0.3', 2, -0.1, float('nan')):
+        with pytest.raises(ValueError, match='score_thr must be a number fro'):
+            Predictor(exported['any.onnx'], score_thr=score_thr)
+    with pytest.raises(ValueError, match='batch_size must be positive, got 1.'
+                       ):
+        predictor(small.images, batch_size=1.5)
     with pytest.raises(ValueError, match='for a checkpoint give its config'):
         Predictor(small.checkpoint)
     with pytest.raises(ValueError, match='batch_size must be positive, got 0'):

@@ -17,6 +17,7 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
+from mmfasternet import cli
 from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.engine import InterruptHook, ResultsHook, ResumeHook
 from mmfasternet.engine.seeded_batches import SeededBatches
@@ -508,6 +509,38 @@ def test_one_checkpoint_is_never_all_there_is(tmp_path):
     assert {path.name for path in tmp_path.glob('*.pth')} == {
         'epoch_2.pth', 'epoch_3.pth'
     }
+
+
+def test_a_best_of_what_is_not_measured(tmp_path):
+    with pytest.raises(SystemExit, match="save_best .* is 'mAP', which no eva"
+                       ), cli.clear_build_errors():
+        train(tmp_path, checkpoint=dict(
+            type='CheckpointHook', save_best='mAP'))
+    with pytest.raises(KeyError), cli.clear_build_errors():
+        raise KeyError('of another kind')
+
+
+def test_two_runs_into_one_work_dir(tmp_path):
+    """The second one would move away what the first one has saved."""
+    context = torch.multiprocessing.get_context('fork')
+    begun, go_on = context.Event(), context.Event()
+
+    def wait():
+        begun.set()
+        go_on.wait(60)
+
+    first = context.Process(target=train, args=(
+        tmp_path, Record(('train', ITERATIONS + 1), wait)))
+    first.start()
+    assert begun.wait(60)
+    saved = sorted(tmp_path.glob('*.pth'))
+    with pytest.raises(CheckpointError, match='another training run is writ'):
+        train(tmp_path)
+    assert saved and sorted(tmp_path.glob('*.pth')) == saved
+    go_on.set()
+    first.join()
+    train(tmp_path)  # the other has ended
+    assert [*tmp_path.glob(f'before_*/epoch_{EPOCHS}.pth')]
 
 
 def test_another_run_in_the_same_folder_overwrites_nothing(tmp_path, capsys):

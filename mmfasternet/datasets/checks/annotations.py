@@ -198,6 +198,11 @@ def _check_entries(name: str, entries: list, test_mode: bool,
         found.refuse(
             'box-format' if key == 'bbox' else kind, bad,
             f'no {key!r} of type {kinds}: reading them fails; write it{hint}')
+    if name == 'annotations':
+        found.refuse(
+            kind, [short(e) for e in entries if type(e.get('iscrowd')) is str],
+            "'iscrowd' is text, which counts as set whatever it says; write "
+            '0 or 1 without quotes')
     if name == 'annotations' and test_mode:
         found.refuse(
             kind, [short(e) for e in entries if 'iscrowd' not in e],

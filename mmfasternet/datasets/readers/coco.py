@@ -127,6 +127,9 @@ def _files(source: Source, jsons: Dict[Path, dict]) -> Dict[str, Path]:
         whole = [p for p in several if jsons[p].keys() >= {*_KEYS}] or several
         chosen = [p for p in whole
                   if p.stem.startswith('instances_')] or whole
+        if not role and len(groups) > 1 and {'train', 'trainval'} & {*groups}:
+            groups[''] = [[path] for path in several]  # copies and the like
+            continue
         if len(chosen) > 1:
             raise ValueError(
                 f'{root}: {len(several)} json files of one split, '
@@ -170,8 +173,8 @@ def _by_chance(coco: dict) -> List[dict]:
 
     An image that is listed twice is in one of them.
     """
-    names = [repr(i.get('file_name') if isinstance(i, dict) else i)
-             for i in coco['images']]
+    names = [repr(i['file_name'] if isinstance(i, dict) and 'file_name' in i
+                  else i) for i in coco['images']]
     train, val = ([i for i, name in zip(coco['images'], names) if name in part]
                   for part in map(set, split_by_chance([*dict.fromkeys(
                       names)])))
@@ -194,8 +197,9 @@ def _may_have(own: Optional[str], folder: PurePath) -> bool:
 def _image_folder(tree: Tree, path: Path, coco: dict,
                   own: Optional[str]) -> Path:
     """The folder in which most of the first images are."""
-    names = [str(image.get('file_name')) for image in coco['images'][:50]
-             if isinstance(image, dict)]
+    names = [image['file_name'] for image in coco['images'][:50]
+             if isinstance(image, dict)
+             and isinstance(image.get('file_name'), str)]
     folders = {path.parent, tree.root}
     for folder in {image.parent for image in tree.images}:
         folders |= {f for f in (folder, *folder.parents)

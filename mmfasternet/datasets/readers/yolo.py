@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path, PurePath
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 import yaml
 
@@ -106,7 +106,7 @@ def read_yolo(root: Path, config: Optional[Path] = None,
     if 'test' in spec and 'test' not in entries:
         source.messages.append(
             f'{config}: test is {spec["test"]!r}, which is not there')
-    _find_labels(source)
+    _find_labels(source, {p for paths in entries.values() for p in paths})
     return source.fill(
         groups,
         lambda pair: _read(pair, names, source, 'kpt_shape' in spec), names)
@@ -119,7 +119,9 @@ def _spec(path: Path) -> Dict[str, Any]:
         # all values are text: YAML takes a class `no` for False
         spec = yaml.load(read_text(path), yaml.BaseLoader)
     except yaml.YAMLError as error:
-        raise ValueError(f'{path} is not YAML: {error}') from None
+        hint = ' (a path of Windows must be without quotes, or in single ' \
+            'ones)' if 'escape' in str(error) else ''
+        raise ValueError(f'{path} is not YAML{hint}: {error}') from None
     empty = ('', 'null', '~', [], None)
     spec = {str(key).lower(): value for key, value in spec.items()
             if value not in empty} if isinstance(spec, dict) else {}
@@ -239,12 +241,16 @@ def _pairs(images: Iterable[Path], source: Source) -> List[Pair]:
             for pair in source.pair(_label_of(image, source.tree), image)]
 
 
-def _find_labels(source: Source) -> None:
-    """Add the text files whose image is in no split, or not there."""
+def _find_labels(source: Source, named: Set[Path]) -> None:
+    """Add the text files whose image is in no split, or not there.
+
+    ``named`` are those that the data.yaml takes for lists of images.
+    """
     used = {i for images in source.labels.values() for i in images}
-    lists = {p for paths in split_lists(source.tree).values() for p in paths}
+    lists = {os.path.abspath(p) for paths in [
+        named, *split_lists(source.tree).values()] for p in paths}
     for path in source.tree.having(('.txt', )):
-        if path not in lists and not _is_name_file(path) and \
+        if os.path.abspath(path) not in lists and not _is_name_file(path) and \
                 not path.stem.lower().startswith(('readme', 'license')):
             image = None if path in source.labels else source.tree.nearest(
                 path.stem, IMAGE_SUFFIXES, path)
@@ -295,6 +301,8 @@ def _parse(place: str, line: str,
             'must go)')
     # a rounding error beyond the edge is common, pixels instead are not
     if not all(-0.5 < v < 1.5 for v in corners):
+        hint = ' (keypoints need kpt_shape in the data.yaml)' \
+            if len(values) > 4 else ''
         raise ValueError(f'{place}: coordinates are shares of the image size, '
-                         f'0 to 1, got {line.strip()!r}')
+                         f'0 to 1, got {line.strip()!r}{hint}')
     return names[int(label)], corners

@@ -204,6 +204,27 @@ EXPORTED = tuple(e.suffix for e in ENGINES.values() if e.suffix)
 QUANTISED = tuple(e.suffix for e in ENGINES.values() if e.quantised)
 
 
+def require_followed(file: str, options: Optional[Dict[str, Any]],
+                     prefix: str = '') -> None:
+    """Check that no option of the command line is lost on an exported file.
+
+    Args:
+        file (str): It, or a checkpoint, which follows all.
+        options (dict, optional): Of ``--cfg-options``, by name.
+        prefix (str): How the names of those begin that are not followed.
+            Defaults to '', all.
+
+    Raises:
+        ValueError: If there are some.
+    """
+    lost = [name for name in options or () if name.startswith(prefix)]
+    if lost and file.endswith(EXPORTED):
+        raise ValueError(
+            f'--cfg-options {" ".join(lost)} would change nothing: {file} has '
+            'what it was exported with. Export the checkpoint again with '
+            'these options')
+
+
 def engine_of(path: Union[str, Path]) -> Engine:
     """The engine that files of this suffix are written for.
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import IO, Any, Dict, List, Optional
 
 import torch
 from mmengine import dist
@@ -27,6 +27,11 @@ from mmfasternet.engine.seeded_batches import (
 from mmfasternet.engine.training_context import by_epoch
 from mmfasternet.registry import HOOKS
 
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None  # type: ignore[assignment]
+
 TensorDict = Dict[str, torch.Tensor]
 _KEY = 'resume'  # in the `meta` of a checkpoint
 
@@ -47,6 +52,7 @@ class ResumeHook(Hook):
       how an image is augmented.
     - Without a path, ``resume=True`` takes the newest checkpoint that is
       whole, and one of another model is refused.
+    - A work directory into which another process trains is refused.
     - Without ``resume``, what an earlier training run has left in the work
       directory is moved aside, and a ``load_from`` of which nothing fits the
       model is refused.
@@ -67,15 +73,12 @@ class ResumeHook(Hook):
         self._is_validated = False
         self._saved: Optional[Dict[str, Any]] = None  # to go on from
         self._batches: Optional[SeededBatches] = None
+        self._lock: Optional[IO] = None  # open as long as this run
 
     # -------------------------------------------------------- to go on from
     def before_run(self, runner: Runner) -> None:
         if not compat.is_training(runner):
             return
-        if dist.is_main_process():
-            # of a process that was killed while it wrote
-            for part in Path(runner.work_dir).glob('.*.part'):
-                part.unlink(missing_ok=True)
         # torchrun tells its restart only to the machine where one has died
         wanted = max(
             dist.all_gather_object(compat.resume_request(runner)),
@@ -84,6 +87,10 @@ class ResumeHook(Hook):
         found: List[Any] = [None]
         if dist.is_main_process():
             try:
+                self._lock = _claimed(Path(runner.work_dir))
+                # of a process that was killed while it wrote
+                for part in Path(runner.work_dir).glob('.*.part'):
+                    part.unlink(missing_ok=True)
                 found = [_chosen(runner, own, *wanted)]
             except (CheckpointError, OSError) as error:
                 found = [error]
@@ -196,6 +203,23 @@ _SHAPE = ('processes', 'images_per_iteration', 'iterations_per_epoch')
 _RESULTS = ('epoch_*.pth', 'iter_*.pth', 'best_*.pth', 'results.csv',
             'results.png', 'pr_curves.png', 'confusion_matrix.png',
             'best_images.png', 'worst_images.png')
+
+
+def _claimed(folder: Path) -> Optional[IO]:
+    """An open file, which no other process gets from this folder until it is
+    closed, however this process ends."""
+    if fcntl is None:
+        return None
+    file = (folder / '.lock').open('w')
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise CheckpointError(
+            f'another training run is writing into {folder}: wait for its '
+            'end, or give this one another --work-dir') from None
+    except OSError:  # not every network file system can
+        pass
+    return file
 
 
 def _chosen(runner: Runner, own: TensorDict, resume: bool,
