@@ -554,7 +554,10 @@ def test_roboflows_only_class_has_the_name_of_what_it_is(tmp_path, prepare):
     (lambda d: d['annotations'][0].pop('category_id'), "no 'category_id'"),
     (lambda d: d['annotations'][0].update(category_id=[1]), 'category_id'),
     (lambda d: d['annotations'].append('cat'), 'not json objects'),
-    (lambda d: d['images'][0].pop('width'), "no 'width' of type int"),
+    (lambda d: d['images'][0].update(width='64'), "no 'width' of type int"),
+    (lambda d: d['images'][0].pop('width'), '1 images without width or heig'),
+    (lambda d: [i.update(height=None) for i in d['images']],
+     'images without width or height: written'),
     (lambda d: d['images'][0].pop('id'), "no 'id' of type int"),
     (lambda d: d['images'][0].pop('file_name'), "no 'file_name' of type str"),
     (lambda d: d['images'].append(3), 'not json objects'),
@@ -600,6 +603,20 @@ def test_one_json_is_judged_as_several(splits, change, words, tmp_path,
     assert words in out
     assert ('refused: ' in out or 'must be' in out) == (status != 0)
     assert (status == 0) == (tmp_path / 'mine.py').exists()
+
+
+def test_a_size_that_a_json_lacks_is_that_of_the_image(tmp_path):
+    root = coco(tmp_path / 'd', ('train', 'val'))
+    for path in root.rglob('*.json'):
+        data = json.loads(path.read_text())
+        for image in data['images']:
+            del image['width'], image['height']
+        path.write_text(json.dumps(data))
+    for split in read_dataset(root).splits.values():
+        for image in split.coco['images']:
+            with Image.open(split.folder / image['file_name']) as file:
+                assert (image['width'], image['height']) == file.size
+                assert file.width != file.height
 
 
 def test_images_of_another_split_are_not_taken_for_missing_ones(tmp_path):
