@@ -230,6 +230,41 @@ def test_the_roof_is_the_faster_of_the_engines(monkeypatch):
     assert (one.published, two.published) == ({}, dict(ms='5'))
 
 
+def test_a_turn_is_a_tenth_of_a_second(monkeypatch):
+    """Of a network that takes 30 ms four runs, of one of 2 s one; a profile
+    has at least 5 and at most 50."""
+    asked = []
+
+    class Asked:
+        def __init__(self, candidate, path):
+            self.candidate, self.path = candidate, path
+
+        def ask(self, what, runs=None):
+            asked.append((self.path, what, runs))
+            seconds = dict(a=.03, b=2., c=1e-3)[self.path]
+            return dict(time=[seconds] * (runs or 0), memory=7,
+                        profile=[runs]).get(what)
+
+        def close(self):
+            asked.append((self.path, 'close', None))
+
+    monkeypatch.setattr('mmfasternet.analysis.benchmark.race.Process', Asked)
+    found = [ways(f'operator:{name}:96x56', backends=['pytorch'])[0][0]
+             for name in ('conv', 'pconv', 'dwconv')]
+    results = race(found, {c.key(): name for c, name in zip(found, 'abc')}, 2,
+                   found)
+    for name, candidate, runs, profiled, seconds in zip(
+            'abc', found, (4, 1, 100), (5, 5, 50), (.03, 2, 1e-3)):
+        own = [(what, number) for path, what, number in asked if path == name]
+        assert {number for what, number in own[2:] if what == 'time'} == {
+            runs}
+        assert own[:2] == [('load', None), ('time', 1)]
+        assert own[-1] == ('close', None)
+        result = results[candidate]
+        assert result.seconds == [seconds] * 2 and result.memory == 7
+        assert result.layers == [profiled]
+
+
 # ------------------------------------------------------------ what runs
 def test_networks_are_crossed_with_how_they_run(exported):
     found, notes = ways(
