@@ -366,6 +366,34 @@ def test_engines_are_imported_when_they_are_used():
         'set() False', "{'onnxruntime'} False"], done.stderr
 
 
+@pytest.mark.parametrize('device, options', [
+    ('cpu', ('CPUExecutionProvider', {})),
+    ('cuda', ('CUDAExecutionProvider', dict(device_id=0))),
+    ('cuda:3', ('CUDAExecutionProvider', dict(device_id=3)))])
+def test_onnxruntime_gets_the_gpu_that_is_named(device, options, monkeypatch):
+    import onnxruntime
+    asked = []
+
+    class Session:
+        def __init__(self, path, settings, providers):
+            asked.append((path, settings.intra_op_num_threads, *providers))
+
+        def get_providers(self):
+            return [options[0]]
+
+    monkeypatch.setattr(onnxruntime, 'InferenceSession', Session)
+    monkeypatch.setattr(onnxruntime, 'get_available_providers', lambda: [
+        'CUDAExecutionProvider', 'CPUExecutionProvider'])
+    engine = ENGINES['onnxruntime'].module
+    engine.open_session(Path('a.onnx'), 3, device)
+    engine.open_session(Path('a.onnx'), device=device)
+    assert asked == [('a.onnx', 3, options), ('a.onnx', 0, options)]
+    # it falls back to the CPU without an error
+    monkeypatch.setattr(Session, 'get_providers', lambda self: ['other'])
+    with pytest.raises(ValueError, match=f'cannot use {device}: is there suc'):
+        engine.open_session(Path('a.onnx'), device=device)
+
+
 def test_one_openvino_core():
     openvino = pytest.importorskip('openvino')
     module = ENGINES['openvino'].module
