@@ -70,6 +70,9 @@ EQUIVALENT = (
     ('engine/seeded_batches.py', (
         'return index, (_seed(self.sampler.seed, OF_IMAGES, index, turn))',
     ), 'other random numbers, as different from image to image'),
+    ('hooks/resume_hook.py', (
+        'if isinstance(found[(-1)], Exception):',
+    ), 'it has one'),
     ('hooks/progress_bar_hook.py', (
         'self._drawn = self._memory = (1)',
         'self._drawn = self._memory = (-1)',
@@ -80,6 +83,19 @@ EQUIVALENT = (
     ('benchmark/build.py', (
         'torch.manual_seed((1))', 'torch.manual_seed((-1))',
     ), 'any weights do, if they are the same each time'),
+    ('benchmark/worker.py', (
+        'np.reshape(seconds, (runs + 1, -(2))).sum(1)[1:])))',
+    ), 'NumPy takes any negative number for the rest'),
+    ('inspection/statistics.py', (
+        'dead = ((peaks[module] <= DEAD * rms)).double().mean().item() \\',
+    ), 'a float32 is that product of float64 by chance only'),
+    ('engines/__init__.py', (
+        "with (_quiet('torch.export', 'torch.onnx', 'onnxscript')):",
+        "with (_quiet('torch.onnx', 'onnxscript', 'torch.export')):",
+    ), 'all of them are silent'),
+    ('engines/ncnn.py', (
+        '0.2, 1, (82))', '0.2, 1, (80))',
+    ), 'steps as small, of which the best one is taken'),
     ('evaluation/average_precision.py', (
         'precision = true / np.maximum(true + false, np.spacing((2)))',
         'precision = true / np.maximum(true + false, np.spacing((0)))',

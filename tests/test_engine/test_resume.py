@@ -501,6 +501,25 @@ def test_what_nobody_can_go_on_from_is_refused(change, words, tmp_path):
         train(tmp_path, resume=True, load_from=str(path))
 
 
+def test_what_is_saved_before_the_first_iteration_is_a_beginning(
+        plain, tmp_path):
+    class Early(Hook):
+        priority = 'HIGHEST'  # before ours know that an epoch begins
+
+        def before_train_epoch(self, runner):
+            if not runner.iter:
+                runner.save_checkpoint(str(tmp_path), 'begin.pth',
+                                       meta=dict(epoch=0, iter=0))
+                raise Killed
+
+    train(tmp_path / 'run', Early())
+    runner, record = train(tmp_path / 'run', resume=True,
+                           load_from=str(tmp_path / 'begin.pth'))
+    expected, whole = plain[True, 1]
+    assert record.seen == whole.seen and record.metrics == whole.metrics
+    assert_equal(state(runner), state(expected))
+
+
 def test_one_checkpoint_is_never_all_there_is(tmp_path):
     """MMEngine removes the old one before the new one is written."""
     train(tmp_path, checkpoint=dict(
