@@ -105,12 +105,33 @@ def test_images_are_normalised_as_on_imagenet(recipes):
     assert found.bgr_to_rgb
 
 
+TAUGHT = dict(
+    affine_scale=0.2, unlabelled_data_prefix='photographs',
+    teacher='mmyolo::yolov8/yolov8_s_syncbn_fast_8xb16-500e_coco.py',
+    teacher_checkpoint='s.pth')
+
+
+def test_what_a_teacher_brings_into_a_config():
+    taught = load_config('configs/yolov8_fasternet_n.py', TAUGHT)
+    theirs = load_config(TAUGHT['teacher']).model
+    theirs.pop('train_cfg')  # its own training is over
+    assert bare(taught.model.teacher) == bare(theirs)
+    assert taught.model.teacher._scope_ == 'mmyolo'
+    assert taught.default_hooks.distillation == dict(
+        type='mmfasternet.DistillationHook', checkpoint='s.pth',
+        classes=CocoDataset.METAINFO['classes'])
+    # none of the images of another split is one without labels
+    for prefix, folder in (({}, 'val2017/'),
+                           (dict(test_data_prefix='t/'), 't/')):
+        cfg = load_config('configs/yolov8_fasternet_n.py', dict(
+            TAUGHT, test_ann_file='t.json', **prefix))
+        *_, last = cfg.train_dataloader.dataset.unlabelled.listed
+        assert last == ['t.json', folder]
+
+
 def test_teacher_and_images_without_labels_stay_with_their_detector():
     plain = load_config('configs/yolov8_fasternet_n.py')
-    taught = load_config('configs/yolov8_fasternet_n.py', dict(
-        affine_scale=0.2, unlabelled_data_prefix='photographs',
-        teacher='mmyolo::yolov8/yolov8_s_syncbn_fast_8xb16-500e_coco.py',
-        teacher_checkpoint='s.pth'))
+    taught = load_config('configs/yolov8_fasternet_n.py', TAUGHT)
     cfg = with_model_of(taught, plain)
     assert 'teacher' not in cfg.model
     assert 'distillation' not in cfg.default_hooks

@@ -183,6 +183,8 @@ def test_results_are_drawn_by_epoch_without_cocos_minus_one():
         loss=[[1, 3], [2, 1]], loss_cls=[[1, 2], [2, 1]])
     assert lines(metric) == {'coco/bbox_mAP': [[2, .5]]}
     assert lines(rate) == dict(lr=[[1, .1], [2, .2]])
+    # the only point of a line is seen, too
+    assert {line.get_marker() for line in metric.lines} == {'.'}
     assert [axes.get_title() for axes in (loss, metric, rate)] == [
         'training loss', 'validation', 'learning rate']
     assert all(map(has_grid, (loss, metric, rate)))
