@@ -40,6 +40,9 @@ EQUIVALENT = (
         'while block := file.read(1 << (21)):',
         'while block := file.read(1 << (19)):',
     ), 'the pieces of a file are together the file'),
+    ('checkpoint/download.py', (
+        "file = re.sub(r'[?#].*', '', name).rsplit('/', (2))[-1]",
+    ), 'the last part is the same'),
     ('cli.py', ('value = low - (2)', ), 'as that less 1 it is refused'),
     ('cli.py', (
         'text = error.args[(-1)] if type(error) is KeyError else error',
@@ -96,6 +99,9 @@ EQUIVALENT = (
     ('engines/ncnn.py', (
         '0.2, 1, (82))', '0.2, 1, (80))',
     ), 'steps as small, of which the best one is taken'),
+    ('evaluation/average_precision.py', (
+        'RECALLS = (np.linspace(1, 0, 101))',
+    ), 'only the mean over all of them is taken'),
     ('evaluation/average_precision.py', (
         'precision = true / np.maximum(true + false, np.spacing((2)))',
         'precision = true / np.maximum(true + false, np.spacing((0)))',

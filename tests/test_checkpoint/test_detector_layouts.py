@@ -98,5 +98,6 @@ def test_class_names_are_those_of_the_file(tmp_path):
                             ({0: 'x', 'a': 'y'}, None), ({0: 3}, None)):
         module = torch.nn.Linear(1, 1)
         module.names = names
-        torch.save(dict(epoch=3, model=None, ema=module), tmp_path / 'a.pt')
-        assert read_detector(str(tmp_path / 'a.pt')).classes == expected
+        for saved in (dict(epoch=3, model=None, ema=module), module):
+            torch.save(saved, tmp_path / 'a.pt')
+            assert read_detector(str(tmp_path / 'a.pt')).classes == expected

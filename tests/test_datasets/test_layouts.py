@@ -1164,11 +1164,14 @@ def test_yaml_of_another_machine(entry, name, tmp_path):
 
 
 def test_the_path_in_a_yaml_may_be_from_here(tmp_path, monkeypatch):
-    """YOLOv5: yolov5/data/x.yaml says ../datasets/x, from yolov5."""
+    """YOLOv5: yolov5/data/x.yaml says ../datasets/x, from yolov5; of
+    Ultralytics it counts from the file."""
     root = yolo(tmp_path / 'datasets/x', 'train/a', 'val/b')
-    config = write(
-        tmp_path / 'yolov5/data/x.yaml', 'path: ../datasets/x\n'
-        'train: images/train\nval: images/val\nnames: [dog]')
+    text = 'path: ../datasets/x\ntrain: images/train\nval: images/val\n' \
+        'names: [dog]'
+    assert names(read_dataset(write(tmp_path / 'yolov5/x.yaml', text))) == \
+        dict(train=['a'], val=['b'])
+    config = write(tmp_path / 'yolov5/data/x.yaml', text)
     with pytest.raises(ValueError, match='neither a folder nor a file'):
         read_dataset(config)
     monkeypatch.chdir(tmp_path / 'yolov5')
