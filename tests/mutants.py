@@ -72,7 +72,22 @@ EQUIVALENT = (
     ), 'they have one dimension'),
     ('engine/seeded_batches.py', (
         'return index, (_seed(self.sampler.seed, OF_IMAGES, index, turn))',
+        'self._position += (2)',
     ), 'other random numbers, as different from image to image'),
+    ('hooks/results_hook.py', (
+        'if runner.iter > (-1) and self.path.is_file():',
+    ), 'a table has no row of iteration 0 to be kept'),
+    ('readers/coco.py', (
+        "same = all((map(operator.is_, coco['annotations'], annotations)))",
+    ), 'of two that are one, either is the other'),
+    ('datasets/digits.py', (
+        'contrast = (rng.uniform(60, 130) / (-1 if colour.mean() > 127 '
+        'else 1))',
+    ), 'of 1 and -1 it is the same'),
+    ('datasets/images.py', (
+        "image, digest_size=(17), salt=b'%dx%d' % size).digest(),",
+        "image, digest_size=(15), salt=b'%dx%d' % size).digest(),",
+    ), 'as unlikely to be equal'),
     ('hooks/resume_hook.py', (
         'if isinstance(found[(-1)], Exception):',
     ), 'it has one'),

@@ -517,6 +517,8 @@ def test_another_split_is_tested(coco_options):
     cfg = load_config(FAMILY, options)
     assert cfg.test_dataloader.dataset.ann_file == 'annotations/val.json'
     use_split(cfg, 'test')
+    # of another split nothing is asked
+    cfg.train_dataloader.dataset.ann_file = 'none.json'
     require_data(cfg, 'test')
     require_sound_data(cfg, 'test')
     root = coco_options['data_root']

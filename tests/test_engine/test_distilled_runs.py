@@ -274,6 +274,8 @@ def test_each_batch_has_labelled_and_other_images(monkeypatch):
     # fewer than those with labels: all of them
     few = epoch(MixedSampler(Data(10, 3), seed=3), 0)
     assert sorted(few) == list(range(13))
+    # in the middle of each third of the others
+    assert [i for i, index in enumerate(few) if index >= 10] == [2, 6, 10]
     # two processes share both kinds evenly
     shares = []
     for rank in range(2):

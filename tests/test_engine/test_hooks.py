@@ -418,7 +418,8 @@ def lines_of_bar(monkeypatch, work_dir, interval=0., columns=200, **kwargs):
     runner = toy(work_dir, clock, bar.ProgressBarHook(interval), **kwargs)
     runner.train()
     monkeypatch.undo()
-    text = re.sub(r'\x1b\[[\d;?]*[a-zA-Z]', '', shown.getvalue())
+    runner.shown = shown.getvalue()
+    text = re.sub(r'\x1b\[[\d;?]*[a-zA-Z]', '', runner.shown)
     return [' '.join(line.split()) for line in re.split('[\r\n]+', text)
             ], runner
 
@@ -457,6 +458,8 @@ def test_the_numbers_of_the_bar(monkeypatch, tmp_path):
                 f'{losses[first:done].mean():.4f}')
         mean = losses[3 * epoch - 3:3 * epoch].mean()
         assert f'epoch {epoch}/4 loss {mean:.4f}' in lines
+        # its numbers in no colours
+        assert f'epoch {epoch}/4  loss {mean:.4f}' in runner.shown
         spent += 3
     places = [place for place, *_ in drawn(lines, 'validation')]
     assert places == ['1/3', '2/3', '3/3']

@@ -360,6 +360,15 @@ def test_batches_of_images_of_one_shape_go_on_too():
     assert loaded(4) == whole[4:]
 
 
+def test_what_has_no_transforms_needs_no_seeds():
+    """A list, of which PyTorch asks each item by its index."""
+    loader = torch.utils.data.DataLoader(
+        list('abcdef'), sampler=DefaultSampler('abcdef', shuffle=False),
+        batch_size=2, collate_fn=''.join)
+    SeededBatches(loader, seed=0).skip(1)
+    assert list(loader) == ['cd', 'ef']
+
+
 def test_accumulated_gradients_come_to_their_end_first(plain, tmp_path):
     first = Record(('train', 4), lambda: signal.raise_signal(signal.SIGTERM))
     train(tmp_path, first, counts=2)
