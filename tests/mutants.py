@@ -105,6 +105,19 @@ EQUIVALENT = (
         'np.reshape(seconds, (runs + 1, -(2))).sum(1)[1:])))',
     ), 'NumPy takes any negative number for the rest'),
     ('inspection/statistics.py', (
+        'varies = (norm >= 1e-06 * values.norm(dim=1, keepdim=True))',
+    ), 'of a channel of zeros 0 / 0 is not a number, too'),
+    ('benchmark/race.py', (
+        "channels_last=(True), compile=False, options='{}')",
+    ), 'a matrix has no channels'),
+    ('environment.py', (
+        "done = (subprocess.run([sys.executable, '-c', _ASK, question], "
+        "capture_output=True, errors='replace'))",
+    ), 'what is said of errors makes it text'),
+    ('visualization/evaluation.py', (
+        'known = [k for k in range(len(names)) if curves[(-1), k] >= 0]',
+    ), 'a class without boxes has -1 at every recall'),
+    ('inspection/statistics.py', (
         'dead = ((peaks[module] <= DEAD * rms)).double().mean().item() \\',
     ), 'a float32 is that product of float64 by chance only'),
     ('engines/__init__.py', (

@@ -107,6 +107,13 @@ def test_what_is_left_out_has_its_default():
     assert vars(parser.parse_args(['a.py', 'a.pth'])) == dict(
         config='a.py', checkpoint='a.pth', backend=None, precision='fp32',
         threads=None, device='cpu', score_thr=.3, batch_size=1)
+    words = ['a.py', 'a.pth', '--threads', '1', '--batch-size', '7']
+    args = parser.parse_args([*words, '--score-thr', '.5'])
+    assert (args.threads, args.batch_size, args.score_thr) == (1, 7, .5)
+    for wrong in (['--score-thr', '1.5'], ['--batch-size', '0'],
+                  ['--threads', '0'], ['--precision', 'fp1']):
+        with pytest.raises(SystemExit):
+            parser.parse_args([*words, *wrong])
 
 
 def test_what_a_tool_may_leave_out():

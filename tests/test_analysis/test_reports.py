@@ -101,6 +101,12 @@ def test_tables_of_layers(measured):
     assert [row['layer'] for row in layers] == [
         'a', 'b', 'c', '1 more, each below 0.1%']
     assert layers[3]['ms'] == '0.00100' and layers[2]['MMACs'] == '-'
+    # a thousandth of the time is not below it
+    measured[1].layers[2:] = []
+    for row, seconds in zip(measured[1].layers, (.999, .001)):
+        row['seconds'] = seconds
+    *_, layers = benchmark.layer_tables(measured[1]).split('\n\n')
+    assert [row['layer'] for row in table_rows(layers)] == ['a', 'b']
 
 
 def test_json_of_a_race(measured):

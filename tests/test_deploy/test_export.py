@@ -173,6 +173,9 @@ def test_what_travels_in_the_file(exported, small):
         info = load_backend(exported[name]).info
         assert info.classes == ('blue', 'red') and info.nms
         assert info.img_scale == (64, 64) and info.score_thr == 0.001
+    for output in onnx.load(exported['nms.onnx']).graph.output:
+        first, *_ = output.type.tensor_type.shape.dim
+        assert first.dim_param == 'batch', output.name
 
 
 def test_any_size_has_one_that_images_are_fitted_into(deployed, info,
@@ -233,6 +236,8 @@ def test_what_a_config_says(small):
     assert (info.score_thr, info.nms_pre) == (-1, 100000)
     assert (info.classes, info.img_scale, info.pad_val) == (
         ('a', 'b'), (96, 64), 7)
+    cfg.test_dataloader.dataset.pipeline[2].pop('pad_val')
+    assert DeployInfo.from_config(cfg).pad_val == 0  # mmyolo's own
     # one place cannot hold two classes of one
     cfg.test_dataloader.dataset.pop('metainfo')
     cfg.model.bbox_head.head_module.num_classes = 1

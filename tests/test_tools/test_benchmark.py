@@ -177,6 +177,8 @@ def test_a_profile_names_every_layer_that_multiplies(backend, exported):
     assert sum(row['macs'] for row in rows) == count(small(), SHAPE)[''][1]
     assert sum(row['parameters'] for row in rows) == parameters
     assert all(row['seconds'] >= 0 for row in rows)
+    # a run of so small a network, in seconds
+    assert 0 < sum(row['seconds'] for row in rows) < 60
 
 
 def test_a_profile_of_pytorch_counts_as_table_1():
@@ -292,6 +294,8 @@ def test_a_setting_behind_the_name_wins(exported):
                     shape=[32, 32], channels_last=True)
     assert (found[0].compile, found[0].channels_last, found[0].shape) == (
         True, False, (4, 3, 32, 32))
+    # of what is for any size
+    assert ways('a.py@pytorch')[0][0].shape == (1, 3, 640, 640)
 
 
 def test_a_quantised_file_is_compared_with_what_it_was_made_from(exported):

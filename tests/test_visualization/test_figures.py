@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from matplotlib import rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -107,6 +108,8 @@ def test_precision_is_drawn_over_recall_with_its_mean():
     assert axes.get_xlim() == (0, 1) and has_grid(axes)
     for line, color in zip(axes.lines, ('C0', 'C1', 'k')):
         assert to_rgb(line.get_color()) == pytest.approx(to_rgb(color))
+    # one lets another be seen below it
+    assert all(0 < line.get_alpha() < 1 for line in axes.lines[:2])
     # what counts is drawn twice as thick
     assert [line.get_linewidth() / axes.lines[0].get_linewidth()
             for line in axes.lines] == [1, 1, 2]
@@ -116,10 +119,13 @@ def test_true_boxes_stand_to_the_left_and_predicted_to_the_right(tmp_path):
     image = np.full((100, 200, 3), 255, np.uint8)
     cv2.imwrite(str(tmp_path / 'a.png'), image)
     figure = plot_images(
-        [result([(20, 20, 60, 80, 1, .9), (100, 20, 150, 80, 1, .2)],
+        [result([(20, 20, 60, 80, 1, .9), (100, 20, 150, 80, 1, .29)],
                 [(120, 20, 180, 80, 0, 0)], tmp_path / 'a.png')],
         ['cat', 'dog'], 0.3)
     left, right = figure.axes
+    assert [text.get_text() for text in plot_images(
+        [result([(20, 20, 60, 80, 1, .3)], [], tmp_path / 'a.png')],
+        ['cat', 'dog'], 0.3).axes[1].texts] == ['dog 0.30']
     blue, orange = to_rgb('C0'), to_rgb('C1')  # a colour for each class
     assert pixel(figure, left, 120, 50) == pytest.approx(blue, abs=.05)
     assert pixel(figure, right, 20, 50) == pytest.approx(orange, abs=.05)
@@ -142,6 +148,8 @@ def test_what_is_said_of_an_image_and_its_boxes(tmp_path):
     assert right.get_title().endswith(': F1 1.00, mean IoU 0.80')
     cat, dog = left.texts
     assert (cat.get_text(), dog.get_text()) == ('cat', 'dog (ignored)')
+    assert all(text.get_fontsize() < rcParams['font.size']
+               for axes in (left, right) for text in (*axes.texts, axes.title))
     # above its box, but not above the image
     assert (cat.get_va(), dog.get_va()) == ('bottom', 'top')
     assert cat.get_position() == (0, 30) and dog.get_position() == (50, 2)
@@ -382,6 +390,11 @@ def test_redundancy_shows_twins_beside_each_other():
                      for axis in axes[:2])
     assert {first.tobytes(), second.tobytes()} == {
         maps[0].numpy().tobytes(), maps[2].numpy().tobytes()}
+    # of many six, each with the seven that are most alike
+    maps = torch.randn(12, 3, 3)
+    axes = network.draw_redundancy(
+        'x', maps, torch.corrcoef(maps.flatten(1))).axes
+    assert len(axes) == 6 * 8
 
 
 def test_fields_have_squares_around_the_middle():
