@@ -149,6 +149,27 @@ def test_an_exported_layer_counts_as_in_pytorch(layer, shape, kind, tmp_path):
     assert found.parameters == sum(p.numel() for p in layer.parameters())
 
 
+@pytest.mark.parametrize('turned', [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_a_product_counts_whichever_side_is_turned(turned, tmp_path):
+    """Of 3 rows of 12 numbers each five sums of 12 products."""
+    pytest.importorskip('openvino')
+    onnx = pytest.importorskip('onnx')
+    sides = [shape[::-1] if turn else shape
+             for shape, turn in zip(((3, 12), (12, 5)), turned)]
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node('Gemm', ['x', 'w'], ['y'], transA=turned[0],
+                          transB=turned[1])], 'g',
+        [helper.make_tensor_value_info('x', kind, sides[0])],
+        [helper.make_tensor_value_info('y', kind, (3, 5))],
+        [helper.make_tensor('w', kind, sides[1], np.arange(60.))])
+    onnx.save(helper.make_model(graph), tmp_path / 'x.onnx')
+    parameters, (layer, ) = exported_layers(tmp_path / 'x.onnx', sides[0])
+    assert (parameters, layer.macs, layer.kind) == (
+        60, 3 * 5 * 12, 'product 12->5')
+    assert layer.bytes == 4 * (36 + 60 + 15)
+
+
 def test_an_xml_counts_as_its_onnx(exported, tmp_path):
     openvino = pytest.importorskip('openvino')
     path = tmp_path / 'float.xml'
