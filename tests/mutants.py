@@ -49,6 +49,7 @@ EQUIVALENT = (
     ), 'a KeyError has one'),
     ('config/loading.py', (
         'close = difflib.get_close_matches(name, node, n=(2), cutoff=.9) or [',
+        'close = (difflib.get_close_matches(name, node, cutoff=0.9)) or [',
     ), 'the first is the best one'),
     ('checks/annotations.py', (
         "at_end = getattr(error, 'pos', (1)) >= len(text.rstrip()) - 1",
@@ -96,6 +97,9 @@ EQUIVALENT = (
         'self._drawn = self._memory = (-1)',
     ), 'long ago, and less than any memory'),
     ('detectors/distilled_yolo_detector.py', (
+        'number = rows.new_full((len(metas), ), -(2))',
+    ), 'any number below 0 is that of none'),
+    ('detectors/distilled_yolo_detector.py', (
         'features=sum((map(feature_imitation, wanted.features, projected))))',
     ), 'both are brought to mean 0 and variance 1, and then it is a distance'),
     ('benchmark/build.py', (
@@ -131,6 +135,15 @@ EQUIVALENT = (
         'RECALLS = (np.linspace(1, 0, 101))',
     ), 'only the mean over all of them is taken'),
     ('evaluation/average_precision.py', (
+        'return Cell(np.zeros((1), int), empty, empty, truth)',
+    ), 'of nothing no image is asked for'),
+    ('evaluation/average_precision.py', (
+        'cells = (np.array(evaluation.evalImgs + [None]))[:-1].reshape(shape)',
+    ), 'with None among them NumPy takes them for objects'),
+    ('evaluation/detection_quality.py', (
+        'id=len(annotations) + (2), image_id=image,',
+    ), 'any number but 0 names a box'),
+    ('evaluation/average_precision.py', (
         'precision = true / np.maximum(true + false, np.spacing((2)))',
         'precision = true / np.maximum(true + false, np.spacing((0)))',
     ), 'where nothing is found it divides 0, and elsewhere counts of 1 on'),
@@ -156,6 +169,8 @@ EQUIVALENT = (
     ), 'pycocotools has asked each box for it before'),
     ('evaluation/errors.py', (
         'best, best_other = (x.max(initial=(-1)) for x in (same, other))',
+        "same = np.where((labels == row['label']) & ~crowd, overlap, (-1))",
+        "other = np.where((labels != row['label']) & ~crowd, overlap, (-1))",
     ), 'no overlap is less than 0, and of none both say background'),
 )
 

@@ -889,6 +889,19 @@ def test_what_would_end_in_an_ap_of_zero_is_refused(options, words,
         require_sound_data(cfg, 'val')
 
 
+def test_what_is_left_out_of_the_data_is_printed(coco_options, capsys):
+    require_sound_data(load_config(FAMILY, dict(
+        coco_options, classes=['blue'])), 'val')
+    assert 'dropped: val: class-excluded' in capsys.readouterr().out
+    # a note is no reason to say anything
+    cfg = load_config(FAMILY, coco_options)
+    other = Path(cfg.val_evaluator.ann_file).with_name('same.json')
+    other.write_bytes(Path(cfg.val_evaluator.ann_file).read_bytes())
+    cfg.val_evaluator.ann_file = str(other)
+    require_sound_data(cfg, 'val')
+    assert capsys.readouterr().out == ''
+
+
 def test_missing_data_names_the_path_and_the_way_out(tmp_path):
     cfg = load_config('configs/yolov8_fasternet_s.py',
                       dict(data_root=f'{tmp_path}/coco/'))

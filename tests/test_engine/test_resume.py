@@ -324,8 +324,13 @@ def test_a_worker_outlives_what_the_group_is_sent(plain, tmp_path,
     monkeypatch.setattr(
         Noisy, 'end', lambda self, index: index == 7 and torch.utils.data.
         get_worker_info() and os.system(f'kill -TERM {os.getpid()}'))
+    # and begins with what MMEngine, or a user, wants of it
+    monkeypatch.setattr(
+        'mmengine.runner.runner.default_worker_init_fn', lambda number, **_: (
+            tmp_path / f'begun_{number}').touch())
     runner, record = train(tmp_path, workers=1)
     assert record.seen == plain[True, 1][1].seen
+    assert (tmp_path / 'begun_0').exists()
 
 
 def test_batches_of_images_of_one_shape_go_on_too():

@@ -291,6 +291,19 @@ def test_the_better_scored_of_two_finds_the_box():
     assert split_of(boxes, found)['Bkg'] == pytest.approx(50 / 101 / 3)
 
 
+@pytest.mark.parametrize('kind, label, x', [('Loc', 1, 112),
+                                            ('Cls', 2, 100)])
+def test_two_errors_of_one_box_are_made_one_right_detection(kind, label, x):
+    """One of three boxes is found, and with it a second: 34 and 67 of 101
+    recalls. The class of the wrong ones has one box, which is found, too."""
+    boxes = [box(1, 1, 0), box(1, 1, 100), box(1, 1, 200), box(1, 2, 300)]
+    split = split_of(boxes, [
+        box(1, 1, 0, .9), box(1, 2, 300, .9), box(1, label, x, .8),
+        box(1, label, x + 1, .7)])
+    # the mean of two classes; behind the last of its boxes nothing costs
+    assert split[kind] == pytest.approx(33 / 101 / 2)
+
+
 def test_a_double_that_covers_a_half_is_one():
     """As what finds a box with a half is no wrong place."""
     boxes = [box(1, 1, 0), box(1, 1, 200)]
