@@ -399,6 +399,34 @@ def test_onnxruntime_gets_the_gpu_that_is_named(device, options, monkeypatch):
         engine.open_session(Path('a.onnx'), device=device)
 
 
+@pytest.mark.parametrize('precision, hint', [('fp32', 'f32'),
+                                             ('bf16', 'bf16')])
+def test_openvino_is_asked_for_the_precision_and_the_threads(
+        precision, hint, monkeypatch):
+    """By the names of its documentation; what it makes of them is its own."""
+    pytest.importorskip('openvino')
+    asked, module = [], ENGINES['openvino'].module
+
+    class Core:
+        available_devices = ['CPU', 'GPU']
+
+        def read_model(self, path):
+            return type('Model', (), dict(reshape=asked.append))
+
+        def compile_model(self, model, device, properties):
+            asked.append((device, properties))
+
+    monkeypatch.setattr(module, 'openvino_core', Core)
+    module.compile_file(Path('a.xml'), precision)
+    module.compile_file(Path('a.xml'), precision, 3, 'gpu.0', (1, 3, 8, 8),
+                        PERF_COUNT=True)
+    hints = dict(INFERENCE_PRECISION_HINT=hint, PERFORMANCE_HINT='LATENCY')
+    assert asked == [('CPU', hints), [1, 3, 8, 8], ('GPU.0', dict(
+        hints, INFERENCE_NUM_THREADS=3, PERF_COUNT=True))]
+    with pytest.raises(ValueError, match='cannot use npu, it has CPU, GPU'):
+        module.compile_file(Path('a.xml'), device='npu')
+
+
 def test_one_openvino_core():
     openvino = pytest.importorskip('openvino')
     module = ENGINES['openvino'].module
