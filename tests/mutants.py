@@ -40,12 +40,16 @@ EQUIVALENT = (
         'while block := file.read(1 << (21)):',
         'while block := file.read(1 << (19)):',
     ), 'the pieces of a file are together the file'),
+    ('checkpoint/download.py', (
+        "file = re.sub(r'[?#].*', '', name).rsplit('/', (2))[-1]",
+    ), 'the last part is the same'),
     ('cli.py', ('value = low - (2)', ), 'as that less 1 it is refused'),
     ('cli.py', (
         'text = error.args[(-1)] if type(error) is KeyError else error',
     ), 'a KeyError has one'),
     ('config/loading.py', (
         'close = difflib.get_close_matches(name, node, n=(2), cutoff=.9) or [',
+        'close = (difflib.get_close_matches(name, node, cutoff=0.9)) or [',
     ), 'the first is the best one'),
     ('checks/annotations.py', (
         "at_end = getattr(error, 'pos', (1)) >= len(text.rstrip()) - 1",
@@ -69,17 +73,76 @@ EQUIVALENT = (
     ), 'they have one dimension'),
     ('engine/seeded_batches.py', (
         'return index, (_seed(self.sampler.seed, OF_IMAGES, index, turn))',
+        'self._position += (2)',
     ), 'other random numbers, as different from image to image'),
+    ('hooks/results_hook.py', (
+        'if runner.iter > (-1) and self.path.is_file():',
+    ), 'a table has no row of iteration 0 to be kept'),
+    ('readers/coco.py', (
+        "same = all((map(operator.is_, coco['annotations'], annotations)))",
+    ), 'of two that are one, either is the other'),
+    ('datasets/digits.py', (
+        'contrast = (rng.uniform(60, 130) / (-1 if colour.mean() > 127 '
+        'else 1))',
+    ), 'of 1 and -1 it is the same'),
+    ('datasets/images.py', (
+        "image, digest_size=(17), salt=b'%dx%d' % size).digest(),",
+        "image, digest_size=(15), salt=b'%dx%d' % size).digest(),",
+    ), 'as unlikely to be equal'),
+    ('hooks/resume_hook.py', (
+        'if isinstance(found[(-1)], Exception):',
+    ), 'it has one'),
     ('hooks/progress_bar_hook.py', (
         'self._drawn = self._memory = (1)',
         'self._drawn = self._memory = (-1)',
     ), 'long ago, and less than any memory'),
+    ('detectors/distilled_yolo_detector.py', (
+        'number = rows.new_full((len(metas), ), -(2))',
+    ), 'any number below 0 is that of none'),
     ('detectors/distilled_yolo_detector.py', (
         'features=sum((map(feature_imitation, wanted.features, projected))))',
     ), 'both are brought to mean 0 and variance 1, and then it is a distance'),
     ('benchmark/build.py', (
         'torch.manual_seed((1))', 'torch.manual_seed((-1))',
     ), 'any weights do, if they are the same each time'),
+    ('benchmark/worker.py', (
+        'np.reshape(seconds, (runs + 1, -(2))).sum(1)[1:])))',
+    ), 'NumPy takes any negative number for the rest'),
+    ('inspection/statistics.py', (
+        'varies = (norm >= 1e-06 * values.norm(dim=1, keepdim=True))',
+    ), 'of a channel of zeros 0 / 0 is not a number, too'),
+    ('benchmark/race.py', (
+        "channels_last=(True), compile=False, options='{}')",
+    ), 'a matrix has no channels'),
+    ('environment.py', (
+        "done = (subprocess.run([sys.executable, '-c', _ASK, question], "
+        "capture_output=True, errors='replace'))",
+    ), 'what is said of errors makes it text'),
+    ('visualization/evaluation.py', (
+        'known = [k for k in range(len(names)) if curves[(-1), k] >= 0]',
+    ), 'a class without boxes has -1 at every recall'),
+    ('inspection/statistics.py', (
+        'dead = ((peaks[module] <= DEAD * rms)).double().mean().item() \\',
+    ), 'a float32 is that product of float64 by chance only'),
+    ('engines/__init__.py', (
+        "with (_quiet('torch.export', 'torch.onnx', 'onnxscript')):",
+        "with (_quiet('torch.onnx', 'onnxscript', 'torch.export')):",
+    ), 'all of them are silent'),
+    ('engines/ncnn.py', (
+        '0.2, 1, (82))', '0.2, 1, (80))',
+    ), 'steps as small, of which the best one is taken'),
+    ('evaluation/average_precision.py', (
+        'RECALLS = (np.linspace(1, 0, 101))',
+    ), 'only the mean over all of them is taken'),
+    ('evaluation/average_precision.py', (
+        'return Cell(np.zeros((1), int), empty, empty, truth)',
+    ), 'of nothing no image is asked for'),
+    ('evaluation/average_precision.py', (
+        'cells = (np.array(evaluation.evalImgs + [None]))[:-1].reshape(shape)',
+    ), 'with None among them NumPy takes them for objects'),
+    ('evaluation/detection_quality.py', (
+        'id=len(annotations) + (2), image_id=image,',
+    ), 'any number but 0 names a box'),
     ('evaluation/average_precision.py', (
         'precision = true / np.maximum(true + false, np.spacing((2)))',
         'precision = true / np.maximum(true + false, np.spacing((0)))',
@@ -106,6 +169,8 @@ EQUIVALENT = (
     ), 'pycocotools has asked each box for it before'),
     ('evaluation/errors.py', (
         'best, best_other = (x.max(initial=(-1)) for x in (same, other))',
+        "same = np.where((labels == row['label']) & ~crowd, overlap, (-1))",
+        "other = np.where((labels != row['label']) & ~crowd, overlap, (-1))",
     ), 'no overlap is less than 0, and of none both say background'),
 )
 

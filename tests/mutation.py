@@ -56,6 +56,7 @@ ROOMS = dict(
     datasets=('datasets/checks datasets/images.py datasets/files.py '
               'datasets/digits.py datasets/collate.py datasets/unlabelled.py '
               'datasets/from_config.py',
+              'test_datasets/test_readers.py test_datasets/test_layouts.py '
               'test_datasets/test_digits.py test_datasets/test_checks.py '
               'test_engine/test_distilled_runs.py '
               'test_tools/test_dataset_tools.py'),

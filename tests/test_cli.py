@@ -141,6 +141,41 @@ def test_what_is_left_out_has_its_default():
     assert vars(parser.parse_args(['a.py', 'a.pth'])) == dict(
         config='a.py', checkpoint='a.pth', backend=None, precision='fp32',
         threads=None, device='cpu', score_thr=.3, batch_size=1)
+    words = ['a.py', 'a.pth', '--threads', '1', '--batch-size', '7']
+    args = parser.parse_args([*words, '--score-thr', '.5'])
+    assert (args.threads, args.batch_size, args.score_thr) == (1, 7, .5)
+    for wrong in (['--score-thr', '1.5'], ['--batch-size', '0'],
+                  ['--threads', '0'], ['--precision', 'fp1']):
+        with pytest.raises(SystemExit):
+            parser.parse_args([*words, *wrong])
+
+
+def test_what_a_tool_may_leave_out():
+    def options_of(add, **options):
+        parser = ArgumentParser()
+        add(parser, **options)
+        return {action.dest: action for action in parser._actions}
+
+    whole, files = (options_of(cli.add_engine, exported_only=only)
+                    for only in (False, True))
+    assert {*whole['backend'].choices} - {*files['backend'].choices} == {
+        'pytorch'}
+    # that of which no exported file is
+    assert {*whole['precision'].choices} >= {*files['precision'].choices}
+    assert 'threads' in files
+    assert 'threads' not in options_of(cli.add_engine, threads=False)
+    parser = ArgumentParser()
+    cli.add_checkpoint(parser, optional=True)
+    assert parser.parse_args(['a.py']).checkpoint is None
+    for exported in (True, False):
+        said = options_of(cli.add_checkpoint, exported=exported)[
+            'checkpoint'].help
+        assert ('.onnx' in said) == exported
+
+
+def test_what_a_tool_does_is_said_in_its_own_lines():
+    said = cli.tool_parser('One thing,\n    and another.').format_help()
+    assert '\n\nOne thing,\n    and another.\n\n' in said
 
 
 def test_a_folder_may_be_there_but_not_a_file_of_its_name(tmp_path):

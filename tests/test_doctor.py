@@ -260,6 +260,10 @@ def test_a_python_that_is_not_tested():
     problem, = doctor.find_problems(replace(healthy(), python=(3, 19, 0)))
     assert problem.what.startswith('Python 3.19.0 is not one of 3.10 to 3.')
     assert problem.commands[0].startswith('PYTHON=python3.')
+    for python in doctor.PYTHONS:
+        for patch in (0, 9):
+            assert not doctor.find_problems(
+                replace(healthy(), python=(*python, patch)))
 
 
 def healthy():
@@ -364,6 +368,8 @@ def test_a_process_that_ends_itself_says_how():
         ends='import os; os._exit(3)', works='answer = 1'))
     assert answers == dict(works='1')
     assert errors == dict(ends='the interpreter ended, exit status 3')
+    _, errors = ask(dict(ends='import os; os.kill(os.getpid(), 1)'))
+    assert errors == dict(ends='the interpreter ended, SIGHUP')
 
 
 def test_what_a_measurement_depends_on(monkeypatch):
@@ -412,6 +418,7 @@ def test_this_environment_is_in_order():
         for line in done.stdout.split('\n\n')[0].splitlines())
     import torch
     assert rows['torch'].startswith(torch.__version__)
+    assert rows['Python'] == f'{platform.python_version()} in {sys.prefix}'
     import mmcv._ext
     compiled = getattr(mmcv._ext, '__file__', '').endswith('.so')
     assert rows['mmcv operators'].startswith(

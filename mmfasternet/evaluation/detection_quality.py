@@ -153,7 +153,6 @@ def precision_curves(results: Sequence[ImageResult],
                       for r in results], num_classes), 'bbox')
         evaluation.params.iouThrs = np.array([0.5])
         evaluation.params.areaRng = [[0, 1e10]]
-        evaluation.params.areaRngLbl = ['all']
         evaluation.params.maxDets = [100]
         evaluation.evaluate()
         evaluation.accumulate()

@@ -22,7 +22,7 @@ COLUMNS = 8  # of the picture of alike channels
 
 
 def _sheet(rows: int, columns: int, ratio: float,
-           width: float = 2.2) -> Tuple[Figure, np.ndarray]:
+           width: float) -> Tuple[Figure, np.ndarray]:
     """Axes without ticks; ratio is height / width of what is shown."""
     figure = Figure(figsize=(columns * width, rows * (width * ratio + 0.3)),
                     layout='constrained')

@@ -64,6 +64,9 @@ def test_the_best_scored_of_those_that_fit_has_found_an_object():
     # IoU 0.9 at 0.6; 0.4 at 0.9 is too little, and another class at 0.95
     assert levels_of(found, boxes, labels).tolist() == [16, 32, 0]
     assert levels_of(found[:0], boxes, labels).tolist() == [0, 0, 0]
+    # a half of its box is not above a half
+    half = torch.tensor([[0., 0, 10, 20], [0, 0, 10, 19]])
+    assert levels_of(found[:1], half, labels[[0, 0]]).tolist() == [0, 8]
 
 
 def test_shares_are_of_what_was_found():

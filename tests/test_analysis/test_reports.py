@@ -101,6 +101,12 @@ def test_tables_of_layers(measured):
     assert [row['layer'] for row in layers] == [
         'a', 'b', 'c', '1 more, each below 0.1%']
     assert layers[3]['ms'] == '0.00100' and layers[2]['MMACs'] == '-'
+    # a thousandth of the time is not below it
+    measured[1].layers[2:] = []
+    for row, seconds in zip(measured[1].layers, (.999, .001)):
+        row['seconds'] = seconds
+    *_, layers = benchmark.layer_tables(measured[1]).split('\n\n')
+    assert [row['layer'] for row in table_rows(layers)] == ['a', 'b']
 
 
 def test_json_of_a_race(measured):
@@ -129,7 +135,9 @@ def test_what_is_drawn_of_a_race(measured):
     points, = axes.collections
     np.testing.assert_allclose(points.get_offsets(), [[18, .0045]])
     assert points.get_label() == 'onnxruntime fp32, 1 thread(s), batch 2'
-    assert axes.get_ylabel() == 'GMACs'
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ('latency, ms', 'GMACs')
+    legend, = axes.get_legend().get_texts()
+    assert legend.get_text() == points.get_label()
     axes, = pictures.draw_latency([base, fast], {'fast.py': .4}).axes
     points, = axes.collections
     assert [t.get_text() for t in axes.texts] == ['fast']
@@ -148,6 +156,8 @@ def test_what_is_drawn_of_a_race(measured):
     assert roof.get_xydata() == pytest.approx(
         np.array([[.25, .0005], [20, .04], [512, .04]]))
     assert roof.get_label() == 'matrix product, fp32, 1 thread(s)'
+    assert axes.get_xscale() == axes.get_yscale() == 'log'
+    assert len(axes.get_legend().get_texts()) == 3
 
 
 def test_a_table_is_aligned():

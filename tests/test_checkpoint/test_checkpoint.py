@@ -23,6 +23,7 @@ from mmfasternet.checkpoint import (
     CheckpointError,
     checkpoint_path,
     download,
+    get_checkpoint,
     load_model_weights,
     newest_checkpoint,
     noted_classes,
@@ -176,6 +177,28 @@ def test_another_kind_of_file_is_named(content, tmp_path):
     with pytest.raises(
             CheckpointError, match='not a checkpoint: it begins with'):
         read_checkpoint(tmp_path / 'x.pth')
+
+
+def test_of_an_error_of_several_lines_the_first_is_said(tmp_path,
+                                                        monkeypatch):
+    torch.save(TENSORS, tmp_path / 'x.pth')
+
+    def fail(*args, **kwargs):
+        raise RuntimeError('what is wrong\nwhere in the program')
+
+    monkeypatch.setattr(torch, 'load', fail)
+    with pytest.raises(CheckpointError, match=r'damaged \(\d+ bytes\): what '
+                       r'is wrong\. Download'):
+        read_checkpoint(tmp_path / 'x.pth')
+
+
+def test_a_pickled_module_is_read_by_those_who_ask_for_it(tmp_path):
+    path = tmp_path / 'x.pth'
+    torch.save(nn.Linear(3, 2), path)
+    for read in (read_checkpoint, get_checkpoint):
+        with pytest.raises(CheckpointError, match='Whole modules are pickled'):
+            read(path)
+        assert read(path, modules=True)._parameters['bias'].shape == (2, )
 
 
 def test_an_archive_of_something_else_is_named(tmp_path):
@@ -606,7 +629,7 @@ def test_mmengine_replaces_a_file_at_once(tmp_path, monkeypatch):
 def test_all_is_on_the_disk_before_the_name_is_there(tmp_path, monkeypatch):
     """A power cut afterwards leaves the new content, and one before it none
     of it."""
-    path, seen = tmp_path / 'folder/a.txt', []
+    path, seen = tmp_path / 'new/folder/a.txt', []
     monkeypatch.setattr(os, 'fsync', lambda descriptor: seen.append(
         (os.fstat(descriptor).st_size, path.exists())))
     with whole_file(path) as file:

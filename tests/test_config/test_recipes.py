@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What the family's recipe is made of, against mmyolo's YOLOv8."""
+"""What the family's recipe is made of, against mmyolo's YOLOv8, and what of
+one goes with another model."""
 import pytest
 
 from mmfasternet.config import load_config
+from mmfasternet.config.recipe import with_model_of
 
 # after ours, which makes mmyolo importable
 from mmdet.datasets import CocoDataset  # isort: skip
@@ -101,3 +103,50 @@ def test_images_are_normalised_as_on_imagenet(recipes):
     assert found.std == pytest.approx(
         [255 * x for x in (.229, .224, .225)], abs=1e-3)
     assert found.bgr_to_rgb
+
+
+TAUGHT = dict(
+    affine_scale=0.2, unlabelled_data_prefix='photographs',
+    teacher='mmyolo::yolov8/yolov8_s_syncbn_fast_8xb16-500e_coco.py',
+    teacher_checkpoint='s.pth')
+
+
+def test_what_a_teacher_brings_into_a_config():
+    taught = load_config('configs/yolov8_fasternet_n.py', TAUGHT)
+    theirs = load_config(TAUGHT['teacher']).model
+    theirs.pop('train_cfg')  # its own training is over
+    assert bare(taught.model.teacher) == bare(theirs)
+    assert taught.model.teacher._scope_ == 'mmyolo'
+    assert taught.default_hooks.distillation == dict(
+        type='mmfasternet.DistillationHook', checkpoint='s.pth',
+        classes=CocoDataset.METAINFO['classes'])
+    # none of the images of another split is one without labels
+    for prefix, folder in (({}, 'val2017/'),
+                           (dict(test_data_prefix='t/'), 't/')):
+        cfg = load_config('configs/yolov8_fasternet_n.py', dict(
+            TAUGHT, test_ann_file='t.json', **prefix))
+        *_, last = cfg.train_dataloader.dataset.unlabelled.listed
+        assert last == ['t.json', folder]
+
+
+def test_teacher_and_images_without_labels_stay_with_their_detector():
+    plain = load_config('configs/yolov8_fasternet_n.py')
+    taught = load_config('configs/yolov8_fasternet_n.py', TAUGHT)
+    cfg = with_model_of(taught, plain)
+    assert 'teacher' not in cfg.model
+    assert 'distillation' not in cfg.default_hooks
+    # the recipe's own, as it is without a teacher
+    loader = cfg.train_dataloader
+    assert loader.dataset == taught.train_dataloader.dataset.labelled
+    assert loader.sampler == plain.train_dataloader.sampler
+    cfg = with_model_of(plain, taught)
+    assert cfg.model.teacher == taught.model.teacher
+    assert cfg.default_hooks.distillation == taught.default_hooks.distillation
+    data = cfg.train_dataloader.dataset
+    assert data.labelled == plain.train_dataloader.dataset
+    assert data.unlabelled.pipeline == data.labelled.pipeline
+    assert data.unlabelled.data_prefix.img == 'photographs'
+    assert cfg.train_dataloader.sampler.type == 'mmfasternet.MixedSampler'
+    # and nothing of it is left in what it was taken from
+    assert 'distillation' not in plain.default_hooks
+    assert 'unlabelled' not in plain.train_dataloader.dataset

@@ -1067,11 +1067,18 @@ def test_a_turned_size_needs_a_flag_to_be_one_that_was_turned(folder):
     assert 'image-size' in kinds and 'image-turned' not in kinds
 
 
-def test_the_size_of_a_square_does_not_tell_that_it_was_turned(folder):
-    exif(6, lambda image: image.resize((WIDTH, WIDTH)))(folder)
-    folder.train['images'][0].update(width=WIDTH, height=WIDTH)
-    finding, = folder.check().findings
-    assert finding.kind == 'image-orientation'
+@pytest.mark.parametrize('height, told', [(HEIGHT, 5), (WIDTH, 9)])
+def test_the_size_tells_of_a_quarter_turn_but_not_of_a_square(
+        folder, height, told):
+    """Of the eight orientations of EXIF the last four exchange the sides; the
+    second to fourth mirror and turn within them."""
+    folder.train['images'][0].update(width=WIDTH, height=height)
+    for orientation in range(1, 10):  # there is no ninth
+        exif(orientation, lambda image: image.resize((WIDTH, height)))(folder)
+        kinds = [finding.kind for finding in folder.check().findings]
+        assert kinds == ([] if orientation in (1, 9) else [
+            'image-orientation' if orientation < told else 'image-turned'
+        ]), orientation
 
 
 def test_what_is_left_out_is_not_counted(folder):

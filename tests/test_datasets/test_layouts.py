@@ -465,13 +465,24 @@ def test_an_xml_that_says_another_encoding_than_it_has(tmp_path):
 
 @pytest.mark.parametrize('encoding, text', [
     ('latin-1', 'grün\nweiß\n'), ('cp1251', 'кошка\nСобака\n'),
-    ('shift-jis', 'りんご\n猫\n')
+    ('shift-jis', 'りんご\n猫\n'),
+    # of the rows of rare characters of GB 2312 the first
+    ('gbk', b'\xd8\xc1'.decode('gbk'))
 ])
 def test_text_in_no_known_encoding_names_the_file(encoding, text, tmp_path):
     root = yolo(tmp_path, 'train/a', 'val/b')
     write(root / 'classes.txt', text, encoding)
     with pytest.raises(ValueError, match='classes.txt: the text is neither'):
         read_dataset(root)
+
+
+@pytest.mark.parametrize('name', ['啊', '座', '\u300a'])
+def test_the_ends_of_what_is_common_in_gbk(name, tmp_path):
+    """The first and the last of the common characters of GB 2312, 0xB0A1 and
+    0xD7F9, and of its punctuation, 0xA1B6."""
+    root = yolo(tmp_path, 'train/a', 'val/b')
+    write(root / 'classes.txt', name, 'gbk')
+    assert read_dataset(root).classes == (name, )
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='names are bytes on Unix')
@@ -1191,11 +1202,14 @@ def test_yaml_of_another_machine(entry, name, tmp_path):
 
 
 def test_the_path_in_a_yaml_may_be_from_here(tmp_path, monkeypatch):
-    """YOLOv5: yolov5/data/x.yaml says ../datasets/x, from yolov5."""
+    """YOLOv5: yolov5/data/x.yaml says ../datasets/x, from yolov5; of
+    Ultralytics it counts from the file."""
     root = yolo(tmp_path / 'datasets/x', 'train/a', 'val/b')
-    config = write(
-        tmp_path / 'yolov5/data/x.yaml', 'path: ../datasets/x\n'
-        'train: images/train\nval: images/val\nnames: [dog]')
+    text = 'path: ../datasets/x\ntrain: images/train\nval: images/val\n' \
+        'names: [dog]'
+    assert names(read_dataset(write(tmp_path / 'yolov5/x.yaml', text))) == \
+        dict(train=['a'], val=['b'])
+    config = write(tmp_path / 'yolov5/data/x.yaml', text)
     with pytest.raises(ValueError, match='neither a folder nor a file'):
         read_dataset(config)
     monkeypatch.chdir(tmp_path / 'yolov5')
@@ -1265,6 +1279,9 @@ def test_yaml_lists_of_images_that_do_not_exist(tmp_path):
           'images/train/a.png\nimages/train/y.png\nimages/train/z.png')
     with pytest.raises(ValueError, match='2 of the 3 images that it lists'):
         read_dataset(root)
+    # a half is not most of them
+    write(root / 'train.txt', 'images/train/a.png\nimages/train/y.png')
+    assert names(read_dataset(root)) == dict(train=['a'], val=['b'])
 
 
 def test_images_outside_of_the_folder(tmp_path):

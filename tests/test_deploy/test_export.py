@@ -173,6 +173,9 @@ def test_what_travels_in_the_file(exported, small):
         info = load_backend(exported[name]).info
         assert info.classes == ('blue', 'red') and info.nms
         assert info.img_scale == (64, 64) and info.score_thr == 0.001
+    for output in onnx.load(exported['nms.onnx']).graph.output:
+        first, *_ = output.type.tensor_type.shape.dim
+        assert first.dim_param == 'batch', output.name
 
 
 def test_any_size_has_one_that_images_are_fitted_into(deployed, info,
@@ -233,6 +236,8 @@ def test_what_a_config_says(small):
     assert (info.score_thr, info.nms_pre) == (-1, 100000)
     assert (info.classes, info.img_scale, info.pad_val) == (
         ('a', 'b'), (96, 64), 7)
+    cfg.test_dataloader.dataset.pipeline[2].pop('pad_val')
+    assert DeployInfo.from_config(cfg).pad_val == 0  # mmyolo's own
     # one place cannot hold two classes of one
     cfg.test_dataloader.dataset.pop('metainfo')
     cfg.model.bbox_head.head_module.num_classes = 1
@@ -364,6 +369,62 @@ def test_engines_are_imported_when_they_are_used():
                           text=True)
     assert done.stdout.splitlines() == [
         'set() False', "{'onnxruntime'} False"], done.stderr
+
+
+@pytest.mark.parametrize('device, options', [
+    ('cpu', ('CPUExecutionProvider', {})),
+    ('cuda', ('CUDAExecutionProvider', dict(device_id=0))),
+    ('cuda:3', ('CUDAExecutionProvider', dict(device_id=3)))])
+def test_onnxruntime_gets_the_gpu_that_is_named(device, options, monkeypatch):
+    import onnxruntime
+    asked = []
+
+    class Session:
+        def __init__(self, path, settings, providers):
+            asked.append((path, settings.intra_op_num_threads, *providers))
+
+        def get_providers(self):
+            return [options[0]]
+
+    monkeypatch.setattr(onnxruntime, 'InferenceSession', Session)
+    monkeypatch.setattr(onnxruntime, 'get_available_providers', lambda: [
+        'CUDAExecutionProvider', 'CPUExecutionProvider'])
+    engine = ENGINES['onnxruntime'].module
+    engine.open_session(Path('a.onnx'), 3, device)
+    engine.open_session(Path('a.onnx'), device=device)
+    assert asked == [('a.onnx', 3, options), ('a.onnx', 0, options)]
+    # it falls back to the CPU without an error
+    monkeypatch.setattr(Session, 'get_providers', lambda self: ['other'])
+    with pytest.raises(ValueError, match=f'cannot use {device}: is there suc'):
+        engine.open_session(Path('a.onnx'), device=device)
+
+
+@pytest.mark.parametrize('precision, hint', [('fp32', 'f32'),
+                                             ('bf16', 'bf16')])
+def test_openvino_is_asked_for_the_precision_and_the_threads(
+        precision, hint, monkeypatch):
+    """By the names of its documentation; what it makes of them is its own."""
+    pytest.importorskip('openvino')
+    asked, module = [], ENGINES['openvino'].module
+
+    class Core:
+        available_devices = ['CPU', 'GPU']
+
+        def read_model(self, path):
+            return type('Model', (), dict(reshape=asked.append))
+
+        def compile_model(self, model, device, properties):
+            asked.append((device, properties))
+
+    monkeypatch.setattr(module, 'openvino_core', Core)
+    module.compile_file(Path('a.xml'), precision)
+    module.compile_file(Path('a.xml'), precision, 3, 'gpu.0', (1, 3, 8, 8),
+                        PERF_COUNT=True)
+    hints = dict(INFERENCE_PRECISION_HINT=hint, PERFORMANCE_HINT='LATENCY')
+    assert asked == [('CPU', hints), [1, 3, 8, 8], ('GPU.0', dict(
+        hints, INFERENCE_NUM_THREADS=3, PERF_COUNT=True))]
+    with pytest.raises(ValueError, match='cannot use npu, it has CPU, GPU'):
+        module.compile_file(Path('a.xml'), device='npu')
 
 
 def test_one_openvino_core():

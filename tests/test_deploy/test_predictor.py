@@ -442,6 +442,12 @@ def test_what_goes_wrong_while_reading_ahead_is_raised_here():
     with pytest.raises(OSError, match='unplugged'):
         next(items)
     before = threading.active_count()
+    kept = prefetch(count(), 2)
+    next(kept)
+    # a program that ends waits for no source
+    assert all(thread.daemon for thread in threading.enumerate()
+               if thread is not threading.main_thread())
+    kept.close()
     for _ in range(5):  # left before its end: no thread stays behind
         endless = prefetch(count(), 2)
         assert list(islice(endless, 3)) == [0, 1, 2]

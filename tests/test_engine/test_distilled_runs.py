@@ -22,7 +22,6 @@ from mmfasternet.config import (
     require_data,
     require_sound_data,
 )
-from mmfasternet.config.recipe import with_model_of
 from mmfasternet.datasets import MixedSampler, UnlabelledImages
 from mmfasternet.datasets.checks.config import check_config
 from mmfasternet.engine import DistillationHook
@@ -122,6 +121,9 @@ def test_a_resumed_run_ends_with_the_same_bits_and_needs_no_teacher_after(
         first['distillation'].values(), whole['distillation'].values())]
     assert moved == [True] * 3
 
+    # of the best only its weights are kept
+    best, = (tmp_path / 'whole').glob('best_*.pth')
+    assert 'distillation' not in torch.load(best, weights_only=False)
     # all losses, and all images without labels, were there
     log = log_of(tmp_path / 'whole')
     assert 'only features' not in log and 'scores and boxes' in log
@@ -275,6 +277,8 @@ def test_each_batch_has_labelled_and_other_images(monkeypatch):
     # fewer than those with labels: all of them
     few = epoch(MixedSampler(Data(10, 3), seed=3), 0)
     assert sorted(few) == list(range(13))
+    # in the middle of each third of the others
+    assert [i for i, index in enumerate(few) if index >= 10] == [2, 6, 10]
     # two processes share both kinds evenly
     shares = []
     for rank in range(2):
@@ -355,27 +359,6 @@ def test_the_check_of_the_data_knows_them(options, photographs, coco,
         options, unlabelled_data_prefix='/no/such'))
     with pytest.raises(FileNotFoundError, match='/no/such'):
         require_data(cfg, 'train')
-
-
-def test_compare_leaves_teacher_and_images_with_their_detector(
-        options, coco_options, photographs):
-    plain, taught = (load_config('configs/yolov8_fasternet_n.py', knobs)
-                     for knobs in (coco_options, dict(
-                         options, affine_scale=0.2,
-                         unlabelled_data_prefix=str(photographs))))
-    cfg = with_model_of(taught, plain)
-    assert 'teacher' not in cfg.model
-    assert 'distillation' not in cfg.default_hooks
-    assert cfg.train_dataloader.dataset.type == 'YOLOv5CocoDataset'
-    assert cfg.train_dataloader.sampler.type == 'DefaultSampler'
-    cfg = with_model_of(plain, taught)
-    assert cfg.model.teacher == taught.model.teacher
-    assert cfg.default_hooks.distillation == taught.default_hooks.distillation
-    data = cfg.train_dataloader.dataset
-    assert data.labelled == plain.train_dataloader.dataset
-    assert data.unlabelled.pipeline == data.labelled.pipeline
-    assert data.unlabelled.data_prefix.img == str(photographs)
-    assert cfg.train_dataloader.sampler.type == 'mmfasternet.MixedSampler'
 
 
 # ------------------------------------------------------------ processes

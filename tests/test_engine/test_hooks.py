@@ -42,6 +42,7 @@ from mmfasternet.engine import (
 from mmfasternet.engine.hooks import evaluation_figures_hook as figures
 from mmfasternet.engine.hooks import progress_bar_hook as bar
 from mmfasternet.engine.hooks import results_hook
+from mmfasternet.engine.training_context import peak_memory
 
 ALL_HOOKS = our_hooks().values()
 
@@ -111,6 +112,16 @@ def trained(coco, coco_options, tmp_path_factory):
             patch.setattr(figures, name, noted(getattr(figures, name)))
         runner.train()
     return work_dir, runner, drawn
+
+
+def test_the_memory_of_a_process_is_what_the_system_says():
+    if torch.cuda.is_available():
+        pytest.skip('it is that of the GPU')
+    least = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = peak_memory()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unit = 1 if sys.platform == 'darwin' else 1024
+    assert least * unit <= found <= most * unit
 
 
 def peak_mib():
@@ -418,7 +429,8 @@ def lines_of_bar(monkeypatch, work_dir, interval=0., columns=200, **kwargs):
     runner = toy(work_dir, clock, bar.ProgressBarHook(interval), **kwargs)
     runner.train()
     monkeypatch.undo()
-    text = re.sub(r'\x1b\[[\d;?]*[a-zA-Z]', '', shown.getvalue())
+    runner.shown = shown.getvalue()
+    text = re.sub(r'\x1b\[[\d;?]*[a-zA-Z]', '', runner.shown)
     return [' '.join(line.split()) for line in re.split('[\r\n]+', text)
             ], runner
 
@@ -457,6 +469,8 @@ def test_the_numbers_of_the_bar(monkeypatch, tmp_path):
                 f'{losses[first:done].mean():.4f}')
         mean = losses[3 * epoch - 3:3 * epoch].mean()
         assert f'epoch {epoch}/4 loss {mean:.4f}' in lines
+        # its numbers in no colours
+        assert f'epoch {epoch}/4  loss {mean:.4f}' in runner.shown
         spent += 3
     places = [place for place, *_ in drawn(lines, 'validation')]
     assert places == ['1/3', '2/3', '3/3']
@@ -505,8 +519,12 @@ def load(path):
 
 
 def test_results_after_a_resume(tmp_path):
-    toy(tmp_path, ResultsHook()).train()
+    begun = []
+    toy(tmp_path, ResultsHook(), Calls(
+        'val', 3, lambda: begun.extend(read_csv(tmp_path)))).train()
     first = read_csv(tmp_path)
+    # an epoch is on disk while it is validated
+    assert [dict(row, weight=first[0]['weight']) for row in begun] == first[:1]
     # what is trained again is written again
     path = tmp_path / 'results.csv'
     path.write_text(path.read_text().replace(first[2]['seconds'], '12345'))

@@ -325,8 +325,13 @@ def test_a_worker_outlives_what_the_group_is_sent(plain, tmp_path,
     monkeypatch.setattr(
         Noisy, 'end', lambda self, index: index == 7 and torch.utils.data.
         get_worker_info() and os.system(f'kill -TERM {os.getpid()}'))
+    # and begins with what MMEngine, or a user, wants of it
+    monkeypatch.setattr(
+        'mmengine.runner.runner.default_worker_init_fn', lambda number, **_: (
+            tmp_path / f'begun_{number}').touch())
     runner, record = train(tmp_path, workers=1)
     assert record.seen == plain[True, 1][1].seen
+    assert (tmp_path / 'begun_0').exists()
 
 
 def test_batches_of_images_of_one_shape_go_on_too():
@@ -359,6 +364,15 @@ def test_batches_of_images_of_one_shape_go_on_too():
     for batch in whole:
         assert len({sizes[i] for i, _ in batch}) == 1 or batch is whole[-1]
     assert loaded(4) == whole[4:]
+
+
+def test_what_has_no_transforms_needs_no_seeds():
+    """A list, of which PyTorch asks each item by its index."""
+    loader = torch.utils.data.DataLoader(
+        list('abcdef'), sampler=DefaultSampler('abcdef', shuffle=False),
+        batch_size=2, collate_fn=''.join)
+    SeededBatches(loader, seed=0).skip(1)
+    assert list(loader) == ['cd', 'ef']
 
 
 def test_accumulated_gradients_come_to_their_end_first(plain, tmp_path):
@@ -500,6 +514,25 @@ def test_what_nobody_can_go_on_from_is_refused(change, words, tmp_path):
     torch.save(checkpoint, path)
     with pytest.raises(CheckpointError, match=words):
         train(tmp_path, resume=True, load_from=str(path))
+
+
+def test_what_is_saved_before_the_first_iteration_is_a_beginning(
+        plain, tmp_path):
+    class Early(Hook):
+        priority = 'HIGHEST'  # before ours know that an epoch begins
+
+        def before_train_epoch(self, runner):
+            if not runner.iter:
+                runner.save_checkpoint(str(tmp_path), 'begin.pth',
+                                       meta=dict(epoch=0, iter=0))
+                raise Killed
+
+    train(tmp_path / 'run', Early())
+    runner, record = train(tmp_path / 'run', resume=True,
+                           load_from=str(tmp_path / 'begin.pth'))
+    expected, whole = plain[True, 1]
+    assert record.seen == whole.seen and record.metrics == whole.metrics
+    assert_equal(state(runner), state(expected))
 
 
 def test_one_checkpoint_is_never_all_there_is(tmp_path):

@@ -291,6 +291,44 @@ def test_the_better_scored_of_two_finds_the_box():
     assert split_of(boxes, found)['Bkg'] == pytest.approx(50 / 101 / 3)
 
 
+@pytest.mark.parametrize('kind, label, x', [('Loc', 1, 112),
+                                            ('Cls', 2, 100)])
+def test_two_errors_of_one_box_are_made_one_right_detection(kind, label, x):
+    """One of three boxes is found, and with it a second: 34 and 67 of 101
+    recalls. The class of the wrong ones has one box, which is found, too."""
+    boxes = [box(1, 1, 0), box(1, 1, 100), box(1, 1, 200), box(1, 2, 300)]
+    split = split_of(boxes, [
+        box(1, 1, 0, .9), box(1, 2, 300, .9), box(1, label, x, .8),
+        box(1, label, x + 1, .7)])
+    # the mean of two classes; behind the last of its boxes nothing costs
+    assert split[kind] == pytest.approx(33 / 101 / 2)
+
+
+def test_a_double_that_covers_a_half_is_one():
+    """As what finds a box with a half is no wrong place."""
+    boxes = [box(1, 1, 0), box(1, 1, 200)]
+    found = [box(1, 1, 0, .9), dict(box(1, 1, 0, .8), bbox=[0, 0, 10, 20]),
+             box(1, 1, 200, .7)]
+    split = split_of(boxes, found)
+    # the second of two boxes is the third of the detections
+    assert split == pytest.approx(
+        {**dict.fromkeys(split, 0), 'Dupe': 50 / 101 / 3})
+
+
+@pytest.mark.parametrize('count', [1, 2, 3])
+def test_an_image_where_nothing_is_found_has_missed_all(count):
+    boxes = [box(1, 1, 0), *(box(2, 1, 100 * i) for i in range(count))]
+    truth = dict(
+        images=[dict(id=i, file_name='') for i in (1, 2, 3)],
+        annotations=[dict(b, id=i + 1) for i, b in enumerate(boxes)],
+        categories=[dict(id=1, name='a')])
+    split = error_split(Evaluation(as_coco(truth), [box(1, 1, 0, .9)]))
+    # of 101 recalls those up to one box of all
+    reached = 100 // (1 + count) + 1
+    assert split == pytest.approx(
+        {**dict.fromkeys(split, 0), 'Miss': 1 - reached / 101})
+
+
 def test_a_perfect_detector_has_no_errors():
     split = split_of([box(1, 1, 0), box(1, 2, 50)],
                      [box(1, 1, 0, .9), box(1, 2, 50, .3)])

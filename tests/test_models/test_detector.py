@@ -9,6 +9,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmfasternet.analysis.complexity import count_complexity
 from mmfasternet.config import load_config
 from mmfasternet.models import YOLOv8SPPFPAFPN
+from mmfasternet.models.detectors.levels import backbone_levels
 from mmfasternet.models.necks import ProjectedNeck
 
 # after ours, which makes mmyolo importable
@@ -156,7 +157,7 @@ def test_p5_reaches_the_last_level_through_sppf():
     o5 = neck.bottom_up_layers[1](
         torch.cat([neck.downsample_layers[1](o4), sppf], 1))
     torch.testing.assert_close(outs, (n3, o4, o5))
-    assert neck.train() is neck
+    assert neck.train() is neck and neck.training
 
 
 @pytest.mark.parametrize('option, value, expected', [
@@ -248,6 +249,22 @@ def test_the_backbone_alone_decides_the_input_widths(backbone, channels):
 def test_a_mismatch_names_the_level_and_the_key(model, words):
     with pytest.raises(ValueError, match=words):
         build(config('n', **model))
+
+
+class Pooled(torch.nn.Module):
+    """Its norm has one value of one image, which is too few to train on."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return [self.norm(x.mean((2, 3), True)) + x[..., ::step, ::step]
+                for step in (8, 16)]
+
+
+def test_widths_are_read_as_in_a_test():
+    assert backbone_levels(dict(type=Pooled)) == ((3, 3), (8, 16))
 
 
 class Failing(torch.nn.Module):

@@ -14,7 +14,6 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
-from mmfasternet.checkpoint import CheckpointError
 from mmfasternet.checkpoint.layouts.detectors import read_detector
 from mmfasternet.config import build_model, load_config
 from mmfasternet.datasets import yolov5_collate
@@ -222,54 +221,6 @@ def test_ultralytics_weights_as_a_teacher_give_equal_outputs(tmp_path):
     width = (boxes[..., 2] - boxes[..., 0])[:, :96]  # of stride 8
     torch.testing.assert_close(
         8 * (sides[..., 0] + sides[..., 2])[:, :96], width)
-
-
-def test_a_teacher_that_segments_detects(tmp_path):
-    tensors = dict(reference.stock(2).state_dict())
-    plain = {f'model.{k}': v for k, v in tensors.items()}
-    masks = {f'model.model.22.{k}': torch.ones(1) for k in (
-        'proto.cv1.conv.weight', 'cv4.0.0.conv.weight')}
-    torch.save(plain, tmp_path / 'a.pth')
-    torch.save(plain | masks, tmp_path / 'b.pth')
-    found, segments = (read_detector(str(tmp_path / f'{name}.pth')).tensors
-                       for name in 'ab')
-    assert list(found) == list(segments)
-    assert all(torch.equal(found[k], segments[k]) for k in found)
-
-
-@pytest.mark.parametrize('content, words', [
-    ({'model.23.dfl.conv.weight': torch.arange(16.)}, 'layer 23: it is 22 .*'
-     'YOLO11 and YOLO26, are not known: take a YOLOv8'),
-    # YOLO26 has no distributions
-    ({'model.0.conv.weight': torch.ones(1),
-      'model.23.cv3.0.2.weight': torch.ones(1)}, 'no layer .*take a YOLOv8'),
-    ({'model.22.dfl.conv.weight': torch.arange(16.),
-      'model.22.cv4.0.0.conv.weight': torch.ones(1)}, 'poses or rotated box'),
-])
-def test_other_models_of_ultralytics_cannot_teach(content, words, tmp_path):
-    path = str(tmp_path / 'best.pt')
-    torch.save(content, path)
-    with pytest.raises(CheckpointError, match=f'{path}: .*{words}'):
-        read_detector(path)
-
-
-def test_class_names_are_those_of_the_file(tmp_path):
-    tensors = dict(a=torch.zeros(1))
-    for meta, expected in ((dict(classes=('x', 'y')), ('x', 'y')),
-                           (dict(CLASSES=['x']), ('x', )),
-                           (dict(classes=3), None), (None, None)):
-        torch.save(
-            dict(meta=dict(dataset_meta=meta), state_dict=tensors),
-            tmp_path / 'a.pth')
-        assert read_detector(str(tmp_path / 'a.pth')).classes == expected
-    # Ultralytics notes them in the pickled module, by number
-    for names, expected in (({1: 'y', 0: 'x'}, ('x', 'y')),
-                            (['x', 'y'], ('x', 'y')),
-                            ({0: 'x', 'a': 'y'}, None), ({0: 3}, None)):
-        module = torch.nn.Linear(1, 1)
-        module.names = names
-        torch.save(dict(epoch=3, model=None, ema=module), tmp_path / 'a.pt')
-        assert read_detector(str(tmp_path / 'a.pt')).classes == expected
 
 
 @pytest.mark.parametrize('options, words', [

@@ -149,6 +149,27 @@ def test_an_exported_layer_counts_as_in_pytorch(layer, shape, kind, tmp_path):
     assert found.parameters == sum(p.numel() for p in layer.parameters())
 
 
+@pytest.mark.parametrize('turned', [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_a_product_counts_whichever_side_is_turned(turned, tmp_path):
+    """Of 3 rows of 12 numbers each five sums of 12 products."""
+    pytest.importorskip('openvino')
+    onnx = pytest.importorskip('onnx')
+    sides = [shape[::-1] if turn else shape
+             for shape, turn in zip(((3, 12), (12, 5)), turned)]
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node('Gemm', ['x', 'w'], ['y'], transA=turned[0],
+                          transB=turned[1])], 'g',
+        [helper.make_tensor_value_info('x', kind, sides[0])],
+        [helper.make_tensor_value_info('y', kind, (3, 5))],
+        [helper.make_tensor('w', kind, sides[1], np.arange(60.))])
+    onnx.save(helper.make_model(graph), tmp_path / 'x.onnx')
+    parameters, (layer, ) = exported_layers(tmp_path / 'x.onnx', sides[0])
+    assert (parameters, layer.macs, layer.kind) == (
+        60, 3 * 5 * 12, 'product 12->5')
+    assert layer.bytes == 4 * (36 + 60 + 15)
+
+
 def test_an_xml_counts_as_its_onnx(exported, tmp_path):
     openvino = pytest.importorskip('openvino')
     path = tmp_path / 'float.xml'
@@ -177,6 +198,8 @@ def test_a_profile_names_every_layer_that_multiplies(backend, exported):
     assert sum(row['macs'] for row in rows) == count(small(), SHAPE)[''][1]
     assert sum(row['parameters'] for row in rows) == parameters
     assert all(row['seconds'] >= 0 for row in rows)
+    # a run of so small a network, in seconds
+    assert 0 < sum(row['seconds'] for row in rows) < 60
 
 
 def test_a_profile_of_pytorch_counts_as_table_1():
@@ -214,20 +237,59 @@ def test_how_fast_a_machine_could_be(monkeypatch):
 
 
 def test_the_roof_is_the_faster_of_the_engines(monkeypatch):
+    """With one thread the one that comes first, with two the other one."""
+    faster = {1: 'pytorch', 2: 'onnxruntime'}
     module = 'mmfasternet.analysis.benchmark.race'
     monkeypatch.setattr(f'{module}.PRODUCT_SIDE', dict(cpu=8, cuda=8))
     monkeypatch.setattr(f'{module}.race', lambda candidates, *args: {
-        c: Result(c, [.5 if c.backend == 'onnxruntime' else 1])
+        c: Result(c, [.5 if c.backend == faster[c.threads] else 1])
         for c in candidates})
     monkeypatch.setattr(
         f'{module}.allowed_precisions', lambda target, name:
         ('fp32', ) if name in ('pytorch', 'onnxruntime') else ())
-    base, other = (ways(f'operator:{name}:96x56', backends=['pytorch'])[0][0]
-                   for name in ('conv', 'pconv'))
+    base, other = (ways(f'operator:{name}:96x56', backends=['pytorch'],
+                        threads=[threads])[0][0]
+                   for name, threads in (('conv', 1), ('pconv', 2)))
     one, two = measure([Pair(base, base), Pair(other, base, dict(ms='5'))], 1)
-    assert one.roof == two.roof == (2 * 512 / .5, 'onnxruntime')
+    assert one.roof == (2 * 512 / .5, 'pytorch')
+    assert two.roof == (2 * 512 / .5, 'onnxruntime')
     assert one.baseline is two.baseline is one
     assert (one.published, two.published) == ({}, dict(ms='5'))
+
+
+def test_a_turn_is_a_tenth_of_a_second(monkeypatch):
+    """Of a network that takes 30 ms four runs, of one of 2 s one; a profile
+    has at least 5 and at most 50."""
+    asked = []
+
+    class Asked:
+        def __init__(self, candidate, path):
+            self.candidate, self.path = candidate, path
+
+        def ask(self, what, runs=None):
+            asked.append((self.path, what, runs))
+            seconds = dict(a=.03, b=2., c=1e-3)[self.path]
+            return dict(time=[seconds] * (runs or 0), memory=7,
+                        profile=[runs]).get(what)
+
+        def close(self):
+            asked.append((self.path, 'close', None))
+
+    monkeypatch.setattr('mmfasternet.analysis.benchmark.race.Process', Asked)
+    found = [ways(f'operator:{name}:96x56', backends=['pytorch'])[0][0]
+             for name in ('conv', 'pconv', 'dwconv')]
+    results = race(found, {c.key(): name for c, name in zip(found, 'abc')}, 2,
+                   found)
+    for name, candidate, runs, profiled, seconds in zip(
+            'abc', found, (4, 1, 100), (5, 5, 50), (.03, 2, 1e-3)):
+        own = [(what, number) for path, what, number in asked if path == name]
+        assert {number for what, number in own[2:] if what == 'time'} == {
+            runs}
+        assert own[:2] == [('load', None), ('time', 1)]
+        assert own[-1] == ('close', None)
+        result = results[candidate]
+        assert result.seconds == [seconds] * 2 and result.memory == 7
+        assert result.layers == [profiled]
 
 
 # ------------------------------------------------------------ what runs
@@ -253,6 +315,8 @@ def test_a_setting_behind_the_name_wins(exported):
                     shape=[32, 32], channels_last=True)
     assert (found[0].compile, found[0].channels_last, found[0].shape) == (
         True, False, (4, 3, 32, 32))
+    # of what is for any size
+    assert ways('a.py@pytorch')[0][0].shape == (1, 3, 640, 640)
 
 
 def test_a_quantised_file_is_compared_with_what_it_was_made_from(exported):

@@ -236,6 +236,8 @@ def test_result_files_are_compared_without_training(coco, tmp_path):
     assert lost == pytest.approx((67 / 101 - 1) / 2, abs=5e-4)
     assert low <= lost <= high
     page = (tmp_path / 'report/report.html').read_text()
+    title = report.splitlines()[0].removeprefix('# ')
+    assert title and f'<title>{title}</title>' in page
     # one file: its pictures are in it, and nothing is fetched
     assert page.count('src="data:image/png') == report.count('.png)') >= 3
     assert not re.search(r'(src|href)="(?!data:)', page)

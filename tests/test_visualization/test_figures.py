@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from matplotlib import rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -62,6 +63,17 @@ def lines(axes):
             for line in axes.lines}
 
 
+def legend(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def has_grid(axes):
+    """Faintly, so that it hides nothing."""
+    return all(line.get_visible() and line.get_alpha() < .5
+               for axis in (axes.xaxis, axes.yaxis)
+               for line in axis.get_gridlines())
+
+
 # ------------------------------------------------------------- detections
 def test_confusion_rows_are_true_and_columns_predicted():
     figure = plot_confusion(
@@ -93,18 +105,27 @@ def test_precision_is_drawn_over_recall_with_its_mean():
     assert found['a: 0.500'][20] == pytest.approx([.2, .8])
     assert axes.get_title() == 'AP50 0.375, last validation'
     assert (axes.get_xlabel(), axes.get_ylabel()) == ('recall', 'precision')
+    assert axes.get_xlim() == (0, 1) and has_grid(axes)
     for line, color in zip(axes.lines, ('C0', 'C1', 'k')):
         assert to_rgb(line.get_color()) == pytest.approx(to_rgb(color))
+    # one lets another be seen below it
+    assert all(0 < line.get_alpha() < 1 for line in axes.lines[:2])
+    # what counts is drawn twice as thick
+    assert [line.get_linewidth() / axes.lines[0].get_linewidth()
+            for line in axes.lines] == [1, 1, 2]
 
 
 def test_true_boxes_stand_to_the_left_and_predicted_to_the_right(tmp_path):
     image = np.full((100, 200, 3), 255, np.uint8)
     cv2.imwrite(str(tmp_path / 'a.png'), image)
     figure = plot_images(
-        [result([(20, 20, 60, 80, 1, .9), (100, 20, 150, 80, 1, .2)],
+        [result([(20, 20, 60, 80, 1, .9), (100, 20, 150, 80, 1, .29)],
                 [(120, 20, 180, 80, 0, 0)], tmp_path / 'a.png')],
         ['cat', 'dog'], 0.3)
     left, right = figure.axes
+    assert [text.get_text() for text in plot_images(
+        [result([(20, 20, 60, 80, 1, .3)], [], tmp_path / 'a.png')],
+        ['cat', 'dog'], 0.3).axes[1].texts] == ['dog 0.30']
     blue, orange = to_rgb('C0'), to_rgb('C1')  # a colour for each class
     assert pixel(figure, left, 120, 50) == pytest.approx(blue, abs=.05)
     assert pixel(figure, right, 20, 50) == pytest.approx(orange, abs=.05)
@@ -127,6 +148,8 @@ def test_what_is_said_of_an_image_and_its_boxes(tmp_path):
     assert right.get_title().endswith(': F1 1.00, mean IoU 0.80')
     cat, dog = left.texts
     assert (cat.get_text(), dog.get_text()) == ('cat', 'dog (ignored)')
+    assert all(text.get_fontsize() < rcParams['font.size']
+               for axes in (left, right) for text in (*axes.texts, axes.title))
     # above its box, but not above the image
     assert (cat.get_va(), dog.get_va()) == ('bottom', 'top')
     assert cat.get_position() == (0, 30) and dog.get_position() == (50, 2)
@@ -168,8 +191,11 @@ def test_results_are_drawn_by_epoch_without_cocos_minus_one():
         loss=[[1, 3], [2, 1]], loss_cls=[[1, 2], [2, 1]])
     assert lines(metric) == {'coco/bbox_mAP': [[2, .5]]}
     assert lines(rate) == dict(lr=[[1, .1], [2, .2]])
+    # the only point of a line is seen, too
+    assert {line.get_marker() for line in metric.lines} == {'.'}
     assert [axes.get_title() for axes in (loss, metric, rate)] == [
         'training loss', 'validation', 'learning rate']
+    assert all(map(has_grid, (loss, metric, rate)))
     # of what is alone its title says it
     assert [axes.get_legend() is None for axes in (loss, metric, rate)] == [
         False, True, True]
@@ -202,6 +228,8 @@ def test_classes_and_sizes_of_a_data_set():
     axes, = datasets.plot_classes(report).axes
     names = [t.get_text() for t in axes.get_yticklabels()]
     assert names == ['cat', 'dog'] and axes.yaxis_inverted()
+    assert axes.get_xlabel() == 'boxes'
+    assert legend(axes) == ['train: 3', 'val: 4']
     assert [int(y) for y in axes.get_yticks()] == [0, 1]
     assert {
         bars.get_label(): {names[int(bar.get_y())]: bar.get_width()
@@ -210,9 +238,10 @@ def test_classes_and_sizes_of_a_data_set():
     figure = datasets.plot_box_sizes(report, [8, 32])
     assert has_room(figure)
     sizes, ratios = figure.axes
-    for drawn in (sizes, ratios):
-        assert [text.get_text() for text in drawn.get_legend().get_texts()
-                ] == ['train', 'val']
+    assert legend(sizes) == legend(ratios) == ['train', 'val']
+    # a ratio of 2 is as far from 1 as that of a half
+    assert sizes.get_xscale() == sizes.get_yscale() == ratios.get_xscale() \
+        == 'log'
     train, val = sizes.collections
     assert train.get_offsets().tolist() == 3 * [[8, 15]]
     assert val.get_offsets().tolist() == [[60, 20]]
@@ -253,8 +282,10 @@ def test_learning_curves_have_a_colour_for_each_detector():
     assert [line.get_xydata().tolist() for line in ap.lines] == [[[1, .7]]]
     assert (ap.get_title(), loss.get_title()) == (
         'AP on val', 'training loss')
-    legend = [t.get_text() for t in loss.get_legend().get_texts()]
-    assert legend == ['A', 'B']
+    assert legend(loss) == ['A', 'B'] and legend(ap) == ['B']
+    for axes, scale in ((ap, 'linear'), (loss, 'log')):
+        assert (axes.get_xlabel(), axes.get_yscale()) == ('epoch', scale)
+        assert has_grid(axes)
     assert comparison.plot_learning(dict(A=[[]])) is None
 
 
@@ -262,6 +293,8 @@ def test_pareto_has_mean_and_range_of_the_seeds():
     figure = comparison.plot_pareto(
         dict(A=[.4, .5, .9], B=[.3]), {'onnxruntime fp32': dict(A=7.5)})
     axes, = figure.axes
+    assert axes.get_title() == 'onnxruntime fp32' and has_grid(axes)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ('ms per image', 'AP')
     assert axes.get_xlim()[0] == 0 and axes.get_xlim()[1] > 7.5
     container, = axes.containers
     (point, _, (bar, )) = container.lines
@@ -278,10 +311,17 @@ def test_curves_are_those_of_each_class():
         dict(A=[found], B=[found, found]), ['cat', 'dog']).axes
     assert first.get_title() == 'cat'
     assert [line.get_color() for line in first.lines] == ['C0', 'C1', 'C1']
-    assert [text.get_text() for text in first.get_legend().get_texts()] == [
-        'A', 'B']
+    assert legend(first) == ['A', 'B'] and has_grid(first)
+    for axes in (first, second):
+        assert (axes.get_xlabel(), axes.get_ylabel()) == (
+            'recall', 'precision')
     assert first.lines[0].get_ydata() == pytest.approx(np.ones(101))
     assert second.lines[0].get_ydata() == pytest.approx(np.zeros(101))
+    # four stand beside each other, all as large
+    sizes = [comparison.plot_curves(dict(A=[found]), names).get_size_inches()
+             for names in ('ab', 'abcd', 'abcdefgh')]
+    for size, columns, rows in zip(sizes, (2, 4, 4), (1, 1, 2)):
+        assert size / (columns, rows) == pytest.approx(sizes[0] / (2, 1))
 
 
 def test_what_the_two_disagree_on_comes_first(tmp_path):
@@ -350,6 +390,11 @@ def test_redundancy_shows_twins_beside_each_other():
                      for axis in axes[:2])
     assert {first.tobytes(), second.tobytes()} == {
         maps[0].numpy().tobytes(), maps[2].numpy().tobytes()}
+    # of many six, each with the seven that are most alike
+    maps = torch.randn(12, 3, 3)
+    axes = network.draw_redundancy(
+        'x', maps, torch.corrcoef(maps.flatten(1))).axes
+    assert len(axes) == 6 * 8
 
 
 def test_fields_have_squares_around_the_middle():
@@ -381,8 +426,17 @@ def test_pconvs_and_layers_are_drawn_in_their_order():
     std, dead, gradient, weight = network.draw_layers(rows).axes
     assert lines(std) == dict(backbone=[[0, 1]], neck=[[1, 2]])
     assert lines(dead) == dict(backbone=[[0, .5]], neck=[[1, 0]])
+    assert weight.get_xlabel() == 'layer, in the order in which they run'
     for axes, room in ((alike, 0), (share, 0), (dead, .02)):
         assert axes.get_ylim() == pytest.approx((-room, 1 + room))
+    panels = level, alike, share, std, dead, gradient, weight
+    assert [axes.get_yscale() for axes in panels] == [
+        'log', 'linear', 'linear', 'log', 'linear', 'log', 'log']
+    assert all(map(has_grid, panels))
+    assert legend(std) == ['backbone', 'neck'] and legend(level) == [
+        'convolved, before', 'convolved, after', 'untouched']
+    assert len({text.get_fontsize() for axes in (level, alike, share, std)
+                for text in axes.get_legend().get_texts()}) == 1
     # what has vanished lies on the bottom of what is seen
     assert lines(gradient) == dict(backbone=[[0, 4e-9]], neck=[[1, 4]])
     assert lines(weight) == dict(backbone=[], neck=[[1, 8]])

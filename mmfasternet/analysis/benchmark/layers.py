@@ -64,10 +64,10 @@ def _layer(op: Any) -> Layer:
         weight[transposed] *= groups
     if kind == 'MatMul':
         attributes = op.get_attributes()
-        if attributes.get('transpose_b'):
-            weight[-2:] = weight[:-3:-1]
-        macs = math.prod(out) * data[
-            -2 if attributes.get('transpose_a') else -1]
+        for sides, name in ((data, 'transpose_a'), (weight, 'transpose_b')):
+            if attributes.get(name):
+                sides[-2:] = sides[:-3:-1]
+        macs = math.prod(out) * data[-1]
         described = f'product {data[-1]}->{weight[-1]}'
     else:
         # weights are out, in / groups, kernel; of a transposed one in, out
