@@ -19,7 +19,7 @@ EQUIVALENT = (
         'if ((-rate * bins).softmax(0) @ bins >= mean):',
         'if (-rate * bins).softmax((-1)) @ bins > mean:',
     ), 'the bisection ends at the same number'),
-    ('detectors/levels.py', (
+    ('detectors/level_fitting.py', (
         '_SIZE = (257) # pixels a side, a multiple of every stride',
     ), 'a pixel more is cut off by the strides'),
     ('backbones/fasternet_layers.py', (
@@ -159,7 +159,7 @@ EQUIVALENT = (
     ('evaluation/detection_quality.py', (
         'area=(1), # of any area it counts',
     ), 'as it says'),
-    ('evaluation/errors.py', (
+    ('evaluation/detection_errors.py', (
         "totals[box['category_id']] += not box.get('iscrowd', (1))",
         "totals[box['category_id']] += not box.get('iscrowd', (-1))",
         "crowd = np.array([bool(box.get('iscrowd'"
@@ -167,7 +167,7 @@ EQUIVALENT = (
         "crowd = np.array([bool(box.get('iscrowd'"
         ", (-1))) for box in boxes], bool)",
     ), 'pycocotools has asked each box for it before'),
-    ('evaluation/errors.py', (
+    ('evaluation/detection_errors.py', (
         'best, best_other = (x.max(initial=(-1)) for x in (same, other))',
         "same = np.where((labels == row['label']) & ~crowd, overlap, (-1))",
         "other = np.where((labels != row['label']) & ~crowd, overlap, (-1))",

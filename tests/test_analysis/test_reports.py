@@ -15,7 +15,7 @@ from mmfasternet.analysis.comparison import report as comparison
 from mmfasternet.analysis.comparison.runs import Run
 from mmfasternet.analysis.tables import markdown
 from mmfasternet.evaluation.average_precision import METRICS, Evaluation
-from mmfasternet.evaluation.errors import ERRORS
+from mmfasternet.evaluation.detection_errors import ERRORS
 from mmfasternet.visualization import benchmark as pictures
 from mmfasternet.visualization import comparison as plots
 

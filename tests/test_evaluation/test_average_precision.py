@@ -19,7 +19,7 @@ from mmfasternet.evaluation.average_precision import (
     read_detections,
     read_truth,
 )
-from mmfasternet.evaluation.errors import error_split
+from mmfasternet.evaluation.detection_errors import error_split
 
 
 def as_coco(dataset):

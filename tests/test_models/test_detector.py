@@ -9,7 +9,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmfasternet.analysis.complexity import count_complexity
 from mmfasternet.config import load_config
 from mmfasternet.models import YOLOv8SPPFPAFPN
-from mmfasternet.models.detectors.levels import backbone_levels
+from mmfasternet.models.detectors.level_fitting import backbone_levels
 from mmfasternet.models.necks import ProjectedNeck
 
 # after ours, which makes mmyolo importable

@@ -17,7 +17,7 @@ from mmfasternet.evaluation.average_precision import (
     bootstrap,
     interval,
 )
-from mmfasternet.evaluation.errors import ERRORS, error_split
+from mmfasternet.evaluation.detection_errors import ERRORS, error_split
 
 Evaluations = Dict[str, List[Evaluation]]
 # by detector and metric, of each seed

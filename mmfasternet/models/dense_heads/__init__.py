@@ -2,7 +2,7 @@
 """The networks of the heads of YOLOv8.
 
 Another head of mmyolo trains as it is where it has a ``head_module``. What
-knows the classes here: ``detectors.levels`` (do the widths fit),
+knows the classes here: ``detectors.level_fitting`` (do the widths fit),
 ``detectors.teacher`` (can it be distilled) and ``deploy.detector_folding``
 (has it a deploy form).
 """

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmfasternet.registry import MODELS
 
-from .levels import fit_levels
+from .level_fitting import fit_levels
 
 
 @MODELS.register_module()

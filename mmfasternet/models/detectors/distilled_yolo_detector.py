@@ -17,7 +17,7 @@ from mmfasternet.models.losses import (
 from mmfasternet.registry import MODELS
 
 from .any_backbone_yolo_detector import AnyBackboneYOLODetector
-from .levels import Levels
+from .level_fitting import Levels
 from .teacher import (
     InputChange,
     Outputs,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmfasternet.registry import MODELS
 
-from .levels import Levels, output_levels, shapes_only
+from .level_fitting import Levels, output_levels, shapes_only
 
 
 class Outputs(NamedTuple):
