@@ -425,6 +425,12 @@ def test_openvino_is_asked_for_the_precision_and_the_threads(
         hints, INFERENCE_NUM_THREADS=3, PERF_COUNT=True))]
     with pytest.raises(ValueError, match='cannot use npu, it has CPU, GPU'):
         module.compile_file(Path('a.xml'), device='npu')
+    # as they are listed where there are two
+    Core.available_devices = ['CPU', 'GPU.0', 'GPU.1']
+    module.compile_file(Path('a.xml'), device='gpu.1')
+    assert asked[-1][0] == 'GPU.1'
+    with pytest.raises(ValueError, match='it has CPU, GPU.0, GPU.1'):
+        module.compile_file(Path('a.xml'), device='npu')
 
 
 def test_one_openvino_core():

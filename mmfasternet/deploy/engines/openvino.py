@@ -83,8 +83,9 @@ def compile_file(path: Path,
     if threads is not None:
         properties['INFERENCE_NUM_THREADS'] = threads
     core = openvino_core()
-    if device.partition('.')[0].upper() not in (
-            *core.available_devices, 'AUTO'):
+    # several GPUs are listed as GPU.0 and GPU.1, one as GPU
+    kinds = {name.partition('.')[0] for name in core.available_devices}
+    if device.partition('.')[0].upper() not in (*kinds, 'AUTO'):
         raise ValueError(f'OpenVINO cannot use {device}, it has '
                          f'{", ".join(core.available_devices)}')
     try:
