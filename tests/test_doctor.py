@@ -368,7 +368,11 @@ def test_a_process_that_ends_itself_says_how():
         ends='import os; os._exit(3)', works='answer = 1'))
     assert answers == dict(works='1')
     assert errors == dict(ends='the interpreter ended, exit status 3')
-    _, errors = ask(dict(ends='import os; os.kill(os.getpid(), 1)'))
+    # which nohup has every process ignore
+    _, errors = ask(dict(
+        ends='import os, signal\n'
+        'signal.signal(signal.SIGHUP, signal.SIG_DFL)\n'
+        'os.kill(os.getpid(), signal.SIGHUP)'))
     assert errors == dict(ends='the interpreter ended, SIGHUP')
 
 

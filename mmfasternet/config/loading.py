@@ -207,16 +207,19 @@ def _refuse_mistyped(key: str, cfg: Config) -> None:
 
 
 def _refuse_other_kind(key: str, value: Any, cfg: Config) -> None:
-    """Text for a number, a value for a group of settings, and None for a hook
+    """Text for a number, a value for what has a type, and None for a hook
     that there is not."""
     old, rest = _reached(cfg, key)
     is_plain = isinstance(value, (str, int, float))
-    if not rest and isinstance(old, dict) and old and is_plain:
+    if not rest and isinstance(old, dict) and 'type' in old and is_plain:
         raise ValueError(
-            f'--cfg-options {key}={value}: these are several settings, '
-            f'{", ".join(old)}; name one of them, {key}.{next(iter(old))}=...')
+            f'--cfg-options {key}={value}: in {cfg.filename} these are several'
+            f' settings, {", ".join(old)}; name one of them, '
+            f'{key}.{next(iter(old))}=...')
     is_number = isinstance(old, (int, float)) and not isinstance(old, bool)
-    if not rest and is_number and isinstance(value, str):
+    # `dynamic` is a scale of AMP, `auto` a number for DeepSpeed to find
+    if not rest and is_number and isinstance(value, str) and \
+            value not in ('dynamic', 'auto'):
         raise ValueError(f'--cfg-options {key} must be a number like {old!r}, '
                          f'got {value!r}')
     hooks = {*(cfg.get('default_hooks') or ()), *our_hooks()}
