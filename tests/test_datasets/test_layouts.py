@@ -623,11 +623,24 @@ def test_a_size_that_a_json_lacks_is_that_of_the_image(tmp_path):
         for image in data['images']:
             del image['width'], image['height']
         path.write_text(json.dumps(data))
-    for split in read_dataset(root).splits.values():
+    source = read_dataset(root)
+    assert not source.turned
+    for split in source.splits.values():
         for image in split.coco['images']:
             with Image.open(split.folder / image['file_name']) as file:
                 assert (image['width'], image['height']) == file.size
                 assert file.width != file.height
+    split = source.splits['train']
+    path = split.folder / split.coco['images'][0]['file_name']
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(path) as file:
+        size = file.size
+        file.save(path, exif=exif)
+    source = read_dataset(root)
+    image = source.splits['train'].coco['images'][0]
+    assert (image['height'], image['width']) == size
+    assert source.turned == [path]  # the labels may be of the other form
 
 
 def test_images_of_another_split_are_not_taken_for_missing_ones(tmp_path):

@@ -84,6 +84,7 @@ def read_coco(tree: Tree, jsons: Dict[Path, dict],
         role = roles_of([[path.relative_to(tree.root)]])[0]
         folder = _image_folder(tree, path, data, role)
         coco = _find_images(tree, path, data, folder, role)
+        coco = _with_sizes(source, split, coco, folder)
         as_it_is = coco is jsons[path] and path not in recode
         source.splits[split] = Split(coco, folder, path if as_it_is else None)
         source.labels[path] = [*map(Path, source.splits[split].paths())]
@@ -239,3 +240,23 @@ def _find_images(tree: Tree, path: Path, coco: dict, folder: Path,
                 image = dict(image, file_name=os.path.relpath(here, folder))
         images.append(image)
     return coco if images == coco['images'] else dict(coco, images=images)
+
+
+def _with_sizes(source: Source, split: str, coco: dict, folder: Path) -> dict:
+    """Images with the size of their file, where a json states none."""
+    images, sized = [*coco['images']], 0
+    for i, image in enumerate(images):
+        if not isinstance(image, dict) or not isinstance(
+                image.get('file_name'), str) or None not in (
+                    image.get('width'), image.get('height')):
+            continue
+        path = folder / image['file_name']
+        size = source.size_of(path) if path.is_file() else None
+        if size:
+            images[i] = dict(image, width=size[0], height=size[1])
+            sized += 1
+    if not sized:
+        return coco
+    source.messages.append(
+        f'{split}: {sized} images without width or height: written')
+    return dict(coco, images=images)

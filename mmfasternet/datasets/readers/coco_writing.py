@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clean splits, and write those that are not a file yet."""
 import json
-import operator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from itertools import count
@@ -9,11 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Set, Tuple
 
 from mmfasternet.checkpoint import whole_file
-from mmfasternet.datasets.images import (
-    Picture,
-    inspect_all,
-    size_and_turn,
-)
+from mmfasternet.datasets.images import Picture, inspect_all
 from mmfasternet.datasets.readers.coco import OURS
 from mmfasternet.datasets.readers.source import Source, Split
 
@@ -51,26 +46,9 @@ def clean(split: Split) -> Tuple[Split, List[str]]:
         kept = [dict(a, id=i) if isinstance(a, dict) else a
                 for i, a in enumerate(kept, 1)]
         done.append('annotations numbered from 1')
-    images = [_sized(image, split.folder) for image in split.coco['images']]
-    sized = sum(map(operator.is_not, images, split.coco['images']))
-    if sized:
-        done.append(f'{sized} images without width or height: written')
     if done:
-        split = Split(
-            dict(split.coco, images=images, annotations=kept), split.folder)
+        split = Split(dict(split.coco, annotations=kept), split.folder)
     return split, done
-
-
-def _sized(image: Any, folder: Path) -> Any:
-    """With the size of its file, if it states none and there is one."""
-    if not isinstance(image, dict) or not isinstance(
-            image.get('file_name'), str) or None not in (
-                image.get('width'), image.get('height')):
-        return image
-    with suppress(OSError):
-        (width, height), _ = size_and_turn(folder / image['file_name'])
-        return dict(image, width=width, height=height)
-    return image
 
 
 def _are_numbered(annotations: List[Any]) -> bool:
